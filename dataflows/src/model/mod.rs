@@ -1,0 +1,18 @@
+//! The words of the system: money, event time, ids, the events that come in and the rows that go out.
+
+mod event;
+mod id;
+mod money;
+mod row;
+mod time;
+
+pub use event::{
+    ActiveCampaign, AdEvent, AdEventType, CampaignEvent, CampaignEventType, ConversionEvent, ProductMeta,
+    ProductMetrics, Topic,
+};
+pub use id::{AdId, IdHash, Text};
+pub use money::{Money, MoneyError};
+pub use row::{
+    AttributionRow, Compensation, PerformanceKey, PerformanceRow, PerformanceSums, RankingEntry, RankingRow, Score,
+};
+pub use time::{Epoch, EventTime, TimeError, WINDOW_MS};

@@ -1,0 +1,69 @@
+//! What a user may set about the statements. The defaults are those of `docs/semantics.md`.
+
+use serde::{Deserialize, Serialize};
+
+const SECOND: i64 = 1000;
+const MINUTE: i64 = 60 * SECOND;
+const HOUR: i64 = 60 * MINUTE;
+
+/// The settings of the four statements. All durations are milliseconds of event time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// How long after its closing a window still takes corrections. 0 drops every late record, as Flink does.
+    pub allowed_lateness: i64,
+    /// How far a record may lead the clock of its source before it counts as bad input.
+    pub max_future_skew: i64,
+    /// Disorder that is expected in `ad-events` by statement 2: watermark = greatest event time - bound.
+    pub performance_bound: i64,
+    /// The same for statement 3, in `ad-events` and `conversion-events`.
+    pub conversions_bound: i64,
+    /// The same for statement 4.
+    pub duplicates_bound: i64,
+    /// Statement 3: how long before a conversion its click may lie.
+    pub lookback: i64,
+    /// Statement 1: the length of a ranking, 0 for no limit.
+    pub ranking_limit: usize,
+    /// Statement 1: where click-through and conversion rates come from.
+    pub product_metrics: MetricsSource,
+    /// Statement 2: when rows are written.
+    pub emit: Emit,
+}
+
+/// Where statement 1 takes ctr and cvr from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MetricsSource {
+    /// The topic `product-metrics`.
+    Topic,
+    /// Each product's last closed windows of statement 2.
+    Live {
+        /// How many of them.
+        windows: usize,
+    },
+}
+
+/// When statement 2 writes a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Emit {
+    /// Whenever the row changed, and as final when its window closed.
+    OnUpdate,
+    /// Only when its window has closed, and on late corrections.
+    OnClose,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            allowed_lateness: 10 * MINUTE,
+            max_future_skew: HOUR,
+            performance_bound: 10 * SECOND,
+            conversions_bound: HOUR,
+            duplicates_bound: 30 * SECOND,
+            lookback: 24 * HOUR,
+            ranking_limit: 100,
+            product_metrics: MetricsSource::Topic,
+            emit: Emit::OnUpdate,
+        }
+    }
+}

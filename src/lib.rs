@@ -1,0 +1,1 @@
+//! adtide: the stream processor for advertising platforms.

@@ -1,6 +1,17 @@
 //! The four statements of adtide as timely and differential dataflows: pure, no I/O.
 
+pub mod conversion_matcher;
+mod dataflow;
+pub mod duplicate_detector;
+mod hash;
+mod ingest;
 pub mod model;
+pub mod operators;
+pub mod performance_aggregator;
+pub mod record;
+pub mod rtb_cache_updater;
 mod settings;
 
-pub use settings::{Emit, MetricsSource, Settings};
+pub use dataflow::{Inputs, Outputs, State, dataflow};
+pub use ingest::{Batch, Counts, DeadLetter, Ingest, LateEvent, PartitionHandle};
+pub use settings::{Emit, MetricsSource, Settings, Statement};

@@ -6,9 +6,45 @@ const SECOND: i64 = 1000;
 const MINUTE: i64 = 60 * SECOND;
 const HOUR: i64 = 60 * MINUTE;
 
+/// One of the four statements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Statement {
+    /// Statement 1.
+    RtbCacheUpdater,
+    /// Statement 2.
+    PerformanceAggregator,
+    /// Statement 3.
+    ConversionMatcher,
+    /// Statement 4.
+    DuplicateDetector,
+}
+
+impl Statement {
+    /// All four, in order.
+    pub const ALL: [Statement; 4] = [
+        Statement::RtbCacheUpdater,
+        Statement::PerformanceAggregator,
+        Statement::ConversionMatcher,
+        Statement::DuplicateDetector,
+    ];
+
+    /// The statement's name in the config, in `late-events` and in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Statement::RtbCacheUpdater => "rtb_cache_updater",
+            Statement::PerformanceAggregator => "performance_aggregator",
+            Statement::ConversionMatcher => "conversion_matcher",
+            Statement::DuplicateDetector => "duplicate_detector",
+        }
+    }
+}
+
 /// The settings of the four statements. All durations are milliseconds of event time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
+    /// Which statements run. Statement 1 with live metrics needs statement 2.
+    pub statements: Vec<Statement>,
     /// How long after its closing a window still takes corrections. 0 drops every late record, as Flink does.
     pub allowed_lateness: i64,
     /// How far a record may lead the clock of its source before it counts as bad input.
@@ -55,6 +91,7 @@ pub enum Emit {
 impl Default for Settings {
     fn default() -> Self {
         Settings {
+            statements: Statement::ALL.to_vec(),
             allowed_lateness: 10 * MINUTE,
             max_future_skew: HOUR,
             performance_bound: 10 * SECOND,

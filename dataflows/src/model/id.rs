@@ -51,7 +51,7 @@ impl fmt::Display for AdId {
 /// version, so hashes may be stored and exchanged.
 ///
 /// At 100 million live ids the chance that any two share a hash is below 1e-22.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct IdHash([u64; 2]);
 
 impl IdHash {

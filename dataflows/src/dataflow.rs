@@ -1,0 +1,132 @@
+//! The four statements together.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use differential_dataflow::VecCollection;
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::operators::Input;
+use timely::dataflow::operators::core::input::Handle;
+use timely::dataflow::{Scope, StreamVec};
+
+use crate::conversion_matcher::{MatchEvent, MatcherState, conversion_matcher};
+use crate::duplicate_detector::{PaidClick, duplicate_detector};
+use crate::model::{AttributionRow, Compensation, Epoch, PerformanceRow, RankingRow};
+use crate::operators::{PartitionReport, WatermarkView, Watermarks, watermarks};
+use crate::performance_aggregator::{PartialSums, performance_aggregator};
+use crate::rtb_cache_updater::{CampaignUpdate, PriceUpdate, RatesUpdate, rtb_cache_updater};
+use crate::{Batch, DeadLetter, LateEvent, Settings};
+
+type InputHandle<D> = Handle<Epoch, CapacityContainerBuilder<Vec<D>>>;
+
+/// One worker's inputs. They advance together: all that is sent between two advances is one epoch.
+pub struct Inputs {
+    campaigns: InputHandle<CampaignUpdate>,
+    rates: InputHandle<RatesUpdate>,
+    prices: InputHandle<PriceUpdate>,
+    sums: InputHandle<PartialSums>,
+    match_events: InputHandle<MatchEvent>,
+    paid_clicks: InputHandle<PaidClick>,
+    dead: InputHandle<DeadLetter>,
+    late: InputHandle<LateEvent>,
+    reports: InputHandle<PartitionReport>,
+}
+
+/// Calls a macro with the name of every input.
+macro_rules! each_input {
+    ($call:ident) => {
+        $call!(campaigns, rates, prices, sums, match_events, paid_clicks, dead, late, reports)
+    };
+}
+
+impl Inputs {
+    /// Sends a batch at the current epoch and leaves it empty.
+    pub fn send(&mut self, batch: &mut Batch) {
+        macro_rules! send {
+            ($($input:ident),*) => { $(self.$input.send_batch(&mut batch.$input); batch.$input.clear();)* };
+        }
+        each_input!(send);
+    }
+
+    /// Ends the current epoch; the next one is `epoch`.
+    pub fn advance_to(&mut self, epoch: Epoch) {
+        macro_rules! advance {
+            ($($input:ident),*) => { $(self.$input.advance_to(epoch);)* };
+        }
+        each_input!(advance);
+    }
+
+    /// The epoch that is being filled.
+    pub fn epoch(&self) -> Epoch {
+        *self.reports.time()
+    }
+}
+
+/// What the statements give. Every collection is what its table holds.
+pub struct Outputs<'scope> {
+    /// Statement 1.
+    pub rankings: VecCollection<'scope, Epoch, RankingRow>,
+    /// Statement 2.
+    pub performance: VecCollection<'scope, Epoch, PerformanceRow>,
+    /// Statement 3.
+    pub attributions: VecCollection<'scope, Epoch, AttributionRow>,
+    /// Statement 4.
+    pub compensations: VecCollection<'scope, Epoch, Compensation>,
+    /// Records that came too late for a statement.
+    pub late: StreamVec<'scope, Epoch, LateEvent>,
+    /// Records that can't be read.
+    pub dead: StreamVec<'scope, Epoch, DeadLetter>,
+    /// How far the partitions were read, epoch by epoch.
+    pub reports: StreamVec<'scope, Epoch, PartitionReport>,
+    /// The watermarks, each at the epoch from which it is in effect; on every worker.
+    pub watermarks: StreamVec<'scope, Epoch, Watermarks>,
+}
+
+/// What the statements of one worker hold.
+pub struct State {
+    /// The watermarks, as far as this worker knows.
+    pub watermarks: Rc<RefCell<WatermarkView>>,
+    /// Rows of open windows in statement 2.
+    pub performance_rows: Rc<Cell<usize>>,
+    /// Clicks and conversions in statement 3.
+    pub matcher: Rc<MatcherState>,
+    /// Groups of open windows in statement 4.
+    pub duplicate_groups: Rc<Cell<usize>>,
+}
+
+/// Builds the four statements in a scope. Call it on every worker.
+///
+/// A statement that `settings` leaves out is built all the same: without input it costs nothing.
+pub fn dataflow<'scope>(scope: Scope<'scope, Epoch>, settings: &Settings) -> (Inputs, Outputs<'scope>, State) {
+    let (campaigns_input, campaigns) = scope.new_input();
+    let (rates_input, rates) = scope.new_input();
+    let (prices_input, prices) = scope.new_input();
+    let (sums_input, sums) = scope.new_input();
+    let (match_input, match_events) = scope.new_input();
+    let (clicks_input, paid_clicks) = scope.new_input();
+    let (dead_input, dead) = scope.new_input();
+    let (late_input, late) = scope.new_input();
+    let (reports_input, reports) = scope.new_input();
+
+    let (marks, view) = watermarks(reports.clone(), settings);
+    let (performance, performance_rows) = performance_aggregator(sums, marks.clone(), settings);
+    let (attributions, matcher) = conversion_matcher(match_events, marks.clone(), settings);
+    let (compensations, duplicate_groups) = duplicate_detector(paid_clicks, marks.clone(), settings);
+    let rankings = rtb_cache_updater(campaigns, rates, prices, performance.clone(), settings);
+
+    let inputs = Inputs {
+        campaigns: campaigns_input,
+        rates: rates_input,
+        prices: prices_input,
+        sums: sums_input,
+        match_events: match_input,
+        paid_clicks: clicks_input,
+        dead: dead_input,
+        late: late_input,
+        reports: reports_input,
+    };
+    let outputs =
+        Outputs { rankings, performance, attributions, compensations, late, dead, reports, watermarks: marks };
+    let state = State { watermarks: view, performance_rows, matcher, duplicate_groups };
+    (inputs, outputs, state)
+}

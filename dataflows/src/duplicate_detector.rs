@@ -1,0 +1,149 @@
+//! Statement 4: refunds for duplicate clicks.
+//!
+//! Clicks of one device on one ad at one price within a window are one group; all but the first are owed back. A
+//! group's refund is emitted when its window closes, and again, as the increase, whenever a late click raises it.
+//! State: the groups of the windows that still take late clicks.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use differential_dataflow::VecCollection;
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Exchange;
+
+use crate::Settings;
+use crate::hash::{mix, text};
+use crate::model::{AdId, Compensation, Epoch, EventTime, Money, Text, WINDOW_MS};
+use crate::operators::{EpochLogic, Epochs, Watermarks};
+
+/// A click that costs money, of a known device on a known ad.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaidClick {
+    /// What is compared; equal clicks within a window are duplicates.
+    pub group: ClickGroup,
+    /// Event time of the click.
+    pub time: EventTime,
+}
+
+/// What makes two clicks duplicates of each other.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ClickGroup {
+    /// Who paid.
+    pub advertiser_id: i64,
+    /// The campaign, where known.
+    pub campaign_id: Option<i64>,
+    /// The ad.
+    pub ad_id: AdId,
+    /// The device.
+    pub device_id: Text,
+    /// What each click cost.
+    pub actual_price: Money,
+}
+
+/// The refunds owed: each record once, at +1, never retracted.
+///
+/// The refunds of a group add up to (n - 1) * price at every moment after its window closed, whatever the order and
+/// batching of its clicks. Each record carries all click times of its group so far.
+///
+/// The second result is the number of groups held.
+pub fn duplicate_detector<'scope>(
+    clicks: StreamVec<'scope, Epoch, PaidClick>,
+    watermarks: StreamVec<'scope, Epoch, Watermarks>,
+    settings: &Settings,
+) -> (VecCollection<'scope, Epoch, Compensation>, Rc<Cell<usize>>) {
+    let held = Rc::new(Cell::new(0));
+    let logic =
+        Detector { windows: BTreeMap::new(), allowed_lateness: settings.allowed_lateness, held: Rc::clone(&held) };
+    let exchange = Exchange::new(|click: &PaidClick| mix(&[click.group.advertiser_id]) ^ text(&click.group.device_id));
+    (clicks.epochs(exchange, watermarks, |marks| marks.duplicates, "DuplicateDetector", logic), held)
+}
+
+struct Detector {
+    windows: BTreeMap<EventTime, Window>,
+    allowed_lateness: i64,
+    held: Rc<Cell<usize>>,
+}
+
+#[derive(Default)]
+struct Window {
+    closed: bool,
+    groups: FxHashMap<ClickGroup, Group>,
+    /// Groups with new clicks since the window closed.
+    raised: Vec<ClickGroup>,
+}
+
+#[derive(Default)]
+struct Group {
+    times: Vec<EventTime>,
+    /// How many of the clicks the records so far account for.
+    refunded: usize,
+}
+
+impl EpochLogic for Detector {
+    type In = PaidClick;
+    type Out = Compensation;
+
+    fn epoch(&mut self, records: Vec<PaidClick>, watermark: EventTime, mut emit: impl FnMut(Compensation, isize)) {
+        for click in records {
+            self.windows.entry(click.time.window_start()).or_default().add(click);
+        }
+        let mut held = 0;
+        for (&start, window) in &mut self.windows {
+            if window.closed {
+                for group in std::mem::take(&mut window.raised) {
+                    if let Some(clicks) = window.groups.get_mut(&group) {
+                        clicks.refund(&group, start, &mut emit);
+                    }
+                }
+            } else if watermark >= start.plus(WINDOW_MS) {
+                window.closed = true;
+                for (group, clicks) in &mut window.groups {
+                    clicks.refund(group, start, &mut emit);
+                }
+            }
+            held += window.groups.len();
+        }
+        while let Some(window) = self.windows.first_entry()
+            && window.key().plus(WINDOW_MS - 1 + self.allowed_lateness) < watermark
+        {
+            held -= window.remove().groups.len();
+        }
+        self.held.set(held);
+    }
+}
+
+impl Window {
+    fn add(&mut self, click: PaidClick) {
+        if self.closed {
+            self.raised.push(click.group.clone());
+        }
+        self.groups.entry(click.group).or_default().times.push(click.time);
+    }
+}
+
+impl Group {
+    /// Emits what is owed now and was not before.
+    fn refund(&mut self, group: &ClickGroup, window_start: EventTime, emit: &mut impl FnMut(Compensation, isize)) {
+        let count = self.times.len();
+        let increase = count - self.refunded.max(1);
+        if increase == 0 {
+            return;
+        }
+        self.refunded = count;
+        self.times.sort_unstable();
+        let compensation = Compensation {
+            advertiser_id: group.advertiser_id,
+            campaign_id: group.campaign_id,
+            ad_id: group.ad_id.clone(),
+            device_id: group.device_id.clone(),
+            actual_price: group.actual_price,
+            window_start,
+            click_times: self.times.clone(),
+            refund_amount: group.actual_price * increase as i64,
+        };
+        emit(compensation, 1);
+    }
+}

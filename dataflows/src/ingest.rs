@@ -1,0 +1,392 @@
+//! The way in: from the bytes of a record to the inputs of the statements, once for all of them.
+//!
+//! Beside its source, each worker parses a record, turns it away if it can't be read or comes too late, and passes on
+//! to each statement no more than that one needs: statement 2 gets sums, statements 3 and 4 only clicks.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::conversion_matcher::{Conversion, MatchEvent, MatchKey, StoredClick};
+use crate::duplicate_detector::{ClickGroup, PaidClick};
+use crate::model::{
+    ActiveCampaign, AdEvent, AdEventType, CampaignEvent, ConversionEvent, EventTime, ProductMeta, ProductMetrics, Text,
+    Topic, WINDOW_MS,
+};
+use crate::operators::{PartitionReport, PartitionState, Watermarks};
+use crate::performance_aggregator::{PartialSums, PreAggregate};
+use crate::record::{self, BadRecord, Scanner};
+use crate::rtb_cache_updater::{CampaignUpdate, PriceUpdate, Rates, RatesUpdate};
+use crate::{MetricsSource, Settings, Statement};
+
+/// A record that can't be read, for the topic `dead-letter`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct DeadLetter {
+    /// Where it was read.
+    pub topic: Topic,
+    /// Its partition.
+    pub partition: u32,
+    /// Its offset.
+    pub offset: u64,
+    /// What it is counted by, [`BadRecord::reason`].
+    pub reason: String,
+    /// What is wrong, in a sentence.
+    pub detail: String,
+    /// Its bytes.
+    pub value: Vec<u8>,
+}
+
+/// A record that came too late for a statement, for the topic `late-events`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LateEvent {
+    /// The statement that leaves it out.
+    pub statement: Statement,
+    /// Where it was read.
+    pub topic: Topic,
+    /// Its partition.
+    pub partition: u32,
+    /// Its offset.
+    pub offset: u64,
+    /// When it happened.
+    pub event_time: EventTime,
+    /// The watermark of its partition when it came.
+    pub watermark: EventTime,
+    /// Its bytes.
+    pub value: Vec<u8>,
+}
+
+/// What came of the records so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Good records by topic, in the order of [`Topic::ALL`].
+    pub good: [u64; Topic::ALL.len()],
+    /// Dead letters by reason.
+    pub bad: BTreeMap<String, u64>,
+    /// Late records by the statement that left them out.
+    pub late: BTreeMap<Statement, u64>,
+    /// Ad events that statement 2 left out because they name no campaign.
+    pub without_campaign: u64,
+}
+
+/// The input of the dataflow for one epoch.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub(crate) campaigns: Vec<CampaignUpdate>,
+    pub(crate) rates: Vec<RatesUpdate>,
+    pub(crate) prices: Vec<PriceUpdate>,
+    pub(crate) sums: Vec<PartialSums>,
+    pub(crate) match_events: Vec<MatchEvent>,
+    pub(crate) paid_clicks: Vec<PaidClick>,
+    pub(crate) dead: Vec<DeadLetter>,
+    pub(crate) late: Vec<LateEvent>,
+    pub(crate) reports: Vec<PartitionReport>,
+}
+
+/// A partition that an [`Ingest`] reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionHandle(usize);
+
+struct Partition {
+    topic: Topic,
+    number: u32,
+    next_offset: u64,
+    greatest: Option<EventTime>,
+    /// The partition's own watermarks: by these its records are late.
+    watermarks: Watermarks,
+}
+
+/// One worker's way in.
+pub struct Ingest {
+    scanners: [Scanner; Topic::ALL.len()],
+    partitions: Vec<Partition>,
+    router: Router,
+}
+
+/// What is between a parsed record and the batch.
+struct Router {
+    settings: Settings,
+    runs: [bool; Statement::ALL.len()],
+    sums: PreAggregate,
+    batch: Batch,
+    counts: Counts,
+}
+
+/// A record, where it is from and what its partition knows.
+struct Arrival<'a> {
+    partition: &'a mut Partition,
+    offset: u64,
+    bytes: &'a [u8],
+    latest: EventTime,
+}
+
+impl Ingest {
+    /// An ingest without partitions.
+    pub fn new(settings: &Settings) -> Ingest {
+        let router = Router {
+            runs: Statement::ALL.map(|statement| settings.statements.contains(&statement)),
+            settings: settings.clone(),
+            sums: PreAggregate::default(),
+            batch: Batch::default(),
+            counts: Counts::default(),
+        };
+        Ingest { scanners: Default::default(), partitions: Vec::new(), router }
+    }
+
+    /// Adds a partition, to be read from `next_offset` on.
+    pub fn add_partition(&mut self, topic: Topic, number: u32, next_offset: u64) -> PartitionHandle {
+        let watermarks = Watermarks::MIN;
+        self.partitions.push(Partition { topic, number, next_offset, greatest: None, watermarks });
+        PartitionHandle(self.partitions.len() - 1)
+    }
+
+    /// Lets a partition that appeared late or was idle follow the watermarks that the others have reached: what
+    /// they have closed is closed for it too.
+    pub fn follow(&mut self, partition: PartitionHandle, floor: Watermarks) {
+        let partition = &mut self.partitions[partition.0];
+        partition.watermarks = partition.watermarks.max(floor);
+    }
+
+    /// Takes the next record of a partition. `latest` is the greatest event time that is believed: the record's own
+    /// timestamp (for files, now) plus `max_future_skew`.
+    #[inline]
+    pub fn record(&mut self, partition: PartitionHandle, offset: u64, bytes: &[u8], latest: EventTime) {
+        let partition = &mut self.partitions[partition.0];
+        partition.next_offset = offset + 1;
+        let topic = partition.topic;
+        let scanner = &mut self.scanners[topic as usize];
+        let router = &mut self.router;
+        let mut arrival = Arrival { partition, offset, bytes, latest };
+        let from = &mut arrival;
+        let read = match topic {
+            Topic::AdEvents => scanner.read(bytes, |fields| router.ad_event(record::ad_event(fields)?, from)),
+            Topic::CampaignEvents => {
+                scanner.read(bytes, |fields| router.campaign_event(record::campaign_event(fields)?, from))
+            }
+            Topic::ConversionEvents => {
+                scanner.read(bytes, |fields| router.conversion_event(record::conversion_event(fields)?, from))
+            }
+            Topic::ProductMetrics => {
+                scanner.read(bytes, |fields| router.product_metrics(record::product_metrics(fields)?, from))
+            }
+            Topic::ProductMeta => {
+                scanner.read(bytes, |fields| router.product_meta(record::product_meta(fields)?, from))
+            }
+        };
+        match read {
+            Ok(()) => router.counts.good[topic as usize] += 1,
+            Err(bad) => router.turn_away(&bad, &arrival),
+        }
+    }
+
+    /// Takes a record of which only the first bytes are known, because it is longer than
+    /// [`record::MAX_RECORD_BYTES`].
+    pub fn oversized(&mut self, partition: PartitionHandle, offset: u64, head: &[u8], length: u64) {
+        let partition = &mut self.partitions[partition.0];
+        partition.next_offset = offset + 1;
+        let arrival = Arrival { partition, offset, bytes: head, latest: EventTime::MAX };
+        self.router.turn_away(&BadRecord::TooLarge(length), &arrival);
+    }
+
+    /// Says in this epoch's batch how far a partition has been read.
+    pub fn report(&mut self, partition: PartitionHandle, state: PartitionState) {
+        let Partition { topic, number, next_offset, greatest, .. } = self.partitions[partition.0];
+        self.router.batch.reports.push(PartitionReport { topic, partition: number, next_offset, greatest, state });
+    }
+
+    /// The input of the epoch that ends now.
+    pub fn batch(&mut self) -> &mut Batch {
+        self.router.sums.drain_into(&mut self.router.batch.sums);
+        &mut self.router.batch
+    }
+
+    /// What came of the records so far.
+    pub fn counts(&self) -> &Counts {
+        &self.router.counts
+    }
+}
+
+impl Arrival<'_> {
+    /// Accepts an event time: checks it against the clock, moves the partition on, and gives the partition's own
+    /// watermarks as they were before this record.
+    #[inline]
+    fn accept(&mut self, time: EventTime, settings: &Settings) -> Result<Watermarks, BadRecord> {
+        if time > self.latest {
+            return Err(BadRecord::FutureTime(time));
+        }
+        let before = self.partition.watermarks;
+        if self.partition.greatest.is_none_or(|greatest| time > greatest) {
+            self.partition.greatest = Some(time);
+            self.partition.watermarks = before.max(Watermarks::of(time, settings));
+        }
+        Ok(before)
+    }
+
+    fn position(&self) -> (u32, u64) {
+        (self.partition.number, self.offset)
+    }
+}
+
+impl Router {
+    fn runs(&self, statement: Statement) -> bool {
+        self.runs[statement as usize]
+    }
+
+    #[inline]
+    fn ad_event(&mut self, event: AdEvent<&str>, from: &mut Arrival<'_>) -> Result<(), BadRecord> {
+        let own = from.accept(event.time, &self.settings)?;
+        if self.runs(Statement::PerformanceAggregator) {
+            self.aggregate(&event, own.performance, from);
+        }
+        if event.event_type == AdEventType::Click {
+            if self.runs(Statement::DuplicateDetector) {
+                self.paid_click(&event, own.duplicates, from);
+            }
+            if self.runs(Statement::ConversionMatcher) {
+                self.match_click(event, own.conversions, from);
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn aggregate(&mut self, event: &AdEvent<&str>, watermark: EventTime, from: &Arrival<'_>) {
+        let Some(campaign_id) = event.campaign_id else {
+            self.counts.without_campaign += 1;
+            return;
+        };
+        if self.is_late(Statement::PerformanceAggregator, event.time, window_end(event.time), watermark, from) {
+            return;
+        }
+        self.sums.add(campaign_id, event);
+    }
+
+    fn paid_click(&mut self, event: &AdEvent<&str>, watermark: EventTime, from: &Arrival<'_>) {
+        // advertiser_id is always there on a click.
+        let (Some(device_id), Some(ad_id), Some(advertiser_id)) = (event.device_id, &event.ad_id, event.advertiser_id)
+        else {
+            return;
+        };
+        if self.is_late(Statement::DuplicateDetector, event.time, window_end(event.time), watermark, from) {
+            return;
+        }
+        let group = ClickGroup {
+            advertiser_id,
+            campaign_id: event.campaign_id,
+            ad_id: ad_id.clone(),
+            device_id: Text::from(device_id),
+            actual_price: event.actual_price,
+        };
+        self.batch.paid_clicks.push(PaidClick { group, time: event.time });
+    }
+
+    fn match_click(&mut self, event: AdEvent<&str>, watermark: EventTime, from: &Arrival<'_>) {
+        let Some(advertiser_id) = event.advertiser_id else { return };
+        if self.is_late(Statement::ConversionMatcher, event.time, event.time, watermark, from) {
+            return;
+        }
+        let click = StoredClick {
+            keys: MatchKey::pair(event.product_id, event.device_id, event.session_id),
+            click_time: event.time,
+            ad_id: event.ad_id,
+            campaign_id: event.campaign_id,
+            advertiser_id,
+        };
+        self.batch.match_events.push(MatchEvent::Click(event.product_id, click));
+    }
+
+    fn conversion_event(&mut self, event: ConversionEvent<&str>, from: &mut Arrival<'_>) -> Result<(), BadRecord> {
+        let own = from.accept(event.time, &self.settings)?.conversions;
+        if !self.runs(Statement::ConversionMatcher)
+            || self.is_late(Statement::ConversionMatcher, event.time, event.time, own, from)
+        {
+            return Ok(());
+        }
+        let (partition, offset) = from.position();
+        self.batch.match_events.push(MatchEvent::Conversion(Conversion {
+            keys: MatchKey::pair(event.product_id, event.device_id, event.session_id),
+            order: (event.time, partition, offset),
+            order_id: Text::from(event.order_id),
+            product_id: event.product_id,
+            revenue_amount: event.revenue_amount,
+        }));
+        Ok(())
+    }
+
+    fn campaign_event(&mut self, event: CampaignEvent<&str>, from: &mut Arrival<'_>) -> Result<(), BadRecord> {
+        from.accept(event.time, &self.settings)?;
+        if self.runs(Statement::RtbCacheUpdater) {
+            let active = event.active.map(|active| ActiveCampaign {
+                advertiser_id: active.advertiser_id,
+                product_id: active.product_id,
+                placement: Text::from(active.placement),
+                category: Text::from(active.category),
+                bid_price: active.bid_price,
+            });
+            self.batch.campaigns.push((event.campaign_id, (event.time, from.position()), active));
+        }
+        Ok(())
+    }
+
+    fn product_metrics(&mut self, event: ProductMetrics, from: &mut Arrival<'_>) -> Result<(), BadRecord> {
+        if self.runs(Statement::RtbCacheUpdater) && self.settings.product_metrics == MetricsSource::Topic {
+            let rates = event.rates.map(|(ctr, cvr)| Rates::new(ctr, cvr));
+            self.batch.rates.push((event.product_id, from.position(), rates));
+        }
+        Ok(())
+    }
+
+    fn product_meta(&mut self, event: ProductMeta, from: &mut Arrival<'_>) -> Result<(), BadRecord> {
+        if self.runs(Statement::RtbCacheUpdater) {
+            self.batch.prices.push((event.product_id, from.position(), event.price));
+        }
+        Ok(())
+    }
+
+    /// Whether the partition's own watermark has passed `deadline` and the allowed lateness; if so, the record goes
+    /// to `late-events`.
+    ///
+    /// The global watermark is the least of the partitions', so a record that is not late finds its window open.
+    #[inline]
+    fn is_late(
+        &mut self,
+        statement: Statement,
+        event_time: EventTime,
+        deadline: EventTime,
+        watermark: EventTime,
+        from: &Arrival<'_>,
+    ) -> bool {
+        let late = watermark > deadline.plus(self.settings.allowed_lateness);
+        if late {
+            *self.counts.late.entry(statement).or_default() += 1;
+            self.batch.late.push(LateEvent {
+                statement,
+                topic: from.partition.topic,
+                partition: from.partition.number,
+                offset: from.offset,
+                event_time,
+                watermark,
+                value: from.bytes.to_vec(),
+            });
+        }
+        late
+    }
+
+    #[cold]
+    fn turn_away(&mut self, bad: &BadRecord, from: &Arrival<'_>) {
+        *self.counts.bad.entry(bad.reason().to_owned()).or_default() += 1;
+        self.batch.dead.push(DeadLetter {
+            topic: from.partition.topic,
+            partition: from.partition.number,
+            offset: from.offset,
+            reason: bad.reason().to_owned(),
+            detail: bad.to_string(),
+            value: from.bytes.to_vec(),
+        });
+    }
+}
+
+/// The last event time of the window that holds `time`.
+#[inline]
+fn window_end(time: EventTime) -> EventTime {
+    time.window_start().plus(WINDOW_MS - 1)
+}

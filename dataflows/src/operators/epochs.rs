@@ -1,0 +1,90 @@
+//! Keyed operators that work an epoch at a time, under a watermark.
+
+use differential_dataflow::{AsCollection, VecCollection};
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::{ParallelizationContract, Pipeline};
+use timely::dataflow::operators::generic::operator::Operator;
+
+use super::{Stash, Watermarks};
+use crate::model::{Epoch, EventTime};
+
+/// What a keyed operator does in an epoch.
+pub trait EpochLogic: 'static {
+    /// The records it reads.
+    type In: 'static;
+    /// The rows of the collection it keeps.
+    type Out: Clone + 'static;
+
+    /// Takes the records of an epoch, in any order, and the watermark in effect, which never goes back. It first
+    /// applies the records, then the watermark, and says how the collection changes.
+    ///
+    /// It is called once for every epoch that brought records or moved the watermark, in order.
+    fn epoch(&mut self, records: Vec<Self::In>, watermark: EventTime, emit: impl FnMut(Self::Out, isize));
+}
+
+/// An extension to run [`EpochLogic`].
+pub trait Epochs<'scope, D> {
+    /// Routes the records by `pact` and gives every complete epoch to `logic`, with the watermark that `select`
+    /// picks. `watermarks` must be there on each worker (see [`super::watermarks`]).
+    ///
+    /// Changes come out at the epoch that caused them.
+    fn epochs<L, P>(
+        self,
+        pact: P,
+        watermarks: StreamVec<'scope, Epoch, Watermarks>,
+        select: fn(&Watermarks) -> EventTime,
+        name: &str,
+        logic: L,
+    ) -> VecCollection<'scope, Epoch, L::Out>
+    where
+        L: EpochLogic<In = D>,
+        P: ParallelizationContract<Epoch, Vec<D>>;
+}
+
+impl<'scope, D: Clone + 'static> Epochs<'scope, D> for StreamVec<'scope, Epoch, D> {
+    fn epochs<L, P>(
+        self,
+        pact: P,
+        watermarks: StreamVec<'scope, Epoch, Watermarks>,
+        select: fn(&Watermarks) -> EventTime,
+        name: &str,
+        mut logic: L,
+    ) -> VecCollection<'scope, Epoch, L::Out>
+    where
+        L: EpochLogic<In = D>,
+        P: ParallelizationContract<Epoch, Vec<D>>,
+    {
+        self.binary_frontier::<_, CapacityContainerBuilder<Vec<(L::Out, Epoch, isize)>>, _, _, _, _>(
+            watermarks,
+            pact,
+            Pipeline,
+            name,
+            move |_capability, _info| {
+                let mut records = Stash::default();
+                let mut marks = Stash::default();
+                let mut watermark = EventTime::MIN;
+                move |(input, input_frontier), (marks_input, marks_frontier), output| {
+                    input.for_each(|capability, data| records.append(&capability, data));
+                    marks_input.for_each(|capability, data| {
+                        // An epoch whose watermark moves must run, with or without records.
+                        if let Some(&epoch) = capability.least() {
+                            records.at(&capability, epoch);
+                        }
+                        marks.append(&capability, data);
+                    });
+                    let frontiers = [input_frontier, marks_frontier];
+                    while let Some((capability, batch)) = records.next_complete(&frontiers) {
+                        let epoch = *capability.time();
+                        while let Some((_, reached)) = marks.next_until(epoch) {
+                            watermark = reached.iter().map(select).fold(watermark, EventTime::max);
+                        }
+                        let mut session = output.session(&capability);
+                        logic.epoch(batch, watermark, |row, diff| session.give((row, epoch, diff)));
+                    }
+                }
+            },
+        )
+        .as_collection()
+    }
+}

@@ -1,0 +1,17 @@
+//! What the statements share.
+
+mod epochs;
+mod left_join;
+mod newest;
+mod retain;
+mod stash;
+mod top_k;
+mod watermark;
+
+pub use epochs::{EpochLogic, Epochs};
+pub use left_join::left_join;
+pub use newest::newest;
+pub use retain::retain;
+pub use stash::Stash;
+pub use top_k::{Ranked, top_k};
+pub use watermark::{PartitionReport, PartitionState, WatermarkView, Watermarks, watermarks};

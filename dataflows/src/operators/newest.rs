@@ -1,0 +1,72 @@
+//! Upserts whose order is in the data.
+
+use std::hash::Hash;
+
+use differential_dataflow::{AsCollection, ExchangeData, VecCollection};
+use rustc_hash::FxHashMap;
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::generic::operator::Operator;
+
+use super::Stash;
+use crate::model::Epoch;
+
+/// The newest value of each key: the collection of (key, value) in which every key has the value of its greatest
+/// order, and is missing if that value is None.
+///
+/// Orders come from the data (an event time, a position), not from arrival: an upsert of a lesser order than one
+/// already seen changes nothing, whenever it comes. Two upserts of one key must not share an order. A key is
+/// remembered for ever, deleted or not: state grows with the keys, not with the upserts.
+pub fn newest<'scope, K, O, V>(
+    upserts: StreamVec<'scope, Epoch, (K, O, Option<V>)>,
+    route: fn(&K) -> u64,
+    name: &str,
+) -> VecCollection<'scope, Epoch, (K, V)>
+where
+    K: ExchangeData + Hash,
+    O: ExchangeData,
+    V: ExchangeData,
+{
+    let exchange = Exchange::new(move |(key, _, _): &(K, O, Option<V>)| route(key));
+    upserts
+        .unary_frontier::<CapacityContainerBuilder<Vec<_>>, _, _, _>(exchange, name, |_capability, _info| {
+            let mut stash = Stash::default();
+            let mut standing: FxHashMap<K, (O, Option<V>)> = FxHashMap::default();
+            move |(input, frontier), output| {
+                input.for_each(|capability, upserts| stash.append(&capability, upserts));
+                while let Some((capability, upserts)) = stash.next_complete(&[frontier]) {
+                    let epoch = *capability.time();
+                    let mut before: FxHashMap<K, Option<V>> = FxHashMap::default();
+                    for (key, order, value) in upserts {
+                        let known = standing.get_mut(&key);
+                        if known.as_ref().is_some_and(|known| known.0 >= order) {
+                            continue;
+                        }
+                        let old = match known {
+                            Some(known) => std::mem::replace(known, (order, value)).1,
+                            None => {
+                                standing.insert(key.clone(), (order, value));
+                                None
+                            }
+                        };
+                        before.entry(key).or_insert(old);
+                    }
+                    let mut session = output.session(&capability);
+                    for (key, old) in before {
+                        let new = standing.get(&key).and_then(|known| known.1.clone());
+                        if old == new {
+                            continue;
+                        }
+                        if let Some(old) = old {
+                            session.give(((key.clone(), old), epoch, -1));
+                        }
+                        if let Some(new) = new {
+                            session.give(((key, new), epoch, 1));
+                        }
+                    }
+                }
+            }
+        })
+        .as_collection()
+}

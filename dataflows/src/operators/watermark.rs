@@ -1,0 +1,209 @@
+//! Watermarks: from what the partitions report to one event time for each statement.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use serde::{Deserialize, Serialize};
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::StreamVec;
+use timely::dataflow::channels::pact::Pipeline;
+use timely::dataflow::operators::generic::operator::Operator;
+use timely::dataflow::operators::vec::Broadcast;
+
+use super::Stash;
+use crate::Settings;
+use crate::model::{Epoch, EventTime, Topic};
+
+/// Whether a partition holds the watermark back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum PartitionState {
+    /// It has, or may at any moment have, more records.
+    Active,
+    /// It is caught up with its end and has been quiet: it follows the others. With a clock, its reader
+    /// lets the watermark follow that clock while all partitions everywhere are idle.
+    Idle(Option<EventTime>),
+    /// It has ended.
+    Finished,
+}
+
+/// How far a source has read a partition by the end of an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct PartitionReport {
+    /// The partition's topic.
+    pub topic: Topic,
+    /// Its number.
+    pub partition: u32,
+    /// The offset of the first record that was not read.
+    pub next_offset: u64,
+    /// The greatest event time of its good records.
+    pub greatest: Option<EventTime>,
+    /// Whether it holds the watermark back.
+    pub state: PartitionState,
+}
+
+/// A watermark for each statement that has one: no record of an earlier event time is expected, and one that comes
+/// all the same is late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watermarks {
+    /// Statement 2.
+    pub performance: EventTime,
+    /// Statement 3.
+    pub conversions: EventTime,
+    /// Statement 4.
+    pub duplicates: EventTime,
+}
+
+impl Watermarks {
+    /// Before any input.
+    pub const MIN: Watermarks = Watermarks::all(EventTime::MIN);
+
+    const fn all(time: EventTime) -> Watermarks {
+        Watermarks { performance: time, conversions: time, duplicates: time }
+    }
+
+    /// The watermarks that a greatest event time gives rise to.
+    pub fn of(greatest: EventTime, settings: &Settings) -> Watermarks {
+        Watermarks {
+            performance: greatest.plus(-settings.performance_bound),
+            conversions: greatest.plus(-settings.conversions_bound),
+            duplicates: greatest.plus(-settings.duplicates_bound),
+        }
+    }
+
+    /// The later of both, statement by statement.
+    pub fn max(self, other: Watermarks) -> Watermarks {
+        self.zip(other, EventTime::max)
+    }
+
+    fn min(self, other: Watermarks) -> Watermarks {
+        self.zip(other, EventTime::min)
+    }
+
+    fn zip(self, other: Watermarks, pick: fn(EventTime, EventTime) -> EventTime) -> Watermarks {
+        Watermarks {
+            performance: pick(self.performance, other.performance),
+            conversions: pick(self.conversions, other.conversions),
+            duplicates: pick(self.duplicates, other.duplicates),
+        }
+    }
+}
+
+/// What this worker knows of the watermarks: for its sources (a partition that wakes up follows them) and for
+/// metrics.
+#[derive(Debug)]
+pub struct WatermarkView {
+    /// Every report up to this epoch is accounted for.
+    pub through: Option<Epoch>,
+    /// The watermarks reached by then; they take effect one epoch later.
+    pub reached: Watermarks,
+    /// For each partition, the watermarks it found when it appeared or woke up.
+    pub floors: BTreeMap<(Topic, u32), Watermarks>,
+}
+
+/// Broadcasts the partitions' reports to all workers and computes the watermarks on each of them.
+///
+/// * The watermark of a partition is its greatest event time minus the statement's bound, but never before the
+///   watermark that stood when the partition appeared or woke from idleness.
+/// * The watermark of a source is the least over its partitions that are not idle; that of statement 3 is the
+///   lesser of its two sources'. A source without any such partition does not hold the other back; if no source has
+///   one, the watermark stays.
+/// * It never goes back, and it is [`EventTime::MAX`] once every partition has finished.
+/// * What is reached in epoch E comes out at E + 1.
+///
+/// Every partition there is at the start must be reported at epoch 0, by whichever worker reads it.
+pub fn watermarks<'scope>(
+    reports: StreamVec<'scope, Epoch, PartitionReport>,
+    settings: &Settings,
+) -> (StreamVec<'scope, Epoch, Watermarks>, Rc<RefCell<WatermarkView>>) {
+    let view =
+        Rc::new(RefCell::new(WatermarkView { through: None, reached: Watermarks::MIN, floors: BTreeMap::new() }));
+    let shared = Rc::clone(&view);
+    let settings = settings.clone();
+    let stream = reports.broadcast().unary_frontier::<CapacityContainerBuilder<Vec<_>>, _, _, _>(
+        Pipeline,
+        "Watermarks",
+        move |_capability, _info| {
+            let mut stash = Stash::default();
+            let mut partitions = BTreeMap::new();
+            move |(input, frontier), output| {
+                input.for_each(|capability, reports| stash.append(&capability, reports));
+                let view = &mut *shared.borrow_mut();
+                while let Some((mut capability, reports)) = stash.next_complete(&[frontier]) {
+                    for report in reports {
+                        update(&mut partitions, view, report);
+                    }
+                    let reached = view.reached.max(reached(&partitions, view, &settings));
+                    if reached != view.reached {
+                        view.reached = reached;
+                        capability.downgrade(&(capability.time() + 1));
+                        output.session(&capability).give(reached);
+                    }
+                }
+                view.through = match frontier.frontier().first() {
+                    Some(&open) => open.checked_sub(1),
+                    None => Some(Epoch::MAX),
+                };
+            }
+        },
+    );
+    (stream, view)
+}
+
+type Partitions = BTreeMap<(Topic, u32), PartitionReport>;
+
+fn update(partitions: &mut Partitions, view: &mut WatermarkView, report: PartitionReport) {
+    let key = (report.topic, report.partition);
+    let before = partitions.insert(key, report);
+    let was_awake = before.is_some_and(|before| !matches!(before.state, PartitionState::Idle(_)));
+    if !was_awake && report.state == PartitionState::Active {
+        view.floors.insert(key, view.reached);
+    }
+}
+
+fn reached(partitions: &Partitions, view: &WatermarkView, settings: &Settings) -> Watermarks {
+    let ads = source_watermark(partitions, view, settings, Topic::AdEvents);
+    let conversions = source_watermark(partitions, view, settings, Topic::ConversionEvents);
+    let Some(both) = (match (ads, conversions) {
+        (Some(ads), Some(conversions)) => Some(ads.min(conversions)),
+        (one, other) => one.or(other),
+    }) else {
+        return idle_clock(partitions, settings);
+    };
+    // Statements 2 and 4 read ad-events only.
+    let ads = ads.unwrap_or(Watermarks::MIN);
+    Watermarks { conversions: both.conversions, ..ads }
+}
+
+/// The least over the topic's partitions that are not idle; None if there is none.
+fn source_watermark(
+    partitions: &Partitions,
+    view: &WatermarkView,
+    settings: &Settings,
+    topic: Topic,
+) -> Option<Watermarks> {
+    partitions
+        .range((topic, 0)..=(topic, u32::MAX))
+        .filter_map(|(key, report)| match report.state {
+            PartitionState::Idle(_) => None,
+            PartitionState::Finished => Some(Watermarks::all(EventTime::MAX)),
+            PartitionState::Active => {
+                let floor = view.floors.get(key).copied().unwrap_or(Watermarks::MIN);
+                Some(report.greatest.map_or(floor, |greatest| Watermarks::of(greatest, settings).max(floor)))
+            }
+        })
+        .reduce(Watermarks::min)
+}
+
+/// Where everything is idle: the clock that all idle partitions agree to follow.
+fn idle_clock(partitions: &Partitions, settings: &Settings) -> Watermarks {
+    let clocks = partitions.values().filter(|report| matches!(report.topic, Topic::AdEvents | Topic::ConversionEvents));
+    let clock = clocks
+        .map(|report| match report.state {
+            PartitionState::Idle(clock) => clock,
+            PartitionState::Active | PartitionState::Finished => None,
+        })
+        .min()
+        .flatten();
+    clock.map_or(Watermarks::MIN, |clock| Watermarks::of(clock, settings))
+}

@@ -1,0 +1,105 @@
+//! The full parser, for records that the flat scanner hands over.
+
+use std::fmt;
+
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use super::{BadRecord, Field, Fields, Raw};
+
+/// The deepest nesting that is read: the limit that serde_json sets itself where it builds values.
+const MAX_DEPTH: usize = 127;
+
+/// The known fields of a record; texts unescaped, all else as it is written.
+pub struct JsonFields<'a>(Vec<(Field, JsonValue<'a>)>);
+
+enum JsonValue<'a> {
+    Text(String),
+    Bare(&'a str),
+}
+
+/// Reads a JSON object with serde_json.
+///
+/// # Errors
+/// [`BadRecord::NotJson`] with serde_json's own words.
+#[cold]
+pub fn parse(line: &str) -> Result<JsonFields<'_>, BadRecord> {
+    let fields = serde_json::from_str(line).map_err(|error| BadRecord::NotJson(error.to_string()))?;
+    if depth(line) > MAX_DEPTH {
+        return Err(BadRecord::NotJson(format!("nested deeper than {MAX_DEPTH} levels")));
+    }
+    Ok(fields)
+}
+
+impl JsonFields<'_> {
+    /// A view of the fields.
+    pub fn fields(&self) -> Fields<'_> {
+        let mut fields = Fields::default();
+        for (field, value) in &self.0 {
+            let raw = match value {
+                JsonValue::Text(text) => Raw::Text(text),
+                JsonValue::Bare("null") => Raw::Absent,
+                JsonValue::Bare(bare) if bare.starts_with(|first: char| first == '-' || first.is_ascii_digit()) => {
+                    Raw::Number(bare)
+                }
+                JsonValue::Bare(_) => Raw::Other,
+            };
+            fields.set(*field, raw);
+        }
+        fields
+    }
+}
+
+impl<'de> Deserialize<'de> for JsonFields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(RecordVisitor)
+    }
+}
+
+struct RecordVisitor;
+
+impl<'de> Visitor<'de> for RecordVisitor {
+    type Value = JsonFields<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<JsonFields<'de>, M::Error> {
+        let mut fields = Vec::new();
+        while let Some(name) = map.next_key::<String>()? {
+            let Some(field) = Field::of(name.as_bytes()) else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            let bare = map.next_value::<&'de RawValue>()?.get();
+            let value = if bare.starts_with('"') {
+                JsonValue::Text(serde_json::from_str(bare).map_err(serde::de::Error::custom)?)
+            } else {
+                JsonValue::Bare(bare)
+            };
+            fields.push((field, value));
+        }
+        Ok(JsonFields(fields))
+    }
+}
+
+/// The deepest nesting of arrays and objects in a well-formed JSON text.
+fn depth(json: &str) -> usize {
+    let (mut now, mut deepest, mut in_text, mut escaped) = (0usize, 0, false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_text,
+            b'"' => in_text = !in_text,
+            b'{' | b'[' if !in_text => {
+                now += 1;
+                deepest = deepest.max(now);
+            }
+            b'}' | b']' if !in_text => now -= 1,
+            _ => {}
+        }
+    }
+    deepest
+}

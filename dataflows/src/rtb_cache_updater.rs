@@ -1,0 +1,101 @@
+//! Statement 1: the ranking of every (placement, category).
+//!
+//! ```text
+//! campaign-events ─ newest ─ by product ─┐
+//! product-metrics ─ newest ──────────────┴ left join ─┐
+//! product-meta ──── newest ───────────────────────────┴ left join ─ score ─ top-k
+//! ```
+//!
+//! The newest event of a campaign is its state; what is not active is not in the collection, so it leaves its
+//! ranking as a plain retraction. The cost of a change is one campaign through two joins, and the logarithm of its
+//! ranking's size. State: a row a campaign and product, ever seen.
+
+use std::cmp::Reverse;
+
+use differential_dataflow::VecCollection;
+use serde::{Deserialize, Serialize};
+use timely::dataflow::StreamVec;
+
+use crate::hash::mix;
+use crate::model::{ActiveCampaign, Epoch, EventTime, Money, PerformanceRow, RankingEntry, RankingRow, Score, Text};
+use crate::operators::{Ranked, left_join, newest, top_k};
+use crate::{MetricsSource, Settings};
+
+mod live_rates;
+
+/// Where a record stands among the records of its topic: (partition, offset).
+pub type Position = (u32, u64);
+
+/// A campaign event: the campaign, the event's order, what the campaign is from then on.
+pub type CampaignUpdate = (i64, (EventTime, Position), Option<ActiveCampaign<Text>>);
+
+/// A change of a product's rates; None deletes them.
+pub type RatesUpdate = (i64, Position, Option<Rates>);
+
+/// A change of a product's price; None deletes it.
+pub type PriceUpdate = (i64, Position, Option<Money>);
+
+/// A product's click-through and conversion rate, as fractions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Rates {
+    /// Clicks for each impression.
+    pub ctr: Score,
+    /// Conversions for each click.
+    pub cvr: Score,
+}
+
+impl Rates {
+    /// Rates from two fractions.
+    pub fn new(ctr: f64, cvr: f64) -> Rates {
+        Rates { ctr: Score(ctr), cvr: Score(cvr) }
+    }
+}
+
+/// What holds for a product without metrics.
+const DEFAULT_CTR: f64 = 0.01;
+const DEFAULT_CVR: f64 = 0.005;
+
+/// The rankings, at most `settings.ranking_limit` long.
+///
+/// `performance` is the output of statement 2; it is read only if `settings.product_metrics` is live.
+pub fn rtb_cache_updater<'scope>(
+    campaigns: StreamVec<'scope, Epoch, CampaignUpdate>,
+    metrics: StreamVec<'scope, Epoch, RatesUpdate>,
+    prices: StreamVec<'scope, Epoch, PriceUpdate>,
+    performance: VecCollection<'scope, Epoch, PerformanceRow>,
+    settings: &Settings,
+) -> VecCollection<'scope, Epoch, RankingRow> {
+    let by_product = newest(campaigns, |campaign| mix(&[*campaign]), "NewestCampaign")
+        .map(|(campaign_id, campaign)| (campaign.product_id, (campaign_id, campaign)));
+    let rates = match settings.product_metrics {
+        MetricsSource::Live { windows } => live_rates::live_rates(performance, windows),
+        MetricsSource::Topic => newest(metrics, |product| mix(&[*product]), "NewestRates"),
+    };
+    let prices = newest(prices, |product| mix(&[*product]), "NewestPrice");
+
+    let scored = left_join(left_join(by_product, rates), prices).map(
+        |(product_id, (((campaign_id, campaign), rates), price))| {
+            let rates = rates.unwrap_or(Rates::new(DEFAULT_CTR, DEFAULT_CVR));
+            let score = Score::new(campaign.bid_price, rates.ctr.0, rates.cvr.0, price);
+            let rank = (Reverse(score), campaign_id);
+            let entry = (product_id, campaign.bid_price, campaign.advertiser_id);
+            ((campaign.placement, campaign.category), (rank, entry))
+        },
+    );
+    let route = |(placement, category): &(Text, Text)| crate::hash::text(placement) ^ crate::hash::text(category);
+    top_k(scored, settings.ranking_limit, route, "Ranking").map(|Ranked { group, first, total }| RankingRow {
+        placement: group.0,
+        category: group.1,
+        list: first
+            .into_iter()
+            .map(|((Reverse(score), campaign_id), (product_id, bid_price, advertiser_id))| RankingEntry {
+                product_id,
+                score,
+                bid_price,
+                campaign_id,
+                advertiser_id,
+            })
+            .collect(),
+        total_campaigns: total,
+    })
+}

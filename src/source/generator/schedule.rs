@@ -14,7 +14,6 @@ pub(super) const NEVER: i64 = i64::MAX;
 
 /// Spreads a number of moments over the span, along the daily curve, in ascending order and exactly as many.
 pub(super) struct Schedule {
-    start: i64,
     end: i64,
     number: u64,
     /// The weight of the whole span, and that of the seconds up to and including the current one.
@@ -30,7 +29,7 @@ impl Schedule {
     pub(super) fn new(config: &GeneratorConfig, number: u64) -> Schedule {
         let (start, end) = (config.start.0, config.start.0 + config.span_ms);
         let whole = (start..end).step_by(1000).map(weight).sum();
-        let mut schedule = Schedule { start, end, number, whole, reached: 0, second: start - 1000, quota: 0, taken: 0 };
+        let mut schedule = Schedule { end, number, whole, reached: 0, second: start - 1000, quota: 0, taken: 0 };
         schedule.seek();
         schedule
     }
@@ -70,7 +69,6 @@ impl Schedule {
 
     /// How many moments there are up to the end of the current second.
     fn share(&self) -> u64 {
-        debug_assert!(self.second < self.start || self.reached <= self.whole);
         (u128::from(self.number) * u128::from(self.reached) / u128::from(self.whole)) as u64
     }
 }

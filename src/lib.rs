@@ -1,1 +1,3 @@
 //! adtide: the stream processor for advertising platforms.
+
+pub mod verify;

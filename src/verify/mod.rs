@@ -10,9 +10,13 @@ use anyhow::bail;
 pub mod batch;
 mod cells;
 mod compare;
+#[cfg(test)]
+mod compare_tests;
 mod compensations;
 mod fields;
 mod input;
+#[cfg(test)]
+mod input_tests;
 mod report;
 
 pub use compare::compare;

@@ -69,15 +69,19 @@ fn write(path: &Path, text: &str) {
 
 /// Verifies a run that is right but for `sql` and the compensations.
 fn verified(sql: &str, compensations: &[String]) -> Report {
+    let late = r#"{"statement":"performance_aggregator","topic":"ad-events","partition":0,"offset":6}"#;
+    let dead = r#"{"topic":"ad-events","partition":0,"offset":4,"reason":"not JSON"}"#;
+    verified_with(ADS, sql, compensations, late, dead)
+}
+
+fn verified_with(ads: &str, sql: &str, compensations: &[String], late: &str, dead: &str) -> Report {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("in"), dir.path().join("out"));
-    write(&from.join("ad-events/0.ndjson"), ADS);
+    write(&from.join("ad-events/0.ndjson"), ads);
     write(&from.join("conversion-events.ndjson"), SALES);
     write(&from.join("campaign-events.ndjson"), CAMPAIGNS);
     write(&to.join("topics/compensation-events/0.ndjson"), &compensations.join("\n"));
-    let late = r#"{"statement":"performance_aggregator","topic":"ad-events","partition":0,"offset":6}"#;
     write(&to.join("topics/late-events/0.ndjson"), late);
-    let dead = r#"{"topic":"ad-events","partition":0,"offset":4,"reason":"not JSON"}"#;
     write(&to.join("topics/dead-letter/0.ndjson"), dead);
     let db = Connection::open(to.join("adtide.db")).unwrap();
     db.execute_batch(TABLES).unwrap();
@@ -155,6 +159,28 @@ fn the_records_of_a_group_add_up() {
     ] {
         assert!(verified("", &wrong).refunds.differences() > 0, "{wrong:?}");
     }
+}
+
+#[test]
+fn late_events_and_dead_letters_are_compared_by_their_place() {
+    let late = r#"{"statement":"duplicate_detector","topic":"ad-events","partition":0,"offset":6}"#;
+    let dead = "{\"topic\":\"ad-events\",\"partition\":0,\"offset\":4}\n".repeat(2);
+    let report = verified_with(ADS, "", &whole(), late, &dead);
+    assert_eq!((report.late_events.missing.count, report.late_events.unexpected.count), (1, 1));
+    assert_eq!((report.dead_letters.missing.count, report.dead_letters.unexpected.count), (0, 1));
+    let report = verified_with(ADS, "", &whole(), "nonsense", "");
+    assert_eq!((report.late_events.missing.count, report.late_events.unexpected.count), (1, 1));
+    assert!(report.dead_letters.missing.lines[0].contains(r#"["ad-events",0,4]"#), "{report}");
+}
+
+#[test]
+fn groups_that_differ_in_the_price_only_are_told_apart_by_the_id() {
+    // The same three clicks once more at a lower price: a second group, for which no record is there.
+    let clicks: Vec<_> = ADS.lines().filter(|line| line.contains("CLICK")).collect();
+    let cheaper = clicks.join("\n").replace("1.50", "1.00");
+    let report = verified_with(&format!("{cheaper}\n{ADS}"), "", &whole(), "", "");
+    assert_eq!((report.refunds.compared, report.refunds.differences()), (2, 1), "{report}");
+    assert!(report.refunds.missing.lines[0].contains(r#""1.00""#), "{report}");
 }
 
 #[test]

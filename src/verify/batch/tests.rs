@@ -289,6 +289,14 @@ mod statement_3 {
     }
 
     #[test]
+    fn the_latest_wins_whether_it_is_by_device_or_by_session() {
+        let by_session = |time| AdEvent { device_id: None, session_id: Some("s".into()), ..click(time) };
+        let sold = ConversionEvent { session_id: Some("s".into()), ..sale("a", 9) };
+        assert_eq!(click_times(&matched(&[click(1), by_session(2)], std::slice::from_ref(&sold))), [2]);
+        assert_eq!(click_times(&matched(&[click(2), by_session(1)], &[sold])), [2]);
+    }
+
+    #[test]
     fn the_same_product_id_and_clicks_only() {
         let other = AdEvent { product_id: 8, ..click(1) };
         assert!(matched(&[other, ad(AdEventType::Impression, 1)], &[sale("a", 2)]).rows.is_empty());

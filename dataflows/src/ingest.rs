@@ -139,6 +139,11 @@ impl Ingest {
         PartitionHandle(self.partitions.len() - 1)
     }
 
+    /// The greatest event time of a partition's good records.
+    pub fn greatest(&self, partition: PartitionHandle) -> Option<EventTime> {
+        self.partitions[partition.0].greatest
+    }
+
     /// Lets a partition that appeared late or was idle follow the watermarks that the others have reached: what
     /// they have closed is closed for it too.
     pub fn follow(&mut self, partition: PartitionHandle, floor: Watermarks) {

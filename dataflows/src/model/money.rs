@@ -7,7 +7,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// An amount in minor units (1/100 of the currency). It never passes through a float.
+/// An amount in minor units (1/100 of the currency). It never passes through a float, and sums stop at the greatest
+/// amount that fits 64 bits instead of wrapping around.
 ///
 /// As text it has exactly two decimals: `12.50`. Parsing takes what JSON calls a number, up to two
 /// decimals (`3`, `3.1`, `3.14`, `314e-2`); more decimals are an error rather than rounded.
@@ -146,33 +147,33 @@ impl FromStr for Money {
 impl Add for Money {
     type Output = Money;
     fn add(self, other: Money) -> Money {
-        Money(self.0 + other.0)
+        Money(self.0.saturating_add(other.0))
     }
 }
 
 impl AddAssign for Money {
     fn add_assign(&mut self, other: Money) {
-        self.0 += other.0;
+        self.0 = self.0.saturating_add(other.0);
     }
 }
 
 impl Sub for Money {
     type Output = Money;
     fn sub(self, other: Money) -> Money {
-        Money(self.0 - other.0)
+        Money(self.0.saturating_sub(other.0))
     }
 }
 
 impl SubAssign for Money {
     fn sub_assign(&mut self, other: Money) {
-        self.0 -= other.0;
+        self.0 = self.0.saturating_sub(other.0);
     }
 }
 
 impl Mul<i64> for Money {
     type Output = Money;
     fn mul(self, times: i64) -> Money {
-        Money(self.0 * times)
+        Money(self.0.saturating_mul(times))
     }
 }
 

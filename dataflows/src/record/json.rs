@@ -74,11 +74,9 @@ impl<'de> Visitor<'de> for RecordVisitor {
                 continue;
             };
             let bare = map.next_value::<&'de RawValue>()?.get();
-            let value = if bare.starts_with('"') {
-                JsonValue::Text(serde_json::from_str(bare).map_err(serde::de::Error::custom)?)
-            } else {
-                JsonValue::Bare(bare)
-            };
+            // A text that can't be unescaped (half a surrogate pair) stays as it is and has no type.
+            let text = if bare.starts_with('"') { serde_json::from_str(bare).ok() } else { None };
+            let value = text.map_or(JsonValue::Bare(bare), JsonValue::Text);
             fields.push((field, value));
         }
         Ok(JsonFields(fields))

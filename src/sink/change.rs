@@ -1,0 +1,94 @@
+//! What sinks are told.
+
+use std::collections::BTreeMap;
+use std::hash::Hash;
+
+use adtide_dataflows::model::{AttributionRow, Compensation, Epoch, PerformanceRow, RankingRow, Topic};
+use adtide_dataflows::operators::{PartitionReport, Watermarks};
+use adtide_dataflows::{DeadLetter, LateEvent, Outputs};
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
+use timely::dataflow::StreamVec;
+use timely::dataflow::operators::Concatenate;
+use timely::dataflow::operators::vec::{Filter, Map};
+
+/// A change of one of the results, or a piece of progress.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Change {
+    /// Statement 1; +1 is the row from now on, a lone -1 deletes it.
+    Ranking(RankingRow, isize),
+    /// Statement 2, likewise.
+    Performance(PerformanceRow, isize),
+    /// Statement 3, likewise.
+    Attribution(AttributionRow, isize),
+    /// Statement 4.
+    Compensation(Compensation),
+    /// A record that came too late.
+    Late(LateEvent),
+    /// A record that can't be read.
+    Dead(DeadLetter),
+    /// How far a partition was read.
+    Report(PartitionReport),
+    /// The watermarks in effect.
+    Watermarks(Watermarks),
+}
+
+/// The changes of a run of epochs.
+#[derive(Debug, Default)]
+pub struct Commit {
+    /// The changes by epoch, in order; within an epoch in no order.
+    pub epochs: Vec<Vec<Change>>,
+    /// Where this leaves the sink.
+    pub progress: Progress,
+}
+
+/// How far a sink has got: what a restart goes by.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// The last epoch.
+    pub epoch: Epoch,
+    /// The watermarks that had taken effect.
+    pub watermarks: Option<Watermarks>,
+    /// How far each partition was read.
+    pub partitions: BTreeMap<(Topic, u32), PartitionReport>,
+}
+
+/// The results that are tables: statements 1, 2 and 3.
+pub fn tables<'scope>(outputs: &Outputs<'scope>) -> StreamVec<'scope, Epoch, Change> {
+    let rankings = outputs.rankings.clone().inner.map(|(row, _, diff)| Change::Ranking(row, diff));
+    let performance = outputs.performance.clone().inner.map(|(row, _, diff)| Change::Performance(row, diff));
+    let attributions = outputs.attributions.clone().inner.map(|(row, _, diff)| Change::Attribution(row, diff));
+    outputs.late.scope().concatenate([rankings, performance, attributions])
+}
+
+/// The results that are records: statement 4, late events and dead letters.
+pub fn records<'scope>(outputs: &Outputs<'scope>) -> StreamVec<'scope, Epoch, Change> {
+    let compensations = outputs.compensations.clone().inner.map(|(row, _, _)| Change::Compensation(row));
+    let late = outputs.late.clone().map(Change::Late);
+    let dead = outputs.dead.clone().map(Change::Dead);
+    outputs.late.scope().concatenate([compensations, late, dead])
+}
+
+/// What every sink must know to store its progress. Watermarks are the same on every worker; worker 0 tells them.
+pub fn progress<'scope>(outputs: &Outputs<'scope>) -> StreamVec<'scope, Epoch, Change> {
+    let is_first = outputs.late.scope().index() == 0;
+    let watermarks = outputs.watermarks.clone().filter(move |_| is_first).map(Change::Watermarks);
+    let reports = outputs.reports.clone().map(Change::Report);
+    outputs.late.scope().concatenate([reports, watermarks])
+}
+
+/// The rows to write for a run of changes, one a key: the row that stands at the end, or None if it is gone.
+///
+/// The changes come epoch by epoch; within an epoch an update is a -1 and a +1 in either order.
+pub fn latest<K: Eq + Hash, R>(
+    epochs: impl IntoIterator<Item = Vec<(R, isize)>>,
+    key: impl Fn(&R) -> K,
+) -> FxHashMap<K, Option<R>> {
+    let mut latest = FxHashMap::default();
+    for changes in epochs {
+        let (added, removed): (Vec<_>, Vec<_>) = changes.into_iter().partition(|(_, diff)| *diff > 0);
+        latest.extend(removed.iter().map(|(row, _)| (key(row), None)));
+        latest.extend(added.into_iter().map(|(row, _)| (key(&row), Some(row))));
+    }
+    latest
+}

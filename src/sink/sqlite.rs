@@ -1,0 +1,244 @@
+//! The tables in SQLite: the embedded default.
+
+use std::path::Path;
+
+use adtide_dataflows::Settings;
+use adtide_dataflows::model::{AttributionRow, EventTime, PerformanceRow, RankingRow, WINDOW_MS};
+use anyhow::Context;
+use rusqlite::{Connection, Transaction, params};
+
+use super::{Change, Commit, Progress, Sink, latest};
+use crate::json;
+
+/// Statements 1, 2 and 3 in one database file, each commit one transaction.
+pub struct SqliteSink {
+    connection: Connection,
+}
+
+impl SqliteSink {
+    /// Opens the database, creates what is missing, and empties it of an earlier run's results: a run without a
+    /// checkpoint computes all of them again.
+    ///
+    /// # Errors
+    /// The file can't be opened or written, or is no SQLite database.
+    pub fn open(path: &Path, settings: &Settings) -> anyhow::Result<SqliteSink> {
+        let prepare = || -> anyhow::Result<Connection> {
+            let connection = Connection::open(path)?;
+            // With WAL, NORMAL loses at most the last commits on power failure and never half of one.
+            connection
+                .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -32768;")?;
+            connection.execute_batch(include_str!("schema.sql"))?;
+            connection.execute_batch(
+                "BEGIN; DELETE FROM rtb_ranking_cache; DELETE FROM ad_performance_metrics_realtime;
+                 DELETE FROM conversion_attribution_results; DELETE FROM adtide_progress;
+                 DELETE FROM adtide_progress_partitions; COMMIT;",
+            )?;
+            let settings = serde_json::to_string(settings)?;
+            connection.execute("INSERT OR REPLACE INTO adtide_run (id, settings) VALUES (1, ?1)", [settings])?;
+            connection.set_prepared_statement_cache_capacity(32);
+            Ok(connection)
+        };
+        let connection = prepare().with_context(|| {
+            format!("can't use {} as the results database; is it writable, and an SQLite file?", path.display())
+        })?;
+        Ok(SqliteSink { connection })
+    }
+}
+
+impl Sink for SqliteSink {
+    fn name(&self) -> &'static str {
+        "sqlite"
+    }
+
+    fn commit(&mut self, commit: Commit) -> anyhow::Result<()> {
+        let now = crate::now().to_string();
+        let rows = Rows::sort(commit.epochs);
+        let transaction = self.connection.transaction()?;
+        write_rankings(&transaction, rows.rankings, &now)?;
+        write_performance(&transaction, rows.performance, &now)?;
+        write_attributions(&transaction, rows.attributions, &now)?;
+        write_progress(&transaction, self::NAME, &commit.progress, &now)?;
+        transaction.commit().context("SQLite can't commit; is the disk full?")
+    }
+}
+
+const NAME: &str = "sqlite";
+
+/// The changes by table, still epoch by epoch.
+#[derive(Default)]
+struct Rows {
+    rankings: Vec<Vec<(RankingRow, isize)>>,
+    performance: Vec<Vec<(PerformanceRow, isize)>>,
+    attributions: Vec<Vec<(AttributionRow, isize)>>,
+}
+
+impl Rows {
+    fn sort(epochs: Vec<Vec<Change>>) -> Rows {
+        let mut rows = Rows::default();
+        for changes in epochs {
+            let (mut rankings, mut performance, mut attributions) = (Vec::new(), Vec::new(), Vec::new());
+            for change in changes {
+                match change {
+                    Change::Ranking(row, diff) => rankings.push((row, diff)),
+                    Change::Performance(row, diff) => performance.push((row, diff)),
+                    Change::Attribution(row, diff) => attributions.push((row, diff)),
+                    _ => {}
+                }
+            }
+            rows.rankings.push(rankings);
+            rows.performance.push(performance);
+            rows.attributions.push(attributions);
+        }
+        rows
+    }
+}
+
+fn write_rankings(
+    transaction: &Transaction<'_>,
+    epochs: Vec<Vec<(RankingRow, isize)>>,
+    now: &str,
+) -> rusqlite::Result<()> {
+    let mut upsert = transaction.prepare_cached(
+        "INSERT INTO rtb_ranking_cache (placement, category, ranking_list, total_campaigns, updated_at)
+         VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT DO UPDATE SET ranking_list = excluded.ranking_list,
+             total_campaigns = excluded.total_campaigns, updated_at = excluded.updated_at",
+    )?;
+    let mut delete =
+        transaction.prepare_cached("DELETE FROM rtb_ranking_cache WHERE placement = ?1 AND category = ?2")?;
+    for ((placement, category), row) in latest(epochs, |row| (row.placement.clone(), row.category.clone())) {
+        match row {
+            Some(row) => {
+                let list = json::ranking_list(&row.list);
+                upsert.execute(params![placement, category, list, row.total_campaigns as i64, now])?;
+            }
+            None => {
+                delete.execute(params![placement, category])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn write_performance(
+    transaction: &Transaction<'_>,
+    epochs: Vec<Vec<(PerformanceRow, isize)>>,
+    now: &str,
+) -> rusqlite::Result<()> {
+    let mut upsert = transaction.prepare_cached(
+        "INSERT INTO ad_performance_metrics_realtime (campaign_id, product_id, placement, window_start, window_end,
+             impression_count, click_count, conversion_count, total_spend, total_revenue, ctr, cvr, roas, is_final,
+             updated_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+         ON CONFLICT (window_start, campaign_id, product_id, placement) DO UPDATE SET
+             impression_count = excluded.impression_count, click_count = excluded.click_count,
+             conversion_count = excluded.conversion_count, total_spend = excluded.total_spend,
+             total_revenue = excluded.total_revenue, ctr = excluded.ctr, cvr = excluded.cvr, roas = excluded.roas,
+             is_final = excluded.is_final, updated_at = excluded.updated_at",
+    )?;
+    let mut times = TimeTexts::default();
+    // A row of statement 2 never goes away, so nothing is ever deleted. Written in key order, neighbours share pages.
+    let mut rows: Vec<_> = latest(epochs, |row| row.key.clone()).into_values().flatten().collect();
+    rows.sort_unstable_by(|one, other| {
+        let key = |row: &PerformanceRow| (row.key.window_start, row.key.campaign_id, row.key.product_id);
+        key(one).cmp(&key(other))
+    });
+    for PerformanceRow { key, sums, is_final } in rows {
+        let (start, end) = times.window(key.window_start);
+        upsert.execute(params![
+            key.campaign_id,
+            key.product_id,
+            key.placement,
+            start,
+            end,
+            sums.impressions,
+            sums.clicks,
+            sums.conversions,
+            sums.spend.to_string(),
+            sums.revenue.to_string(),
+            sums.ctr(),
+            sums.cvr(),
+            sums.roas(),
+            is_final,
+            now,
+        ])?;
+    }
+    Ok(())
+}
+
+/// The texts of the window that was written last: most rows of a commit share it.
+#[derive(Default)]
+struct TimeTexts {
+    start: EventTime,
+    texts: (String, String),
+}
+
+impl TimeTexts {
+    fn window(&mut self, start: EventTime) -> (&str, &str) {
+        if self.texts.0.is_empty() || self.start != start {
+            self.start = start;
+            self.texts = (start.to_string(), start.plus(WINDOW_MS).to_string());
+        }
+        (&self.texts.0, &self.texts.1)
+    }
+}
+
+fn write_attributions(
+    transaction: &Transaction<'_>,
+    epochs: Vec<Vec<(AttributionRow, isize)>>,
+    now: &str,
+) -> rusqlite::Result<()> {
+    let mut upsert = transaction.prepare_cached(
+        "INSERT OR REPLACE INTO conversion_attribution_results (order_id, product_id, attribution_model, ad_id,
+             campaign_id, advertiser_id, revenue_amount, time_to_conversion, click_time, conversion_time, processed_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+    )?;
+    let mut delete = transaction.prepare_cached(
+        "DELETE FROM conversion_attribution_results
+         WHERE order_id = ?1 AND product_id = ?2 AND attribution_model = ?3",
+    )?;
+    for ((order_id, product_id), row) in latest(epochs, |row| (row.order_id.clone(), row.product_id)) {
+        let Some(row) = row else {
+            delete.execute(params![order_id, product_id, AttributionRow::MODEL])?;
+            continue;
+        };
+        upsert.execute(params![
+            order_id,
+            product_id,
+            AttributionRow::MODEL,
+            row.ad_id.as_ref().map(ToString::to_string),
+            row.campaign_id,
+            row.advertiser_id,
+            row.revenue_amount.to_string(),
+            row.time_to_conversion(),
+            row.click_time.to_string(),
+            row.conversion_time.to_string(),
+            now,
+        ])?;
+    }
+    Ok(())
+}
+
+fn write_progress(transaction: &Transaction<'_>, sink: &str, progress: &Progress, now: &str) -> anyhow::Result<()> {
+    let watermarks = progress.watermarks.map(|watermarks| serde_json::to_string(&watermarks)).transpose()?;
+    transaction
+        .prepare_cached(
+            "INSERT OR REPLACE INTO adtide_progress (sink, epoch, watermarks, updated_at) VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![sink, i64::try_from(progress.epoch)?, watermarks, now])?;
+    let mut partition = transaction.prepare_cached(
+        "INSERT OR REPLACE INTO adtide_progress_partitions (sink, topic, partition, next_offset, greatest, state)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?;
+    for report in progress.partitions.values() {
+        partition.execute(params![
+            sink,
+            report.topic.name(),
+            report.partition,
+            i64::try_from(report.next_offset)?,
+            report.greatest.map(|time| time.to_string()),
+            serde_json::to_string(&report.state)?,
+        ])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,319 @@
+//! Topics as files: `DIR/<topic>/<partition>.ndjson`, or `DIR/<topic>.ndjson` for a topic of one partition.
+//!
+//! A line is a record and its number, from 0, is the offset, as it would be in Kafka; an empty line is no record but is
+//! counted. Files are read to their end, or followed as they grow and new ones appear.
+//!
+//! A worker reads next from the partition whose event time is least, so that partitions advance together and no
+//! statement has to hold what one of them is ahead.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use adtide_dataflows::model::{Epoch, EventTime, Topic};
+use adtide_dataflows::operators::{PartitionState, WatermarkView};
+use adtide_dataflows::record::MAX_RECORD_BYTES;
+use adtide_dataflows::{Ingest, PartitionHandle};
+use anyhow::Context;
+
+use super::{Poll, Source};
+
+/// How much is read at once.
+const CHUNK: usize = 256 * 1024;
+
+/// How much of a record that is too large goes to the dead letters.
+const OVERSIZED_HEAD: usize = 64 * 1024;
+
+/// How often a followed folder is searched for new files.
+const RESCAN: Duration = Duration::from_secs(1);
+
+/// What a file source needs to know.
+#[derive(Clone, Debug)]
+pub struct FileSourceConfig {
+    /// The folder of topics.
+    pub folder: PathBuf,
+    /// Go on when the end is reached.
+    pub follow: bool,
+    /// A followed file that is caught up counts as idle after this long.
+    pub idle_timeout: Duration,
+    /// Let the watermark follow the clock when everything is idle.
+    pub idle_advance: bool,
+    /// How far a record may lead the clock, in milliseconds.
+    pub max_future_skew: i64,
+}
+
+/// One worker's files.
+pub struct FileSource {
+    config: FileSourceConfig,
+    worker: usize,
+    workers: usize,
+    partitions: Vec<Partition>,
+    last_scan: Instant,
+    bytes_read: u64,
+}
+
+struct Partition {
+    topic: Topic,
+    number: u32,
+    path: PathBuf,
+    file: File,
+    /// How much of the file has been read.
+    position: u64,
+    handle: PartitionHandle,
+    /// Bytes read and not yet taken: `buffer[start..]`.
+    buffer: Vec<u8>,
+    start: usize,
+    next_line: u64,
+    /// The length so far of a record that is too large; its head is in `buffer`.
+    oversized: Option<u64>,
+    state: State,
+    last_read: Instant,
+    /// Whether this epoch changed it.
+    changed: bool,
+}
+
+/// A partition's state, and what its reader waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Active,
+    Idle,
+    /// It is reported as active in this epoch. Once the watermarks of that epoch are known it follows them, and is
+    /// read on.
+    Waking(Epoch),
+    Finished,
+}
+
+/// The files of a folder of topics, in order.
+///
+/// # Errors
+/// The folder can't be read, or a file's name is no partition number.
+pub fn topic_files(folder: &Path) -> anyhow::Result<Vec<(Topic, u32, PathBuf)>> {
+    let mut files = Vec::new();
+    for topic in Topic::ALL {
+        let single = folder.join(format!("{}.ndjson", topic.name()));
+        let many = folder.join(topic.name());
+        if single.is_file() && many.is_dir() {
+            anyhow::bail!("both {} and {} are there; keep one of them", single.display(), many.display());
+        }
+        if single.is_file() {
+            files.push((topic, 0, single));
+        } else if many.is_dir() {
+            files.extend(partition_files(topic, &many)?);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn partition_files(topic: Topic, folder: &Path) -> anyhow::Result<Vec<(Topic, u32, PathBuf)>> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).with_context(|| format!("can't list {}", folder.display()))? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|extension| extension != "ndjson") {
+            continue;
+        }
+        let number = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
+        let number = number.with_context(|| {
+            format!("{} is no partition of {}; name it <number>.ndjson", path.display(), topic.name())
+        })?;
+        files.push((topic, number, path));
+    }
+    Ok(files)
+}
+
+impl FileSource {
+    /// The source of worker `worker` of `workers`.
+    pub fn new(config: FileSourceConfig, worker: usize, workers: usize) -> FileSource {
+        FileSource { config, worker, workers, partitions: Vec::new(), last_scan: Instant::now(), bytes_read: 0 }
+    }
+
+    /// Opens this worker's files that are not open yet.
+    fn scan(&mut self, ingest: &mut Ingest, state: State) -> anyhow::Result<()> {
+        self.last_scan = Instant::now();
+        for (topic, number, path) in topic_files(&self.config.folder)? {
+            let mine = (topic as usize + number as usize) % self.workers == self.worker;
+            if !mine || self.partitions.iter().any(|known| (known.topic, known.number) == (topic, number)) {
+                continue;
+            }
+            let file = File::open(&path).with_context(|| format!("can't read {}", path.display()))?;
+            self.partitions.push(Partition {
+                topic,
+                number,
+                path,
+                file,
+                position: 0,
+                handle: ingest.add_partition(topic, number, 0),
+                buffer: Vec::new(),
+                start: 0,
+                next_line: 0,
+                oversized: None,
+                state,
+                last_read: Instant::now(),
+                changed: true,
+            });
+        }
+        Ok(())
+    }
+
+    /// The partition to read next: of those that may have more, the one furthest behind in event time.
+    fn furthest_behind(&self, ingest: &Ingest, skip: &[bool]) -> Option<usize> {
+        (0..self.partitions.len())
+            .filter(|&at| !skip[at] && self.partitions[at].state == State::Active)
+            .min_by_key(|&at| ingest.greatest(self.partitions[at].handle))
+    }
+
+    /// Lets partitions that woke up follow the others, and looks after the idle ones.
+    fn follow(&mut self, ingest: &mut Ingest, epoch: Epoch, view: &WatermarkView) -> anyhow::Result<()> {
+        for partition in &mut self.partitions {
+            match partition.state {
+                State::Waking(since) if view.through.is_some_and(|through| through >= since) => {
+                    if let Some(floor) = view.floors.get(&(partition.topic, partition.number)) {
+                        ingest.follow(partition.handle, *floor);
+                    }
+                    partition.state = State::Active;
+                    partition.last_read = Instant::now();
+                }
+                State::Idle if partition.has_grown()? => {
+                    partition.state = State::Waking(epoch);
+                    partition.changed = true;
+                }
+                State::Active if partition.last_read.elapsed() >= self.config.idle_timeout => {
+                    partition.state = State::Idle;
+                    partition.changed = true;
+                }
+                _ => {}
+            }
+        }
+        if self.last_scan.elapsed() >= RESCAN {
+            self.scan(ingest, State::Waking(epoch))?;
+        }
+        Ok(())
+    }
+}
+
+impl Source for FileSource {
+    fn start(&mut self, ingest: &mut Ingest) -> anyhow::Result<()> {
+        self.scan(ingest, State::Active)?;
+        self.report(ingest);
+        Ok(())
+    }
+
+    fn poll(&mut self, ingest: &mut Ingest, epoch: Epoch, view: &WatermarkView) -> anyhow::Result<Poll> {
+        let latest = crate::now().plus(self.config.max_future_skew);
+        let mut at_end = vec![false; self.partitions.len()];
+        // A partition at its end is passed over in favour of one that has more.
+        while let Some(at) = self.furthest_behind(ingest, &at_end) {
+            let partition = &mut self.partitions[at];
+            let read = partition.fill()?;
+            if read > 0 {
+                self.bytes_read += read as u64;
+                partition.last_read = Instant::now();
+                partition.changed = true;
+                partition.take_lines(ingest, latest);
+                return Ok(Poll::Ready);
+            }
+            at_end[at] = true;
+            if !self.config.follow {
+                partition.take_rest(ingest, latest);
+                partition.state = State::Finished;
+                partition.changed = true;
+            }
+        }
+        if self.config.follow {
+            self.follow(ingest, epoch, view)?;
+            return Ok(Poll::Pending);
+        }
+        Ok(Poll::Finished)
+    }
+
+    fn report(&mut self, ingest: &mut Ingest) {
+        let clock = self.config.idle_advance.then(crate::now);
+        for partition in &mut self.partitions {
+            let state = match partition.state {
+                State::Active | State::Waking(_) => PartitionState::Active,
+                State::Idle => PartitionState::Idle(clock),
+                State::Finished => PartitionState::Finished,
+            };
+            let follows_clock = partition.state == State::Idle && clock.is_some();
+            if std::mem::take(&mut partition.changed) || follows_clock {
+                ingest.report(partition.handle, state);
+            }
+        }
+    }
+
+    fn bytes(&self) -> (u64, u64) {
+        let length = |partition: &Partition| partition.file.metadata().map_or(0, |metadata| metadata.len());
+        (self.bytes_read, self.partitions.iter().map(length).sum())
+    }
+}
+
+impl Partition {
+    /// Reads a chunk into the buffer; 0 at the file's end.
+    fn fill(&mut self) -> anyhow::Result<usize> {
+        self.buffer.drain(..self.start);
+        self.start = 0;
+        let filled = self.buffer.len();
+        self.buffer.resize(filled + CHUNK, 0);
+        let read = self.file.read(&mut self.buffer[filled..]);
+        let read = read.with_context(|| format!("can't read {}", self.path.display()))?;
+        self.buffer.truncate(filled + read);
+        self.position += read as u64;
+        Ok(read)
+    }
+
+    /// Whether there is more to read.
+    fn has_grown(&self) -> anyhow::Result<bool> {
+        let length = self.file.metadata().with_context(|| format!("can't read {}", self.path.display()))?.len();
+        Ok(length > self.position)
+    }
+
+    /// Gives the complete lines of the buffer to the ingest.
+    fn take_lines(&mut self, ingest: &mut Ingest, latest: EventTime) {
+        while let Some(length) = memchr::memchr(b'\n', &self.buffer[self.start..]) {
+            self.take_line(ingest, length, latest);
+            self.start += 1;
+        }
+        let rest = self.buffer.len() - self.start;
+        // One more byte, for the carriage return before a line feed that has not come yet.
+        if self.oversized.is_some() || rest > MAX_RECORD_BYTES + 1 {
+            self.swallow(rest);
+        }
+    }
+
+    /// Gives a last line that has no line feed to the ingest.
+    fn take_rest(&mut self, ingest: &mut Ingest, latest: EventTime) {
+        let length = self.buffer.len() - self.start;
+        if length > 0 || self.oversized.is_some() {
+            self.take_line(ingest, length, latest);
+        }
+    }
+
+    fn take_line(&mut self, ingest: &mut Ingest, length: usize, latest: EventTime) {
+        let line = &self.buffer[self.start..self.start + length];
+        let offset = self.next_line;
+        self.next_line += 1;
+        match self.oversized.take() {
+            Some(before) => {
+                // The record's head comes first in the buffer; the rest of it is gone but for its length.
+                let head = &line[..line.len().min(OVERSIZED_HEAD)];
+                ingest.oversized(self.handle, offset, head, before + (length - head.len()) as u64);
+            }
+            None => {
+                let line = line.strip_suffix(b"\r").unwrap_or(line);
+                if !line.is_empty() {
+                    ingest.record(self.handle, offset, line, latest);
+                }
+            }
+        }
+        self.start += length;
+    }
+
+    /// Drops all but the head of a record that is too large.
+    fn swallow(&mut self, rest: usize) {
+        let head = rest.min(OVERSIZED_HEAD);
+        let length = self.oversized.unwrap_or(head as u64) + (rest - head) as u64;
+        self.oversized = Some(length);
+        self.buffer.truncate(self.start + head);
+    }
+}

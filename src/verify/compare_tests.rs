@@ -1,0 +1,194 @@
+//! A small run, written by hand: right rows pass, wrong ones are told.
+
+use std::path::Path;
+
+use adtide_dataflows::Settings;
+use adtide_dataflows::model::{AdId, Compensation, EventTime, Money};
+use rusqlite::Connection;
+
+use super::{Report, verify};
+
+const TABLES: &str = "
+    CREATE TABLE ad_performance_metrics_realtime(id INTEGER PRIMARY KEY AUTOINCREMENT, campaign_id INTEGER,
+        product_id INTEGER, placement TEXT, window_start TEXT, window_end TEXT, impression_count INTEGER,
+        click_count INTEGER, conversion_count INTEGER, total_spend TEXT, total_revenue TEXT, ctr REAL, cvr REAL,
+        roas REAL, is_final INTEGER, updated_at TEXT);
+    CREATE TABLE conversion_attribution_results(order_id TEXT, product_id INTEGER, attribution_model TEXT, ad_id TEXT,
+        campaign_id INTEGER, advertiser_id INTEGER, revenue_amount TEXT, time_to_conversion INTEGER, click_time TEXT,
+        conversion_time TEXT, processed_at TEXT);
+    CREATE TABLE rtb_ranking_cache(placement TEXT, category TEXT, ranking_list TEXT, total_campaigns INTEGER,
+        updated_at TEXT);
+    INSERT INTO ad_performance_metrics_realtime VALUES (1, 5, 7, 'top', '1970-01-01 00:00:00.000',
+        '1970-01-01 00:05:00.000', 1, 3, 0, '4.50', '0.00', 300, 0, 0, 1, 'now');
+    INSERT INTO conversion_attribution_results VALUES ('a', 7, 'LAST_CLICK', '1', 5, 9, '6.00', 7,
+        '1970-01-01 00:00:03.000', '1970-01-01 00:00:10.999', 'now');
+    INSERT INTO rtb_ranking_cache VALUES ('top', 'toys',
+        '[{\"product_id\":7,\"score\":0.02,\"bid_price\":2.00,\"campaign_id\":5,\"advertiser_id\":9}]', 1, 'now');
+";
+
+const ADS: &str = r#"{"event_type":"IMPRESSION","timestamp_field":1000,"ad_id":1,"campaign_id":5,"product_id":7,"placement":"top"}
+{"event_type":"CLICK","timestamp_field":1000,"ad_id":1,"campaign_id":5,"advertiser_id":9,"product_id":7,"placement":"top","device_id":"d","actual_price":1.50}
+{"event_type":"CLICK","timestamp_field":3000,"ad_id":1,"campaign_id":5,"advertiser_id":9,"product_id":7,"placement":"top","device_id":"d","actual_price":1.50}
+{"event_type":"CLICK","timestamp_field":2000,"ad_id":1,"campaign_id":5,"advertiser_id":9,"product_id":7,"placement":"top","device_id":"d","actual_price":1.50}
+not a record
+{"event_type":"IMPRESSION","timestamp_field":9000000,"product_id":7,"placement":"top"}
+{"event_type":"IMPRESSION","timestamp_field":1000,"campaign_id":5,"product_id":7,"placement":"top"}
+"#;
+
+const SALES: &str = r#"{"event_type":"CONVERSION","timestamp_field":10999,"device_id":"d","order_id":"a","product_id":7,"revenue_amount":6}
+"#;
+
+const CAMPAIGNS: &str = r#"{"event_type":"CAMPAIGN_CREATE","timestamp_field":1,"campaign_id":5,"advertiser_id":9,"product_id":7,"placement":"top","category":"toys","bid_price":2,"status":"ACTIVE"}
+"#;
+
+/// The record of the group's first n clicks.
+fn compensation(n: usize, refund: &str) -> String {
+    let times: Vec<EventTime> = (1..).map(|second| EventTime(second * 1000)).take(n).collect();
+    let texts: Vec<String> = times.iter().map(|time| format!("\"{time}\"")).collect();
+    let id = Compensation {
+        advertiser_id: 9,
+        campaign_id: Some(5),
+        ad_id: AdId::Number(1),
+        device_id: "d".into(),
+        actual_price: Money(150),
+        window_start: EventTime(0),
+        click_times: times,
+        refund_amount: Money(0),
+    }
+    .id();
+    format!(
+        r#"{{"timestamp_field":"now","advertiser_id":9,"campaign_id":5,"ad_id":1,"device_id":"d","duplicate_click_count":{n},"refund_amount":{refund},"original_click_timestamps":[{}],"detection_window":"5_MINUTES","reason":"DUPLICATE_CLICK_DETECTED","compensation_type":"BALANCE_REFUND","window_start":"1970-01-01 00:00:00.000","compensation_id":"{id}"}}"#,
+        texts.join(",")
+    )
+}
+
+fn write(path: &Path, text: &str) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, text).unwrap();
+}
+
+/// Verifies a run that is right but for `sql` and the compensations.
+fn verified(sql: &str, compensations: &[String]) -> Report {
+    let late = r#"{"statement":"performance_aggregator","topic":"ad-events","partition":0,"offset":6}"#;
+    let dead = r#"{"topic":"ad-events","partition":0,"offset":4,"reason":"not JSON"}"#;
+    verified_with(ADS, sql, compensations, late, dead)
+}
+
+fn verified_with(ads: &str, sql: &str, compensations: &[String], late: &str, dead: &str) -> Report {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("in"), dir.path().join("out"));
+    write(&from.join("ad-events/0.ndjson"), ads);
+    write(&from.join("conversion-events.ndjson"), SALES);
+    write(&from.join("campaign-events.ndjson"), CAMPAIGNS);
+    write(&to.join("topics/compensation-events/0.ndjson"), &compensations.join("\n"));
+    write(&to.join("topics/late-events/0.ndjson"), late);
+    write(&to.join("topics/dead-letter/0.ndjson"), dead);
+    let db = Connection::open(to.join("adtide.db")).unwrap();
+    db.execute_batch(TABLES).unwrap();
+    db.execute_batch(sql).unwrap();
+    drop(db);
+    verify(&from, &to, &Settings::default()).unwrap()
+}
+
+fn whole() -> Vec<String> {
+    vec![compensation(3, "3.00")]
+}
+
+#[test]
+fn a_right_run_is_verified() {
+    let report = verified("", &whole());
+    assert!(report.ok(), "{report}");
+    assert!(report.sections().iter().all(|(_, section)| section.compared == 1), "{report}");
+    assert_eq!((report.without_campaign, report.repeats), (1, 0));
+    assert!(report.to_string().starts_with("verified"));
+}
+
+#[test]
+fn a_wrong_value_is_told_with_its_key() {
+    let report = verified("UPDATE ad_performance_metrics_realtime SET click_count = 4, roas = 1e-9", &whole());
+    assert_eq!(
+        report.performance.wrong.lines,
+        [r#"[5,7,"top","1970-01-01 00:00:00.000"]: expected click_count=3, roas=0.0, found click_count=4, roas=1e-9"#]
+    );
+    assert_eq!(report.differences(), 1);
+    assert!(report.to_string().contains("expected click_count=3"));
+}
+
+#[test]
+fn missing_and_unexpected_and_repeated_rows_are_told() {
+    let moved = "UPDATE conversion_attribution_results SET order_id = 'b'";
+    let report = verified(moved, &whole());
+    assert_eq!((report.attributions.missing.count, report.attributions.unexpected.count), (1, 1));
+    let twice = "INSERT INTO rtb_ranking_cache SELECT * FROM rtb_ranking_cache";
+    assert_eq!(verified(twice, &whole()).rankings.unexpected.count, 1);
+}
+
+#[test]
+fn only_the_first_differences_are_kept() {
+    let many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50)
+        INSERT INTO rtb_ranking_cache SELECT 'p' || i, 'c', '[]', 0, '' FROM n";
+    let report = verified(many, &whole());
+    assert_eq!((report.rankings.unexpected.count, report.rankings.unexpected.lines.len()), (50, 20));
+    assert!(report.to_string().contains("and 30 more"));
+}
+
+#[test]
+fn a_ranking_is_compared_entry_by_entry() {
+    for (from, to) in [("2.00", "2.0"), ("2.00", "\"2.00\""), ("0.02", "0.020000001"), (":9}", ":8}"), ("]", ",{}]")] {
+        let sql = format!("UPDATE rtb_ranking_cache SET ranking_list = replace(ranking_list, '{from}', '{to}')");
+        assert_eq!(verified(&sql, &whole()).rankings.wrong.count, 1, "{to}");
+    }
+    assert_eq!(verified("UPDATE rtb_ranking_cache SET ranking_list = '[]'", &whole()).rankings.wrong.count, 1);
+}
+
+#[test]
+fn the_records_of_a_group_add_up() {
+    let report = verified("", &[compensation(2, "1.50"), compensation(3, "1.50")]);
+    assert!(report.ok(), "{report}");
+    for wrong in [
+        vec![],
+        vec![compensation(2, "1.50")],
+        vec![compensation(2, "1.50"), compensation(3, "3.00")],
+        vec![compensation(3, "3.00"), compensation(3, "0.00")],
+        vec![compensation(3, "3.0")],
+        vec![compensation(3, "3.00").replace("00:00:02", "00:00:01")],
+        vec![compensation(3, "3.00").replace("compensation_id\":\"", "compensation_id\":\"x")],
+        vec![compensation(3, "3.00").replace("BALANCE", "OTHER")],
+        vec![compensation(3, "3.00"), compensation(2, "1.50").replace("\"device_id\":\"d\"", "\"device_id\":\"e\"")],
+        vec![compensation(3, "3.00"), "{}".into()],
+    ] {
+        assert!(verified("", &wrong).refunds.differences() > 0, "{wrong:?}");
+    }
+}
+
+#[test]
+fn late_events_and_dead_letters_are_compared_by_their_place() {
+    let late = r#"{"statement":"duplicate_detector","topic":"ad-events","partition":0,"offset":6}"#;
+    let dead = "{\"topic\":\"ad-events\",\"partition\":0,\"offset\":4}\n".repeat(2);
+    let report = verified_with(ADS, "", &whole(), late, &dead);
+    assert_eq!((report.late_events.missing.count, report.late_events.unexpected.count), (1, 1));
+    assert_eq!((report.dead_letters.missing.count, report.dead_letters.unexpected.count), (0, 1));
+    let report = verified_with(ADS, "", &whole(), "nonsense", "");
+    assert_eq!((report.late_events.missing.count, report.late_events.unexpected.count), (1, 1));
+    assert!(report.dead_letters.missing.lines[0].contains(r#"["ad-events",0,4]"#), "{report}");
+}
+
+#[test]
+fn groups_that_differ_in_the_price_only_are_told_apart_by_the_id() {
+    // The same three clicks once more at a lower price: a second group, for which no record is there.
+    let clicks: Vec<_> = ADS.lines().filter(|line| line.contains("CLICK")).collect();
+    let cheaper = clicks.join("\n").replace("1.50", "1.00");
+    let report = verified_with(&format!("{cheaper}\n{ADS}"), "", &whole(), "", "");
+    assert_eq!((report.refunds.compared, report.refunds.differences()), (2, 1), "{report}");
+    assert!(report.refunds.missing.lines[0].contains(r#""1.00""#), "{report}");
+}
+
+#[test]
+fn a_missing_database_is_an_error_that_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = verify(dir.path(), dir.path(), &Settings::default()).unwrap_err().to_string();
+    assert!(error.contains("adtide.db") && error.contains("run the statements first"), "{error}");
+    Connection::open(dir.path().join("adtide.db")).unwrap();
+    let missing = dir.path().join("nowhere");
+    assert!(verify(&missing, dir.path(), &Settings::default()).unwrap_err().to_string().contains("nowhere"));
+}

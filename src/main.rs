@@ -1,2 +1,26 @@
-//! The command line.
-fn main() {}
+//! The command line of adtide.
+
+use std::process::ExitCode;
+
+use adtide::cli::Cli;
+use adtide::commands;
+use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    // A worker that panics would leave its siblings waiting for ever: end the process, in debug builds too.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
+    match commands::dispatch(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("adtide: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -68,6 +68,22 @@ pub struct Counts {
     pub without_campaign: u64,
 }
 
+impl Counts {
+    /// Adds another worker's counts.
+    pub fn add(&mut self, other: &Counts) {
+        for (good, more) in self.good.iter_mut().zip(other.good) {
+            *good += more;
+        }
+        for (reason, more) in &other.bad {
+            *self.bad.entry(reason.clone()).or_default() += more;
+        }
+        for (statement, more) in &other.late {
+            *self.late.entry(*statement).or_default() += more;
+        }
+        self.without_campaign += other.without_campaign;
+    }
+}
+
 /// The input of the dataflow for one epoch.
 #[derive(Debug, Default)]
 pub struct Batch {

@@ -242,9 +242,13 @@ impl Source for FileSource {
         }
     }
 
-    fn bytes(&self) -> (u64, u64) {
+    fn bytes_read(&self) -> u64 {
+        self.bytes_read
+    }
+
+    fn bytes_total(&self) -> u64 {
         let length = |partition: &Partition| partition.file.metadata().map_or(0, |metadata| metadata.len());
-        (self.bytes_read, self.partitions.iter().map(length).sum())
+        self.partitions.iter().map(length).sum()
     }
 }
 

@@ -24,8 +24,11 @@ pub trait Source {
     /// Reports, at an epoch's end, the partitions that changed in it.
     fn report(&mut self, ingest: &mut Ingest);
 
-    /// How many bytes have been read, of how many that are there, where that is known.
-    fn bytes(&self) -> (u64, u64);
+    /// How many bytes have been read.
+    fn bytes_read(&self) -> u64;
+
+    /// How many bytes there are to read, as far as is known.
+    fn bytes_total(&self) -> u64;
 }
 
 /// What came of a poll.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use adtide_dataflows::Settings;
 use adtide_dataflows::model::{AttributionRow, PerformanceRow, RankingRow, WINDOW_MS};
 use anyhow::{Context, bail};
 use rusqlite::{Connection, OpenFlags};
@@ -44,6 +45,18 @@ pub fn require_database(data_dir: &Path) -> anyhow::Result<PathBuf> {
         bail!("{}: no such file; run the statements first, or name the folder that a run wrote to", path.display());
     }
     Ok(path)
+}
+
+/// The settings that the run worked by.
+///
+/// # Errors
+/// No database, or one without them.
+pub fn settings_of_run(data_dir: &Path) -> anyhow::Result<Settings> {
+    let Database { path, connection } = Database::open(data_dir)?;
+    let unreadable = || format!("{}: the settings of the run can't be read; was it written by adtide?", path.display());
+    let sql = "SELECT settings FROM adtide_run";
+    let text: String = connection.query_row(sql, [], |row| row.get(0)).with_context(unreadable)?;
+    serde_json::from_str(&text).with_context(unreadable)
 }
 
 struct Database {

@@ -1,10 +1,9 @@
 //! Checks what a run wrote: computes the four results once more, in one batch, and compares row by row.
 
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use adtide_dataflows::Settings;
 use adtide_dataflows::model::{EventTime, Topic};
+use adtide_dataflows::{Settings, Statement};
 use anyhow::bail;
 
 pub mod batch;
@@ -39,6 +38,25 @@ pub struct Recomputed {
     pub refunds: Refunds,
     /// The dead letters.
     pub bad: BadRecords,
+}
+
+impl Recomputed {
+    /// Drops the results of all other statements: a run without them writes none.
+    fn keep_only(&mut self, statements: &[Statement]) {
+        let drops = |statement| !statements.contains(&statement);
+        if drops(Statement::RtbCacheUpdater) {
+            self.rankings = Rankings::default();
+        }
+        if drops(Statement::PerformanceAggregator) {
+            self.performance = Performance::default();
+        }
+        if drops(Statement::ConversionMatcher) {
+            self.attributions = Attributions::default();
+        }
+        if drops(Statement::DuplicateDetector) {
+            self.refunds = Refunds::default();
+        }
+    }
 }
 
 /// Reads the topic files in `from` and computes what the four statements make of them. A time is too far ahead
@@ -79,16 +97,21 @@ pub fn recompute(from: &Path, settings: &Settings, now: EventTime) -> anyhow::Re
     })
 }
 
+/// As [`verify`], by the settings of the run itself, which it left with its results.
+///
+/// # Errors
+/// Files that can't be read.
+pub fn verify_run(from: &Path, data_dir: &Path) -> anyhow::Result<Report> {
+    verify(from, data_dir, &compare::settings_of_run(data_dir)?)
+}
+
 /// Computes the results of the topic files in `from` and compares them with what a run wrote to `data_dir`.
 ///
 /// # Errors
 /// Files that can't be read; what a run wrote wrongly is no error but a difference.
 pub fn verify(from: &Path, data_dir: &Path, settings: &Settings) -> anyhow::Result<Report> {
     compare::require_database(data_dir)?;
-    compare(&recompute(from, settings, wall_clock())?, data_dir)
-}
-
-fn wall_clock() -> EventTime {
-    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    EventTime(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+    let mut recomputed = recompute(from, settings, crate::now())?;
+    recomputed.keep_only(&settings.statements);
+    compare(&recomputed, data_dir)
 }

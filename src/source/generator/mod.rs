@@ -23,7 +23,7 @@ use adtide_dataflows::model::EventTime;
 use anyhow::ensure;
 
 pub use traffic::{Arrival, Traffic};
-pub use write::{Generated, generate};
+pub use write::{Generated, generate, live};
 
 /// What traffic to make.
 #[derive(Clone, Debug, PartialEq)]

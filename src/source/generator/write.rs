@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use adtide_dataflows::model::Topic;
 use anyhow::{Context, bail};
@@ -54,6 +55,30 @@ pub fn generate(
     files.finish()?;
     progress(ads, config.ad_events);
     Ok(generated)
+}
+
+/// Writes the traffic in real time: each record when the clock reaches its arrival, until the span ends or `stop` says
+/// so.
+///
+/// # Errors
+/// As [`generate`].
+pub fn live(config: &GeneratorConfig, topics: &Path, stop: &dyn Fn() -> bool) -> anyhow::Result<()> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    let mut traffic = Traffic::new(config)?;
+    let mut files = Files::create(topics, config.partitions)?;
+    let mut line = Vec::with_capacity(1024);
+    while let Some(arrival) = traffic.next(&mut line) {
+        while arrival.at > crate::now() {
+            files.finish()?;
+            if stop() {
+                return Ok(());
+            }
+            std::thread::sleep(PAUSE);
+        }
+        line.push(b'\n');
+        files.write(arrival.topic, arrival.partition, &line)?;
+    }
+    files.finish()
 }
 
 /// The open files of all topics: those of the first topic, those of the second, ...

@@ -1,0 +1,225 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::config::Override;
+
+/// The stream processor for advertising platforms.
+///
+/// Without arguments it shows itself: it generates two hours of traffic, runs the four statements over it, prints the
+/// results and verifies them against a batch recomputation.
+#[derive(Debug, Parser)]
+#[command(version, disable_help_flag = true, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do; `run` if nothing is said.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// `run`'s own arguments.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Print help
+    #[arg(long, action = ArgAction::Help, global = true)]
+    help: Option<bool>,
+}
+
+/// What adtide can do.
+#[derive(Debug, Subcommand)]
+#[command(disable_help_flag = true)]
+pub enum Command {
+    /// Run the statements over topics, or show a demonstration if no topics are named
+    Run(RunArgs),
+    /// Generate traffic as topic files
+    Generate(GenerateArgs),
+    /// Recompute the results of a run in batch and compare them with what it wrote, row by row
+    Verify(VerifyArgs),
+    /// Check or show the configuration
+    Config(ConfigArgs),
+}
+
+/// Where settings come from.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ConfigSources {
+    /// Config file (TOML); config/adtide.toml describes every key
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Set any key of the config, e.g. --set watermark.performance=20s; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub set: Vec<Override>,
+}
+
+/// Arguments of `run`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct RunArgs {
+    /// Settings.
+    #[command(flatten)]
+    pub sources: ConfigSources,
+    /// Folder of topics to read: DIR/<topic>/<partition>.ndjson or DIR/<topic>.ndjson
+    #[arg(long, value_name = "DIR")]
+    pub from: Option<PathBuf>,
+    /// Folder for results: DIR/adtide.db and DIR/topics/ [default: ./adtide-data]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where results go: embedded (SQLite and topic files) or none
+    #[arg(long, value_name = "SINK")]
+    pub sink: Option<String>,
+    /// Go on at the end of the topics and read what is appended, until Ctrl-C
+    #[arg(long)]
+    pub follow: bool,
+    /// Demonstration: generate traffic in real time until Ctrl-C
+    #[arg(long, conflicts_with_all = ["from", "follow"])]
+    pub live: bool,
+    /// Statements to run, separated by commas [default: all four]
+    #[arg(long, value_name = "NAMES")]
+    pub statements: Option<String>,
+    /// How long after its window's closing an event still counts, e.g. 0s, 10m, 100h [default: 10m]
+    #[arg(long, value_name = "DURATION")]
+    pub allowed_lateness: Option<String>,
+    /// How far an event may lie in the future [default: 1h]
+    #[arg(long, value_name = "DURATION")]
+    pub max_future_skew: Option<String>,
+    /// How fresh results are [default: 100ms]
+    #[arg(long, value_name = "DURATION")]
+    pub epoch_interval: Option<String>,
+    /// How long before a conversion its click may lie [default: 24h]
+    #[arg(long, value_name = "DURATION")]
+    pub lookback: Option<String>,
+    /// Where statement 1 takes its rates from: topic or live [default: topic]
+    #[arg(long, value_name = "SOURCE")]
+    pub product_metrics: Option<String>,
+    /// Length of a ranking, 0 for all [default: 100]
+    #[arg(long, value_name = "N")]
+    pub ranking_limit: Option<String>,
+    /// When statement 2 writes: on_update or on_close [default: on_update]
+    #[arg(long, value_name = "WHEN")]
+    pub emit: Option<String>,
+    /// Log level: error, warn, info, debug, trace [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// Number of workers of this process
+    #[arg(short = 'w', long = "threads", value_name = "NUM", default_value_t = 1)]
+    pub workers: usize,
+    /// Number of processes
+    #[arg(short = 'n', long, value_name = "NUM", default_value_t = 1)]
+    pub processes: usize,
+    /// Which of the processes this one is, from 0
+    #[arg(short = 'p', long, value_name = "IDX", default_value_t = 0)]
+    pub process: usize,
+    /// File whose lines are the processes' addresses, host:port, in order
+    #[arg(short = 'h', long, value_name = "HOSTFILE")]
+    pub hostfile: Option<PathBuf>,
+}
+
+/// Arguments of `generate`.
+#[derive(Clone, Debug, Args)]
+pub struct GenerateArgs {
+    /// Settings; the generator's are under `generator.`
+    #[command(flatten)]
+    pub sources: ConfigSources,
+    /// Folder for the topics
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+    /// Another seed gives other traffic
+    #[arg(long)]
+    pub seed: Option<String>,
+    /// Ad events in all
+    #[arg(long, value_name = "N")]
+    pub ad_events: Option<String>,
+    /// Ad events a second of event time, instead of a number in all
+    #[arg(long, value_name = "N", conflicts_with = "ad_events")]
+    pub rate: Option<f64>,
+    /// Event time to span
+    #[arg(long, value_name = "DURATION")]
+    pub span: Option<String>,
+    /// Event time at which to start, 'yyyy-MM-dd HH:mm:ss'
+    #[arg(long, value_name = "TIME")]
+    pub start: Option<String>,
+    /// Campaign events in all
+    #[arg(long, value_name = "N")]
+    pub campaign_events: Option<String>,
+    /// Campaigns
+    #[arg(long, value_name = "N")]
+    pub campaigns: Option<String>,
+    /// Partitions of each topic
+    #[arg(long, value_name = "N")]
+    pub partitions: Option<String>,
+}
+
+/// Arguments of `verify`.
+#[derive(Clone, Debug, Args)]
+pub struct VerifyArgs {
+    /// Folder of topics that the run read
+    #[arg(long, value_name = "DIR")]
+    pub from: PathBuf,
+    /// Folder that the run wrote to
+    #[arg(long, value_name = "DIR", default_value = "./adtide-data")]
+    pub data_dir: PathBuf,
+}
+
+/// Arguments of `config`.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ConfigCommand,
+}
+
+/// What can be done with the configuration.
+#[derive(Debug, Subcommand)]
+#[command(disable_help_flag = true)]
+pub enum ConfigCommand {
+    /// Say whether the configuration is right, and if not, what is wrong
+    Check(ConfigSources),
+    /// Print the configuration with everything merged: defaults, file, environment, command line
+    Show(ConfigSources),
+}
+
+fn key_value(text: &str) -> Result<Override, String> {
+    let (key, value) = text.split_once('=').ok_or("want KEY=VALUE, e.g. ranking.limit=50")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+impl RunArgs {
+    /// What the flags and `--set` say, flags last.
+    pub fn overrides(&self) -> Vec<Override> {
+        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        let flags = [
+            ("source.from", path(&self.from)),
+            ("sink.data_dir", path(&self.data_dir)),
+            ("sink.kind", self.sink.clone()),
+            ("source.follow", (self.follow || self.live).then(|| "true".to_owned())),
+            ("statements", self.statements.clone()),
+            ("allowed_lateness", self.allowed_lateness.clone()),
+            ("max_future_skew", self.max_future_skew.clone()),
+            ("epoch_interval", self.epoch_interval.clone()),
+            ("conversion.lookback", self.lookback.clone()),
+            ("rtb.product_metrics", self.product_metrics.clone()),
+            ("ranking.limit", self.ranking_limit.clone()),
+            ("performance.emit", self.emit.clone()),
+            ("log.level", self.log_level.clone()),
+        ];
+        with_flags(&self.sources, flags)
+    }
+}
+
+impl GenerateArgs {
+    /// What the flags and `--set` say, flags last.
+    pub fn overrides(&self) -> Vec<Override> {
+        let flags = [
+            ("generator.seed", self.seed.clone()),
+            ("generator.ad_events", self.ad_events.clone()),
+            ("generator.span", self.span.clone()),
+            ("generator.start", self.start.clone()),
+            ("generator.campaign_events", self.campaign_events.clone()),
+            ("generator.campaigns", self.campaigns.clone()),
+            ("generator.partitions", self.partitions.clone()),
+        ];
+        with_flags(&self.sources, flags)
+    }
+}
+
+fn with_flags<const N: usize>(sources: &ConfigSources, flags: [(&str, Option<String>); N]) -> Vec<Override> {
+    let flags = flags.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    sources.set.iter().cloned().chain(flags).collect()
+}

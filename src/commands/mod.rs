@@ -1,0 +1,59 @@
+//! What the command line can do, command by command.
+
+mod generate;
+mod progress;
+mod run;
+mod summary;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command, ConfigCommand, ConfigSources, VerifyArgs};
+use crate::config::{Config, Log, LogFormat};
+use crate::verify;
+
+/// Carries out a command. The code says whether all went well; of `verify`, whether there is no difference.
+///
+/// # Errors
+/// What stopped it, with what to do about it.
+pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command.unwrap_or(Command::Run(cli.run)) {
+        Command::Run(args) => run::run(&args),
+        Command::Generate(args) => generate::generate(&args),
+        Command::Verify(args) => verify_command(&args),
+        Command::Config(args) => config(&args.command),
+    }
+}
+
+fn verify_command(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
+    let report = verify::verify_run(&args.from, &args.data_dir)?;
+    println!("{report}");
+    Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn config(command: &ConfigCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        ConfigCommand::Check(ConfigSources { config, set }) => {
+            Config::load(config.as_deref(), set)?;
+            let name = config.as_ref().map_or("the configuration".to_owned(), |file| file.display().to_string());
+            println!("{name} is right");
+        }
+        ConfigCommand::Show(ConfigSources { config, set }) => print!("{}", Config::show(config.as_deref(), set)?),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Sends log lines to standard error, so that results on standard output stay clean.
+fn start_log(log: &Log) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&log.level).with_context(|| {
+        format!("key log.level: {:?} is no log level; want info, or one such as info,adtide=debug", log.level)
+    })?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let started = match log.format {
+        LogFormat::Text => builder.with_target(false).try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+    started.map_err(|error| anyhow::anyhow!("can't start logging: {error}"))
+}

@@ -1,0 +1,155 @@
+//! `adtide run`.
+
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use anyhow::{Context, bail, ensure};
+
+use super::progress::RunProgress;
+use super::{generate, start_log, summary};
+use crate::cli::RunArgs;
+use crate::config::Config;
+use crate::engine::{self, Monitor};
+use crate::verify;
+
+/// Runs the statements over the named topics; without any, over generated ones, and then verifies the results.
+pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let config = Config::load(args.sources.config.as_deref(), &args.overrides())?;
+    start_log(&config.log)?;
+    let timely = timely_config(args)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    stop_on_signal(&stop)?;
+    let Some(from) = config.from() else {
+        return demonstrate(args, &config, timely, &stop);
+    };
+    ensure!(from.is_dir(), "key source.from: {} is no folder; name the folder of the topics", from.display());
+    execute(args, &config, from, timely, &stop)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Generates traffic, runs over it, and checks the results.
+fn demonstrate(
+    args: &RunArgs,
+    config: &Config,
+    timely: timely::Config,
+    stop: &Arc<AtomicBool>,
+) -> anyhow::Result<ExitCode> {
+    ensure!(
+        args.processes == 1,
+        "the demonstration runs in one process; make topics with `adtide generate` and name them with --from"
+    );
+    let topics = config.data_dir().join("topics");
+    if args.live {
+        return live(args, config, &topics, timely, stop);
+    }
+    generate::write(&config.generator(), &topics)?;
+    execute(args, config, &topics, timely, stop)?;
+    if !config.writes() || stop.load(Ordering::Relaxed) {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let report = verify::verify_run(&topics, config.data_dir())?;
+    println!("{report}");
+    Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs over traffic that another thread generates in real time.
+fn live(
+    args: &RunArgs,
+    config: &Config,
+    topics: &Path,
+    timely: timely::Config,
+    stop: &Arc<AtomicBool>,
+) -> anyhow::Result<ExitCode> {
+    generate::claim(topics)?;
+    let mut traffic = config.generator();
+    traffic.start = crate::now();
+    let (topics_of_thread, flag) = (topics.to_owned(), Arc::clone(stop));
+    let generating = std::thread::Builder::new().name("generator".to_owned()).spawn(move || {
+        if let Err(error) = generate::write_live(&traffic, &topics_of_thread, &flag) {
+            crate::fatal(&error.context("the generator can't go on"));
+        }
+    })?;
+    execute(args, config, topics, timely, stop)?;
+    generating.join().map_err(|_| anyhow::anyhow!("the generator has panicked"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs the engine, showing progress, and prints the summary.
+fn execute(
+    args: &RunArgs,
+    config: &Config,
+    from: &Path,
+    timely: timely::Config,
+    stop: &Arc<AtomicBool>,
+) -> anyhow::Result<()> {
+    if config.writes() {
+        let folder = config.data_dir();
+        std::fs::create_dir_all(folder).with_context(|| format!("can't create the folder {}", folder.display()))?;
+    }
+    let engine = config.engine(from);
+    let monitor = Arc::new(Monitor::default());
+    let started = Instant::now();
+    let progress = RunProgress::start(Arc::clone(&monitor), engine.source.follow);
+    engine::run(timely, &engine, &monitor, stop)?;
+    drop(progress);
+    let elapsed = started.elapsed();
+    if args.process == 0 && config.writes() {
+        summary::results(config.data_dir())?;
+    }
+    summary::run(&monitor, elapsed, from, &engine);
+    Ok(())
+}
+
+fn stop_on_signal(stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
+    let flag = Arc::clone(stop);
+    ctrlc::set_handler(move || {
+        // A second signal does not wait for the sinks.
+        if flag.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+        eprintln!("\nstopping: committing what has been read; again to stop at once");
+    })
+    .context("can't handle signals")
+}
+
+/// The workers and processes, by timely's own flags.
+fn timely_config(args: &RunArgs) -> anyhow::Result<timely::Config> {
+    ensure!(args.workers >= 1, "-w must be at least 1");
+    ensure!(args.process < args.processes, "-p must be less than -n: processes are numbered from 0");
+    if args.processes == 1 {
+        return Ok(if args.workers == 1 { timely::Config::thread() } else { timely::Config::process(args.workers) });
+    }
+    let addresses = match &args.hostfile {
+        Some(file) => read_hostfile(file, args.processes)?,
+        None => (0..args.processes).map(|process| format!("localhost:{}", 2101 + process)).collect(),
+    };
+    Ok(timely::Config {
+        communication: timely::CommunicationConfig::Cluster {
+            threads: args.workers,
+            process: args.process,
+            addresses,
+            report: false,
+            zerocopy: false,
+        },
+        worker: timely::WorkerConfig::default(),
+    })
+}
+
+fn read_hostfile(file: &PathBuf, processes: usize) -> anyhow::Result<Vec<String>> {
+    let name = file.display();
+    let reader = std::fs::File::open(file).with_context(|| format!("can't read the hostfile {name}"))?;
+    let lines = std::io::BufReader::new(reader).lines().collect::<Result<Vec<_>, _>>();
+    let lines = lines.with_context(|| format!("can't read the hostfile {name}"))?;
+    let addresses: Vec<_> = lines.iter().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
+    if addresses.len() < processes {
+        bail!(
+            "the hostfile {name} has {} addresses, but -n is {processes}; it needs a line host:port for each",
+            addresses.len()
+        );
+    }
+    Ok(addresses.into_iter().take(processes).collect())
+}

@@ -1,0 +1,196 @@
+//! What a run has done, for people.
+
+use std::path::Path;
+use std::time::Duration;
+
+use adtide_dataflows::model::{Money, Topic};
+use anyhow::Context;
+use comfy_table::{CellAlignment, Table, presets};
+use indicatif::{HumanBytes, HumanCount};
+use rusqlite::{Connection, OpenFlags, Row};
+use serde_json::Value;
+
+use crate::engine::{EngineConfig, Monitor};
+
+/// How many rows of each result are shown.
+const SHOWN: i64 = 5;
+
+/// Prints the best of the results.
+pub fn results(data_dir: &Path) -> anyhow::Result<()> {
+    let path = data_dir.join("adtide.db");
+    let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY);
+    let connection = connection.with_context(|| format!("can't read {}", path.display()))?;
+    rankings(&connection)?;
+    performance(&connection)?;
+    attributions(&connection)?;
+    refunds(&data_dir.join("topics/compensation-events.ndjson"))
+}
+
+/// Prints what came of the records, and how fast.
+pub fn run(monitor: &Monitor, elapsed: Duration, from: &Path, engine: &EngineConfig) {
+    let counts = monitor.counts();
+    let records: u64 = counts.good.iter().sum::<u64>() + counts.bad.values().sum::<u64>();
+    let by_topic = Topic::ALL.iter().zip(counts.good).filter(|(_, good)| *good > 0);
+    let by_topic: Vec<_> = by_topic.map(|(topic, good)| format!("{} {}", HumanCount(good), topic.name())).collect();
+    println!();
+    println!("read       {} from {}", by_topic.join(", "), from.display());
+    let listed = |counts: Vec<(String, u64)>| {
+        let list: Vec<_> = counts.iter().map(|(name, count)| format!("{} {name}", HumanCount(*count))).collect();
+        if list.is_empty() { "none".to_owned() } else { list.join(", ") }
+    };
+    println!("dead       {}", listed(counts.bad.into_iter().collect()));
+    println!(
+        "late       {}",
+        listed(counts.late.into_iter().map(|(statement, count)| (statement.name().to_owned(), count)).collect())
+    );
+    let repeats: u64 = monitor.workers().iter().map(|worker| worker.repeats).sum();
+    println!(
+        "left out   {} events without campaign, {} repeated conversions",
+        HumanCount(counts.without_campaign),
+        HumanCount(repeats)
+    );
+    let rate = records as f64 / elapsed.as_secs_f64().max(0.001);
+    println!("took       {elapsed:.2?}, {} records/s{}", HumanCount(rate as u64), peak_memory());
+    if let Some(data_dir) = &engine.data_dir {
+        println!("results    {} and {}", data_dir.join("adtide.db").display(), data_dir.join("topics").display());
+    }
+}
+
+/// This process's greatest resident memory, where the system tells it.
+fn peak_memory() -> String {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kilobytes =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kilobytes.map_or_else(String::new, |kilobytes| format!(", peak memory {}", HumanBytes(kilobytes * 1024)))
+}
+
+/// Prints a table; columns from `first_number` on are aligned to the right.
+fn print(title: &str, header: &[&str], first_number: usize, rows: Vec<Vec<String>>) {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header.to_vec());
+    for row in rows {
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut().skip(first_number) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    println!("\n{title}\n{table}");
+}
+
+fn query(
+    connection: &Connection,
+    sql: &str,
+    row: impl FnMut(&Row<'_>) -> rusqlite::Result<Vec<String>>,
+) -> anyhow::Result<Vec<Vec<String>>> {
+    let mut statement = connection.prepare(sql)?;
+    Ok(statement.query_map([SHOWN], row)?.collect::<Result<_, _>>()?)
+}
+
+fn rankings(connection: &Connection) -> anyhow::Result<()> {
+    let rows = query(
+        connection,
+        "SELECT placement, category, ranking_list, total_campaigns FROM rtb_ranking_cache
+         ORDER BY total_campaigns DESC, placement, category LIMIT ?1",
+        |row| {
+            let list: Value = serde_json::from_str(&row.get::<_, String>(2)?).unwrap_or_default();
+            let best = |field: &str| list[0][field].to_string();
+            Ok(vec![
+                row.get(0)?,
+                row.get(1)?,
+                row.get::<_, i64>(3)?.to_string(),
+                best("campaign_id"),
+                best("bid_price"),
+                best("score"),
+            ])
+        },
+    )?;
+    let count: i64 = connection.query_row("SELECT count(*) FROM rtb_ranking_cache", [], |row| row.get(0))?;
+    let title = format!("1  RTB rankings: {count}; the longest and the best campaign of each");
+    print(&title, &["placement", "category", "campaigns", "best", "bid", "score"], 2, rows);
+    Ok(())
+}
+
+fn performance(connection: &Connection) -> anyhow::Result<()> {
+    let (count, last): (i64, Option<String>) =
+        connection.query_row("SELECT count(*), max(window_start) FROM ad_performance_metrics_realtime", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
+    let rows = query(
+        connection,
+        "SELECT campaign_id, product_id, placement, impression_count, click_count, conversion_count, total_spend,
+             total_revenue, ctr, cvr, roas
+         FROM ad_performance_metrics_realtime
+         WHERE window_start = (SELECT max(window_start) FROM ad_performance_metrics_realtime)
+         ORDER BY impression_count DESC, campaign_id LIMIT ?1",
+        |row| {
+            let mut cells = vec![row.get::<_, i64>(0)?.to_string(), row.get::<_, i64>(1)?.to_string(), row.get(2)?];
+            for count in 3..6 {
+                cells.push(row.get::<_, i64>(count)?.to_string());
+            }
+            cells.extend([row.get(6)?, row.get(7)?]);
+            for ratio in 8..11 {
+                cells.push(format!("{:.2}", row.get::<_, f64>(ratio)?));
+            }
+            Ok(cells)
+        },
+    )?;
+    let title = format!("2  Performance: {count} rows; the busiest of the window {}", last.unwrap_or_default());
+    let header = [
+        "campaign",
+        "product",
+        "placement",
+        "impressions",
+        "clicks",
+        "conv.",
+        "spend",
+        "revenue",
+        "ctr %",
+        "cvr %",
+        "roas",
+    ];
+    print(&title, &header, 3, rows);
+    Ok(())
+}
+
+fn attributions(connection: &Connection) -> anyhow::Result<()> {
+    let count: i64 =
+        connection.query_row("SELECT count(*) FROM conversion_attribution_results", [], |row| row.get(0))?;
+    let rows = query(
+        connection,
+        "SELECT order_id, product_id, ad_id, campaign_id, revenue_amount, time_to_conversion, conversion_time
+         FROM conversion_attribution_results ORDER BY conversion_time DESC, order_id LIMIT ?1",
+        |row| {
+            let optional = |value: Option<i64>| value.map_or("-".to_owned(), |value| value.to_string());
+            Ok(vec![
+                row.get(0)?,
+                row.get(6)?,
+                row.get::<_, i64>(1)?.to_string(),
+                row.get::<_, Option<String>>(2)?.unwrap_or("-".to_owned()),
+                optional(row.get(3)?),
+                row.get(4)?,
+                format!("{} s", row.get::<_, i64>(5)?),
+            ])
+        },
+    )?;
+    let title = format!("3  Last-click attributions: {count}; the latest");
+    print(&title, &["order", "converted", "product", "ad", "campaign", "revenue", "after"], 2, rows);
+    Ok(())
+}
+
+fn refunds(path: &Path) -> anyhow::Result<()> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
+    let records: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    let amount = |record: &Value| record["refund_amount"].to_string().parse::<Money>().unwrap_or_default();
+    let total: Money = records.iter().map(amount).sum();
+    let mut largest: Vec<_> = records.iter().collect();
+    largest.sort_by_key(|record| std::cmp::Reverse(amount(record)));
+    let rows = largest.into_iter().take(SHOWN as usize).map(|record| {
+        let plain = |field: &str| record[field].as_str().map_or_else(|| record[field].to_string(), str::to_owned);
+        ["advertiser_id", "ad_id", "device_id", "window_start", "duplicate_click_count", "refund_amount"]
+            .map(plain)
+            .to_vec()
+    });
+    let title = format!("4  Refunds for duplicate clicks: {} records, {total} in all; the largest", records.len());
+    print(&title, &["advertiser", "ad", "device", "window", "clicks", "refund"], 4, rows.collect());
+    Ok(())
+}

@@ -1,0 +1,301 @@
+//! The configuration: defaults, a TOML file, the environment and the command line, in this order.
+//!
+//! The defaults are the commented file `config/adtide.toml` itself, so it can't go out of date: a key that is not in
+//! it is unknown.
+
+mod layers;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use adtide_dataflows::model::EventTime;
+use adtide_dataflows::{Emit, MetricsSource, Settings, Statement};
+use anyhow::{Context, anyhow, ensure};
+use serde::{Deserialize, Deserializer};
+
+use crate::engine::{EngineConfig, EpochConfig};
+use crate::source::file::FileSourceConfig;
+use crate::source::generator::GeneratorConfig;
+
+/// The commented default configuration.
+pub const DEFAULT: &str = include_str!("../config/adtide.toml");
+
+/// Everything that can be set. The keys are described in `config/adtide.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    #[serde(deserialize_with = "duration")]
+    allowed_lateness: Duration,
+    #[serde(deserialize_with = "duration")]
+    max_future_skew: Duration,
+    #[serde(deserialize_with = "duration")]
+    epoch_interval: Duration,
+    #[serde(deserialize_with = "duration")]
+    idle_timeout: Duration,
+    statements: Vec<Statement>,
+    source: Source,
+    sink: Sink,
+    watermark: Watermark,
+    rtb: Rtb,
+    ranking: Ranking,
+    performance: Performance,
+    conversion: Conversion,
+    epoch: Epoch,
+    watchdog: Watchdog,
+    /// Logging.
+    pub log: Log,
+    generator: Generator,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Source {
+    from: PathBuf,
+    follow: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Sink {
+    kind: SinkKind,
+    data_dir: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum SinkKind {
+    Embedded,
+    None,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Watermark {
+    #[serde(deserialize_with = "duration")]
+    performance: Duration,
+    #[serde(deserialize_with = "duration")]
+    conversions: Duration,
+    #[serde(deserialize_with = "duration")]
+    duplicates: Duration,
+    idle_advance: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Rtb {
+    product_metrics: ProductMetrics,
+    live_windows: usize,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ProductMetrics {
+    Topic,
+    Live,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Ranking {
+    limit: usize,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Performance {
+    emit: Emit,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Conversion {
+    #[serde(deserialize_with = "duration")]
+    lookback: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Epoch {
+    #[serde(deserialize_with = "duration")]
+    catch_up_interval: Duration,
+    max_bytes: u64,
+    max_in_flight: usize,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Watchdog {
+    #[serde(deserialize_with = "duration")]
+    timeout: Duration,
+}
+
+/// Logging.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Log {
+    /// Directives of tracing's `EnvFilter`.
+    pub level: String,
+    /// Text or JSON.
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Generator {
+    seed: u64,
+    start: String,
+    #[serde(deserialize_with = "duration")]
+    span: Duration,
+    ad_events: u64,
+    campaign_events: u64,
+    campaigns: usize,
+    products: usize,
+    devices: usize,
+    partitions: u32,
+    malformed: f64,
+}
+
+/// A setting from the command line: key and value.
+pub type Override = (String, String);
+
+impl Config {
+    /// Reads the configuration.
+    ///
+    /// # Errors
+    /// Names where the wrong value stands (file, environment variable or command line), its key, and what would be
+    /// right.
+    pub fn load(file: Option<&Path>, overrides: &[Override]) -> anyhow::Result<Config> {
+        let table = layers::merge(file, overrides)?;
+        let value = serde::de::value::MapDeserializer::new(table.values.into_iter());
+        let config: Config =
+            serde_path_to_error::deserialize(value).map_err(|error: serde_path_to_error::Error<toml::de::Error>| {
+                let key = error.path().to_string();
+                let origin = table.origins.get(&key).map_or("the default configuration", String::as_str);
+                anyhow!("{origin}: key {key}: {}", error.inner().message())
+            })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The merged configuration as TOML.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn show(file: Option<&Path>, overrides: &[Override]) -> anyhow::Result<String> {
+        Config::load(file, overrides)?;
+        Ok(toml::to_string_pretty(&layers::merge(file, overrides)?.values)?)
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let positive = [
+            ("epoch_interval", self.epoch_interval),
+            ("epoch.catch_up_interval", self.epoch.catch_up_interval),
+            ("watchdog.timeout", self.watchdog.timeout),
+            ("generator.span", self.generator.span),
+        ];
+        for (key, duration) in positive {
+            ensure!(duration >= Duration::from_millis(1), "key {key} must be at least 1ms");
+        }
+        ensure!(!self.statements.is_empty(), "key statements is empty; name at least one statement");
+        ensure!(self.rtb.live_windows > 0, "key rtb.live_windows must be at least 1");
+        ensure!(self.epoch.max_in_flight > 0, "key epoch.max_in_flight must be at least 1");
+        ensure!(self.epoch.max_bytes > 0, "key epoch.max_bytes must be at least 1");
+        let live = matches!(self.rtb.product_metrics, ProductMetrics::Live);
+        let runs = |statement| self.statements.contains(&statement);
+        ensure!(
+            !live || !runs(Statement::RtbCacheUpdater) || runs(Statement::PerformanceAggregator),
+            "key rtb.product_metrics: \"live\" needs performance_aggregator among the statements; add it, or set \"topic\""
+        );
+        EventTime::parse(&self.generator.start).context("key generator.start")?;
+        Ok(())
+    }
+
+    /// The settings of the statements.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            statements: self.statements.clone(),
+            allowed_lateness: ms(self.allowed_lateness),
+            max_future_skew: ms(self.max_future_skew),
+            performance_bound: ms(self.watermark.performance),
+            conversions_bound: ms(self.watermark.conversions),
+            duplicates_bound: ms(self.watermark.duplicates),
+            lookback: ms(self.conversion.lookback),
+            ranking_limit: self.ranking.limit,
+            product_metrics: match self.rtb.product_metrics {
+                ProductMetrics::Topic => MetricsSource::Topic,
+                ProductMetrics::Live => MetricsSource::Live { windows: self.rtb.live_windows },
+            },
+            emit: self.performance.emit,
+        }
+    }
+
+    /// The folder of topics to read; None for the built-in generator.
+    pub fn from(&self) -> Option<&Path> {
+        (!self.source.from.as_os_str().is_empty()).then_some(&self.source.from)
+    }
+
+    /// The folder of results.
+    pub fn data_dir(&self) -> &Path {
+        &self.sink.data_dir
+    }
+
+    /// Whether results are written.
+    pub fn writes(&self) -> bool {
+        self.sink.kind == SinkKind::Embedded
+    }
+
+    /// The engine's part, reading the topics in `from`.
+    pub fn engine(&self, from: &Path) -> EngineConfig {
+        EngineConfig {
+            settings: self.settings(),
+            source: FileSourceConfig {
+                folder: from.to_owned(),
+                follow: self.source.follow,
+                idle_timeout: self.idle_timeout,
+                idle_advance: self.watermark.idle_advance,
+                max_future_skew: ms(self.max_future_skew),
+            },
+            data_dir: self.writes().then(|| self.data_dir().to_owned()),
+            epochs: EpochConfig {
+                interval: self.epoch_interval,
+                catch_up_interval: self.epoch.catch_up_interval,
+                max_bytes: self.epoch.max_bytes,
+                max_in_flight: self.epoch.max_in_flight,
+            },
+            watchdog: self.watchdog.timeout,
+        }
+    }
+
+    /// The generator's part.
+    pub fn generator(&self) -> GeneratorConfig {
+        let generator = &self.generator;
+        GeneratorConfig {
+            seed: generator.seed,
+            // `check` has parsed it.
+            start: EventTime::parse(&generator.start).unwrap_or_default(),
+            span_ms: ms(generator.span),
+            ad_events: generator.ad_events,
+            campaign_events: generator.campaign_events,
+            campaigns: generator.campaigns,
+            products: generator.products,
+            devices: generator.devices,
+            partitions: generator.partitions,
+            malformed: generator.malformed,
+        }
+    }
+}
+
+fn ms(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    humantime::parse_duration(&text).map_err(|error| {
+        serde::de::Error::custom(format!(
+            "{text:?} is no duration ({error}); want one such as \"100ms\", \"90s\", \"10m\" or \"24h\""
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+//! One worker's loop.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use adtide_dataflows::model::Epoch;
+use adtide_dataflows::{Ingest, Inputs, Outputs, Settings, State, dataflow};
+use timely::dataflow::operators::Concat;
+use timely::dataflow::operators::probe::{Handle, Probe};
+use timely::worker::Worker;
+
+use super::clock::EpochClock;
+use super::{EngineConfig, Monitor, WorkerStatus};
+use crate::sink::sqlite::SqliteSink;
+use crate::sink::topics::TopicSink;
+use crate::sink::{self, Sink};
+use crate::source::file::FileSource;
+use crate::source::{Poll, Source};
+
+/// Reads, cuts epochs and steps the dataflow until the input ends or `stop` is set; then waits for the sinks.
+pub fn run(worker: &mut Worker, config: &EngineConfig, monitor: &Monitor, stop: &AtomicBool) -> anyhow::Result<()> {
+    let probe = Handle::new();
+    let (inputs, state) = worker.dataflow(|scope| {
+        let (inputs, outputs, state) = dataflow(scope, &config.settings);
+        connect_sinks(&outputs, config, &probe);
+        (inputs, state)
+    });
+    let source = FileSource::new(config.source.clone(), worker.index(), worker.peers());
+    let mut driver = Driver {
+        ingest: Ingest::new(&config.settings),
+        clock: EpochClock::new(&config.epochs),
+        max_in_flight: config.epochs.max_in_flight.max(1),
+        in_flight: VecDeque::new(),
+        index: worker.index(),
+        inputs,
+        state,
+        probe,
+        source,
+        monitor,
+    };
+    driver.start()?;
+    while driver.turn(worker, stop)? {}
+    driver.finish(worker);
+    Ok(())
+}
+
+/// Attaches the sinks, or only the probe if nothing is to be written.
+fn connect_sinks(outputs: &Outputs<'_>, config: &EngineConfig, probe: &Handle<Epoch>) {
+    let Some(data_dir) = &config.data_dir else {
+        outputs.rankings.clone().probe_with(probe);
+        outputs.performance.clone().probe_with(probe);
+        outputs.attributions.clone().probe_with(probe);
+        outputs.compensations.clone().probe_with(probe);
+        outputs.late.clone().probe_with(probe);
+        outputs.dead.clone().probe_with(probe);
+        return;
+    };
+    let progress = sink::progress(outputs);
+    let tables = sink::tables(outputs).concat(progress.clone());
+    let records = sink::records(outputs).concat(progress);
+    sink::attach(tables, 0, || open_tables(data_dir, &config.settings)).probe_with(probe);
+    sink::attach(records, 0, || open_records(data_dir)).probe_with(probe);
+}
+
+fn open_tables(data_dir: &Path, settings: &Settings) -> Box<dyn Sink> {
+    let sink = SqliteSink::open(&data_dir.join("adtide.db"), settings);
+    Box::new(sink.unwrap_or_else(|error| crate::fatal(&error)))
+}
+
+fn open_records(data_dir: &Path) -> Box<dyn Sink> {
+    Box::new(TopicSink::open(&data_dir.join("topics")).unwrap_or_else(|error| crate::fatal(&error)))
+}
+
+/// What a worker has in its hands.
+struct Driver<'a> {
+    ingest: Ingest,
+    clock: EpochClock,
+    max_in_flight: usize,
+    /// Ended epochs that are not committed everywhere yet.
+    in_flight: VecDeque<Epoch>,
+    index: usize,
+    inputs: Inputs,
+    state: State,
+    probe: Handle<Epoch>,
+    source: FileSource,
+    monitor: &'a Monitor,
+}
+
+/// What has happened in the epoch that is being filled.
+struct Filling {
+    busy: bool,
+    bytes_before: u64,
+}
+
+impl Driver<'_> {
+    /// Epoch 0 holds nothing but the word of all partitions that there are.
+    fn start(&mut self) -> anyhow::Result<()> {
+        self.source.start(&mut self.ingest)?;
+        self.inputs.send(self.ingest.batch());
+        self.inputs.advance_to(now_ms().max(1));
+        Ok(())
+    }
+
+    /// Fills and ends one epoch; false when it was the last.
+    fn turn(&mut self, worker: &mut Worker, stop: &AtomicBool) -> anyhow::Result<bool> {
+        let mut filling = Filling { busy: true, bytes_before: self.source.bytes_read() };
+        loop {
+            let poll = self.poll()?;
+            if poll == Poll::Finished || stop.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
+            filling.busy &= poll == Poll::Ready;
+            let now = now_ms();
+            let bytes = self.source.bytes_read() - filling.bytes_before;
+            if !self.is_behind()
+                && let Some(next) = self.clock.next(self.inputs.epoch(), now, filling.busy, bytes)
+            {
+                self.end_epoch(next);
+                worker.step();
+                return Ok(true);
+            }
+            if poll == Poll::Ready {
+                worker.step();
+            } else {
+                worker.step_or_park(Some(self.clock.until_tick(now)));
+            }
+        }
+    }
+
+    /// Reads a little, unless the sinks are behind.
+    fn poll(&mut self) -> anyhow::Result<Poll> {
+        if self.is_behind() {
+            return Ok(Poll::Pending);
+        }
+        self.source.poll(&mut self.ingest, self.inputs.epoch(), &self.state.watermarks.borrow())
+    }
+
+    /// Whether as many epochs wait for the sinks as may.
+    fn is_behind(&mut self) -> bool {
+        while let Some(epoch) = self.in_flight.front()
+            && !self.probe.less_equal(epoch)
+        {
+            self.in_flight.pop_front();
+            self.monitor.beat();
+        }
+        self.in_flight.len() >= self.max_in_flight
+    }
+
+    fn end_epoch(&mut self, next: Epoch) {
+        self.send();
+        self.in_flight.push_back(self.inputs.epoch());
+        self.inputs.advance_to(next);
+        self.report();
+    }
+
+    fn send(&mut self) {
+        self.source.report(&mut self.ingest);
+        self.inputs.send(self.ingest.batch());
+    }
+
+    /// Ends the last epoch and steps until everything is committed.
+    fn finish(mut self, worker: &mut Worker) {
+        self.send();
+        self.inputs.advance_to(Epoch::MAX);
+        let mut frontier = None;
+        while self.probe.less_than(&Epoch::MAX) {
+            worker.step_or_park(Some(Duration::from_millis(100)));
+            let now = self.probe.with_frontier(|frontier| frontier.first().copied());
+            if now != frontier {
+                frontier = now;
+                self.monitor.beat();
+            }
+        }
+        self.report();
+    }
+
+    fn report(&self) {
+        let matcher = &self.state.matcher;
+        self.monitor.report(WorkerStatus {
+            worker: self.index,
+            counts: self.ingest.counts().clone(),
+            bytes: (self.source.bytes_read(), self.source.bytes_total()),
+            frontier: self.probe.with_frontier(|frontier| frontier.first().copied().unwrap_or(Epoch::MAX)),
+            watermarks: Some(self.state.watermarks.borrow().reached),
+            performance_rows: self.state.performance_rows.get(),
+            clicks: (matcher.clicks.get(), matcher.click_bytes.get()),
+            conversions: (matcher.open_conversions.get(), matcher.closed_conversions.get()),
+            repeats: matcher.repeats.get(),
+            duplicate_groups: self.state.duplicate_groups.get(),
+        });
+    }
+}
+
+fn now_ms() -> u64 {
+    u64::try_from(crate::now().0).unwrap_or(0)
+}

@@ -98,6 +98,13 @@ pub struct Batch {
     pub(crate) reports: Vec<PartitionReport>,
 }
 
+impl Batch {
+    /// Empties the batch.
+    pub fn clear(&mut self) {
+        *self = Batch::default();
+    }
+}
+
 /// A partition that an [`Ingest`] reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartitionHandle(usize);
@@ -153,6 +160,12 @@ impl Ingest {
         let watermarks = Watermarks::MIN;
         self.partitions.push(Partition { topic, number, next_offset, greatest: None, watermarks });
         PartitionHandle(self.partitions.len() - 1)
+    }
+
+    /// A partition that was added.
+    pub fn partition(&self, topic: Topic, number: u32) -> Option<PartitionHandle> {
+        let at = self.partitions.iter().position(|known| (known.topic, known.number) == (topic, number));
+        at.map(PartitionHandle)
     }
 
     /// The greatest event time of a partition's good records.

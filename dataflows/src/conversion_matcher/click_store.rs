@@ -135,7 +135,7 @@ impl ClickStore {
         let chunk = self.open_chunk(slot.click_time.0.div_euclid(self.bucket_ms));
         let link = Link::new(chunk, self.chunks[chunk].len());
         let (keys, has_key) = (slot.keys, slot.has_key);
-        self.chunks[chunk].push(slot);
+        push(&mut self.chunks[chunk], slot);
         self.len += 1;
         for (side, (before, _)) in places.into_iter().enumerate() {
             match before {
@@ -256,4 +256,13 @@ impl ClickStore {
             }
         }
     }
+}
+
+/// Pushes a slot. A chunk grows by an eighth, not to its double: most buckets end within their first chunk, and what it
+/// has too much would stay as long as its clicks do.
+fn push(chunk: &mut Vec<Slot>, slot: Slot) {
+    if chunk.len() == chunk.capacity() {
+        chunk.reserve_exact((chunk.len() / 8).clamp(16, CHUNK - chunk.len()));
+    }
+    chunk.push(slot);
 }

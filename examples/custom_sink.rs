@@ -1,0 +1,71 @@
+//! A sink of your own: attributions to standard output, with the progress that each commit stands for.
+//!
+//! ```text
+//! cargo run -- generate --to /tmp/topics
+//! cargo run --example custom_sink -- /tmp/topics
+//! ```
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use adtide::sink::{Change, Commit, Sink, attach, progress, tables};
+use adtide::source::file::{FileSource, FileSourceConfig};
+use adtide::source::{Poll, Source};
+use adtide_dataflows::model::Epoch;
+use adtide_dataflows::{Ingest, Settings, dataflow};
+use timely::dataflow::operators::Concat;
+
+/// Prints what it gets. A commit can be repeated after a crash, so a real sink stores `commit.progress` with its rows.
+struct Printer;
+
+impl Sink for Printer {
+    fn name(&self) -> &'static str {
+        "printer"
+    }
+
+    fn commit(&mut self, commit: Commit) -> anyhow::Result<()> {
+        for change in commit.epochs.into_iter().flatten() {
+            if let Change::Attribution(row, diff) = change {
+                let sign = if diff > 0 { '+' } else { '-' };
+                println!("{sign} order {} {} -> campaign {:?}", row.order_id, row.revenue_amount, row.campaign_id);
+            }
+        }
+        println!("  committed epoch {}", commit.progress.epoch);
+        Ok(())
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let folder = std::env::args().nth(1).map(PathBuf::from);
+    let folder = folder.ok_or_else(|| anyhow::anyhow!("name the folder of topics"))?;
+    timely::execute_directly(move |worker| {
+        let settings = Settings::default();
+        let (mut inputs, state) = worker.dataflow(|scope| {
+            let (inputs, outputs, state) = dataflow(scope, &settings);
+            attach(tables(&outputs).concat(progress(&outputs)), 0, || Box::new(Printer));
+            (inputs, state)
+        });
+        let mut ingest = Ingest::new(&settings);
+        let config = FileSourceConfig {
+            folder,
+            follow: false,
+            idle_timeout: Duration::from_secs(5),
+            idle_advance: false,
+            max_future_skew: settings.max_future_skew,
+        };
+        let mut source = FileSource::new(config, 0, 1);
+        source.start(&mut ingest)?;
+        for epoch in 1.. {
+            inputs.send(ingest.batch());
+            inputs.advance_to(epoch as Epoch);
+            worker.step();
+            if source.poll(&mut ingest, epoch, &state.watermarks.borrow())? == Poll::Finished {
+                break;
+            }
+            source.report(&mut ingest);
+        }
+        source.report(&mut ingest);
+        inputs.send(ingest.batch());
+        Ok(())
+    })
+}

@@ -97,6 +97,9 @@ pub struct RunArgs {
     /// Log level: error, warn, info, debug, trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
+    /// Write counts, times and memory of the run to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
     /// Number of workers of this process
     #[arg(short = 'w', long = "threads", value_name = "NUM", default_value_t = 1)]
     pub workers: usize,

@@ -150,6 +150,7 @@ struct Generator {
     campaigns: usize,
     products: usize,
     devices: usize,
+    daily_curve: bool,
     partitions: u32,
     malformed: f64,
 }
@@ -278,6 +279,7 @@ impl Config {
             campaigns: generator.campaigns,
             products: generator.products,
             devices: generator.devices,
+            daily_curve: generator.daily_curve,
             partitions: generator.partitions,
             malformed: generator.malformed,
         }

@@ -4,6 +4,7 @@ mod generate;
 mod progress;
 mod run;
 mod summary;
+mod usage;
 
 use std::process::ExitCode;
 

@@ -101,6 +101,9 @@ fn execute(
         summary::results(config.data_dir())?;
     }
     summary::run(&monitor, elapsed, from, &engine);
+    if let Some(file) = &args.report {
+        summary::report(&monitor, elapsed, file)?;
+    }
     Ok(())
 }
 

@@ -8,8 +8,9 @@ use anyhow::Context;
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{HumanBytes, HumanCount};
 use rusqlite::{Connection, OpenFlags, Row};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::usage;
 use crate::engine::{EngineConfig, Monitor};
 
 /// How many rows of each result are shown.
@@ -50,18 +51,32 @@ pub fn run(monitor: &Monitor, elapsed: Duration, from: &Path, engine: &EngineCon
         HumanCount(repeats)
     );
     let rate = records as f64 / elapsed.as_secs_f64().max(0.001);
-    println!("took       {elapsed:.2?}, {} records/s{}", HumanCount(rate as u64), peak_memory());
+    let cpu = usage::cpu_seconds().map_or_else(String::new, |seconds| format!(", {seconds:.2} s of CPU"));
+    let memory = usage::peak_memory().map_or_else(String::new, |bytes| format!(", peak memory {}", HumanBytes(bytes)));
+    println!("took       {elapsed:.2?}, {} records/s{cpu}{memory}", HumanCount(rate as u64));
     if let Some(data_dir) = &engine.data_dir {
         println!("results    {} and {}", data_dir.join("adtide.db").display(), data_dir.join("topics").display());
     }
 }
 
-/// This process's greatest resident memory, where the system tells it.
-fn peak_memory() -> String {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kilobytes =
-        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-    kilobytes.map_or_else(String::new, |kilobytes| format!(", peak memory {}", HumanBytes(kilobytes * 1024)))
+/// Writes what [`run`] prints as JSON, for scripts.
+pub fn report(monitor: &Monitor, elapsed: Duration, file: &Path) -> anyhow::Result<()> {
+    let counts = monitor.counts();
+    let good: serde_json::Map<_, _> =
+        Topic::ALL.iter().zip(counts.good).map(|(topic, good)| (topic.name().to_owned(), json!(good))).collect();
+    let late: serde_json::Map<_, _> =
+        counts.late.iter().map(|(statement, late)| (statement.name().to_owned(), json!(late))).collect();
+    let report = json!({
+        "elapsed_seconds": elapsed.as_secs_f64(),
+        "cpu_seconds": usage::cpu_seconds(),
+        "peak_memory_bytes": usage::peak_memory(),
+        "records": good,
+        "dead_letters": counts.bad,
+        "late_events": late,
+        "events_without_campaign": counts.without_campaign,
+        "repeated_conversions": monitor.workers().iter().map(|worker| worker.repeats).sum::<u64>(),
+    });
+    std::fs::write(file, format!("{report:#}\n")).with_context(|| format!("can't write the report {}", file.display()))
 }
 
 /// Prints a table; columns from `first_number` on are aligned to the right.

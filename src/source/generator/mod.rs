@@ -44,6 +44,8 @@ pub struct GeneratorConfig {
     pub products: usize,
     /// Number of devices.
     pub devices: usize,
+    /// Whether there is more traffic in the evening than at night; otherwise the rate is constant.
+    pub daily_curve: bool,
     /// Partitions of each topic.
     pub partitions: u32,
     /// The fraction of records that can't be read. The catalogue at the start is always good.
@@ -62,6 +64,7 @@ impl Default for GeneratorConfig {
             campaigns: 2_000,
             products: 1_000,
             devices: 50_000,
+            daily_curve: true,
             partitions: 4,
             malformed: 0.0005,
         }

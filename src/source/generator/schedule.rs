@@ -16,6 +16,7 @@ pub(super) const NEVER: i64 = i64::MAX;
 pub(super) struct Schedule {
     end: i64,
     number: u64,
+    daily_curve: bool,
     /// The weight of the whole span, and that of the seconds up to and including the current one.
     whole: u64,
     reached: u64,
@@ -28,8 +29,17 @@ pub(super) struct Schedule {
 impl Schedule {
     pub(super) fn new(config: &GeneratorConfig, number: u64) -> Schedule {
         let (start, end) = (config.start.0, config.start.0 + config.span_ms);
-        let whole = (start..end).step_by(1000).map(weight).sum();
-        let mut schedule = Schedule { end, number, whole, reached: 0, second: start - 1000, quota: 0, taken: 0 };
+        let mut schedule = Schedule {
+            end,
+            number,
+            daily_curve: config.daily_curve,
+            whole: 0,
+            reached: 0,
+            second: start - 1000,
+            quota: 0,
+            taken: 0,
+        };
+        schedule.whole = (start..end).step_by(1000).map(|second| schedule.weight(second)).sum();
         schedule.seek();
         schedule
     }
@@ -61,10 +71,14 @@ impl Schedule {
         while self.quota == 0 && self.second < self.end {
             self.second += 1000;
             if self.second < self.end {
-                self.reached += weight(self.second);
+                self.reached += self.weight(self.second);
                 self.quota = self.share() - before;
             }
         }
+    }
+
+    fn weight(&self, second: i64) -> u64 {
+        if self.daily_curve { weight(second) } else { 1 }
     }
 
     /// How many moments there are up to the end of the current second.

@@ -24,6 +24,12 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let stop = Arc::new(AtomicBool::new(false));
     stop_on_signal(&stop)?;
     let Some(from) = config.from() else {
+        let file = args.sources.config.as_ref();
+        ensure!(
+            file.is_none(),
+            "{}: key source.from is empty: name the folder of topics there, or with --from",
+            file.map(|file| file.display().to_string()).unwrap_or_default()
+        );
         return demonstrate(args, &config, timely, &stop);
     };
     ensure!(from.is_dir(), "key source.from: {} is no folder; name the folder of the topics", from.display());

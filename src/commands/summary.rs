@@ -82,7 +82,7 @@ pub fn report(monitor: &Monitor, elapsed: Duration, file: &Path) -> anyhow::Resu
 /// Prints a table; columns from `first_number` on are aligned to the right.
 fn print(title: &str, header: &[&str], first_number: usize, rows: Vec<Vec<String>>) {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header.to_vec());
+    table.load_style(presets::UTF8_BORDERS_ONLY).set_header(header.to_vec());
     for row in rows {
         table.add_row(row);
     }
@@ -115,7 +115,7 @@ fn rankings(connection: &Connection) -> anyhow::Result<()> {
                 row.get::<_, i64>(3)?.to_string(),
                 best("campaign_id"),
                 best("bid_price"),
-                best("score"),
+                format!("{:.5}", list[0]["score"].as_f64().unwrap_or_default()),
             ])
         },
     )?;

@@ -103,6 +103,13 @@ pub fn topic_files(folder: &Path) -> anyhow::Result<Vec<(Topic, u32, PathBuf)>> 
         }
     }
     files.sort();
+    for pair in files.windows(2) {
+        if let [(topic, number, one), (other_topic, other_number, other)] = pair
+            && (topic, number) == (other_topic, other_number)
+        {
+            anyhow::bail!("{} and {} are the same partition; keep one of them", one.display(), other.display());
+        }
+    }
     Ok(files)
 }
 
@@ -113,8 +120,8 @@ fn partition_files(topic: Topic, folder: &Path) -> anyhow::Result<Vec<(Topic, u3
         if path.extension().is_none_or(|extension| extension != "ndjson") {
             continue;
         }
-        let number = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
-        let number = number.with_context(|| {
+        let digits = path.file_stem().and_then(|stem| stem.to_str()).filter(|stem| !stem.starts_with('+'));
+        let number = digits.and_then(|digits| digits.parse().ok()).with_context(|| {
             format!("{} is no partition of {}; name it <number>.ndjson", path.display(), topic.name())
         })?;
         files.push((topic, number, path));

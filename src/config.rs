@@ -169,7 +169,9 @@ impl Config {
         let config: Config =
             serde_path_to_error::deserialize(value).map_err(|error: serde_path_to_error::Error<toml::de::Error>| {
                 let key = error.path().to_string();
-                let origin = table.origins.get(&key).map_or("the default configuration", String::as_str);
+                // An item of a list is where the list is.
+                let set = key.split('[').next().unwrap_or(&key);
+                let origin = table.origins.get(set).map_or("the default configuration", String::as_str);
                 anyhow!("{origin}: key {key}: {}", error.inner().message())
             })?;
         config.check()?;

@@ -35,6 +35,7 @@ pub fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
 
 /// Writes the traffic into a folder that is new or was generated before.
 pub fn write(traffic: &GeneratorConfig, topics: &Path) -> anyhow::Result<Generated> {
+    traffic.check()?;
     claim(topics)?;
     let bar = Bar::new("generating", traffic.ad_events, "events");
     let generated = generator::generate(traffic, topics, &mut |done, _| bar.set(done))?;

@@ -64,9 +64,10 @@ fn live(
     timely: timely::Config,
     stop: &Arc<AtomicBool>,
 ) -> anyhow::Result<ExitCode> {
-    generate::claim(topics)?;
     let mut traffic = config.generator();
     traffic.start = crate::now();
+    traffic.check()?;
+    generate::claim(topics)?;
     let (topics_of_thread, flag) = (topics.to_owned(), Arc::clone(stop));
     let generating = std::thread::Builder::new().name("generator".to_owned()).spawn(move || {
         if let Err(error) = generate::write_live(&traffic, &topics_of_thread, &flag) {

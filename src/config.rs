@@ -235,6 +235,11 @@ impl Config {
         (!self.source.from.as_os_str().is_empty()).then_some(&self.source.from)
     }
 
+    /// Whether the end of the topics is waited at.
+    pub fn follows(&self) -> bool {
+        self.source.follow
+    }
+
     /// The folder of results.
     pub fn data_dir(&self) -> &Path {
         &self.sink.data_dir

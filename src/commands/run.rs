@@ -26,6 +26,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let Some(from) = config.from() else {
         return demonstrate(args, &config, timely, &stop);
     };
+    ensure!(!args.live, "--live generates its own topics; remove the key source.from, or leave out --live");
     ensure!(from.is_dir(), "key source.from: {} is no folder; name the folder of the topics", from.display());
     execute(args, &config, from, timely, &stop)?;
     Ok(ExitCode::SUCCESS)
@@ -46,6 +47,10 @@ fn demonstrate(
     if args.live {
         return live(args, config, &topics, timely, stop);
     }
+    ensure!(
+        !config.follows(),
+        "--follow (key source.follow) needs topics to follow: name their folder with --from, or use --live"
+    );
     generate::write(&config.generator(), &topics)?;
     execute(args, config, &topics, timely, stop)?;
     if !config.writes() || stop.load(Ordering::Relaxed) {

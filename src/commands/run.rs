@@ -125,7 +125,13 @@ fn stop_on_signal(stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
 /// The workers and processes, by timely's own flags.
 fn timely_config(args: &RunArgs) -> anyhow::Result<timely::Config> {
     ensure!(args.workers >= 1, "-w must be at least 1");
-    ensure!(args.process < args.processes, "-p must be less than -n: processes are numbered from 0");
+    ensure!(args.processes >= 1, "-n must be at least 1");
+    ensure!(
+        args.process < args.processes,
+        "-p {} must be less than -n {}: processes are numbered from 0",
+        args.process,
+        args.processes
+    );
     if args.processes == 1 {
         return Ok(if args.workers == 1 { timely::Config::thread() } else { timely::Config::process(args.workers) });
     }
@@ -153,7 +159,7 @@ fn read_hostfile(file: &PathBuf, processes: usize) -> anyhow::Result<Vec<String>
     let addresses: Vec<_> = lines.iter().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
     if addresses.len() < processes {
         bail!(
-            "the hostfile {name} has {} addresses, but -n is {processes}; it needs a line host:port for each",
+            "the hostfile {name} names too few addresses, {}, but -n is {processes}; it needs a line host:port for each",
             addresses.len()
         );
     }

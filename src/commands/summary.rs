@@ -65,7 +65,13 @@ fn peak_memory() -> String {
 }
 
 /// Prints a table; columns from `first_number` on are aligned to the right.
+///
+/// The title says what the rows are behind a semicolon; without rows there is nothing more to say.
 fn print(title: &str, header: &[&str], first_number: usize, rows: Vec<Vec<String>>) {
+    if rows.is_empty() {
+        println!("\n{}", title.split(';').next().unwrap_or(title));
+        return;
+    }
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header.to_vec());
     for row in rows {

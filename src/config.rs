@@ -291,8 +291,11 @@ impl Config {
     }
 }
 
+/// As milliseconds. No two event times are further apart than the limit, so a longer duration means the same; sums of
+/// limited ones can't overflow.
 fn ms(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+    const LIMIT: i64 = 10_000 * 366 * 86_400_000;
+    i64::try_from(duration.as_millis()).map_or(LIMIT, |ms| ms.min(LIMIT))
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {

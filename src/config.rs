@@ -12,6 +12,8 @@ use adtide_dataflows::model::EventTime;
 use adtide_dataflows::{Emit, MetricsSource, Settings, Statement};
 use anyhow::{Context, anyhow, ensure};
 use serde::{Deserialize, Deserializer};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::engine::{EngineConfig, EpochConfig};
 use crate::source::file::FileSourceConfig;
@@ -129,6 +131,22 @@ pub struct Log {
     pub format: LogFormat,
 }
 
+impl Log {
+    /// What is logged.
+    ///
+    /// # Errors
+    /// The level is none.
+    pub fn filter(&self) -> anyhow::Result<EnvFilter> {
+        let level = &self.level;
+        let wrong = || format!("key log.level: {level:?} is no log level; want info, or one such as info,adtide=debug");
+        // A filter takes a word that is no level for the name of a module.
+        if !level.contains(['=', ',', '[']) {
+            level.parse::<LevelFilter>().with_context(wrong)?;
+        }
+        EnvFilter::try_new(level).with_context(wrong)
+    }
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -208,6 +226,7 @@ impl Config {
             "key rtb.product_metrics: \"live\" needs performance_aggregator among the statements; add it, or set \"topic\""
         );
         EventTime::parse(&self.generator.start).context("key generator.start")?;
+        self.log.filter()?;
         Ok(())
     }
 

@@ -7,9 +7,6 @@ mod summary;
 
 use std::process::ExitCode;
 
-use anyhow::Context;
-use tracing_subscriber::EnvFilter;
-
 use crate::cli::{Cli, Command, ConfigCommand, ConfigSources, VerifyArgs};
 use crate::config::{Config, Log, LogFormat};
 use crate::verify;
@@ -47,9 +44,7 @@ fn config(command: &ConfigCommand) -> anyhow::Result<ExitCode> {
 
 /// Sends log lines to standard error, so that results on standard output stay clean.
 fn start_log(log: &Log) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&log.level).with_context(|| {
-        format!("key log.level: {:?} is no log level; want info, or one such as info,adtide=debug", log.level)
-    })?;
+    let filter = log.filter()?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match log.format {
         LogFormat::Text => builder.with_target(false).try_init(),

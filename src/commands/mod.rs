@@ -1,6 +1,7 @@
 //! What the command line can do, command by command.
 
 mod generate;
+mod output;
 mod progress;
 mod run;
 mod summary;
@@ -10,6 +11,7 @@ use std::process::ExitCode;
 use crate::cli::{Cli, Command, ConfigCommand, ConfigSources, VerifyArgs};
 use crate::config::{Config, Log, LogFormat};
 use crate::verify;
+use output::say;
 
 /// Carries out a command. The code says whether all went well; of `verify`, whether there is no difference.
 ///
@@ -26,7 +28,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
 
 fn verify_command(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let report = verify::verify_run(&args.from, &args.data_dir)?;
-    println!("{report}");
+    say!("{report}");
     Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -35,9 +37,11 @@ fn config(command: &ConfigCommand) -> anyhow::Result<ExitCode> {
         ConfigCommand::Check(ConfigSources { config, set }) => {
             Config::load(config.as_deref(), set)?;
             let name = config.as_ref().map_or("the configuration".to_owned(), |file| file.display().to_string());
-            println!("{name} is right");
+            say!("{name} is right");
         }
-        ConfigCommand::Show(ConfigSources { config, set }) => print!("{}", Config::show(config.as_deref(), set)?),
+        ConfigCommand::Show(ConfigSources { config, set }) => {
+            say!("{}", Config::show(config.as_deref(), set)?.trim_end())
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 
+use super::output::tell;
 use crate::engine::Monitor;
 
 /// How often there is a line where there is no terminal.
@@ -38,7 +39,7 @@ impl Bar {
         self.bar.set_position(done);
         if self.bar.is_hidden() && self.last_line.get().elapsed() >= LINE_INTERVAL {
             self.last_line.set(Instant::now());
-            eprintln!("{}: {} of {} {}", self.name, HumanCount(done), HumanCount(self.total), self.unit);
+            tell!("{}: {} of {} {}", self.name, HumanCount(done), HumanCount(self.total), self.unit);
         }
     }
 
@@ -92,7 +93,7 @@ fn show(monitor: &Monitor, follow: bool, running: &AtomicBool) {
         bar.set_message(message.clone());
         if !terminal && last_line.elapsed() >= LINE_INTERVAL {
             last_line = Instant::now();
-            eprintln!("running: {} of {}, {message}", HumanBytes(read), HumanBytes(total));
+            tell!("running: {} of {}, {message}", HumanBytes(read), HumanBytes(total));
         }
         if !running.load(Ordering::Relaxed) {
             break;

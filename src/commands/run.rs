@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 
+use super::output::{say, tell};
 use super::progress::RunProgress;
 use super::{generate, start_log, summary};
 use crate::cli::RunArgs;
@@ -57,7 +58,7 @@ fn demonstrate(
         return Ok(ExitCode::SUCCESS);
     }
     let report = verify::verify_run(&topics, config.data_dir())?;
-    println!("{report}");
+    say!("{report}");
     Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -117,7 +118,7 @@ fn stop_on_signal(stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("\nstopping: committing what has been read; again to stop at once");
+        tell!("\nstopping: committing what has been read; again to stop at once");
     })
     .context("can't handle signals")
 }

@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
-use super::output::{say, tell};
+use super::output::say;
 use super::progress::RunProgress;
 use super::{generate, start_log, summary};
 use crate::cli::RunArgs;
@@ -23,7 +25,6 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     start_log(&config.log)?;
     let timely = timely_config(args)?;
     let stop = Arc::new(AtomicBool::new(false));
-    stop_on_signal(&stop)?;
     let Some(from) = config.from() else {
         return demonstrate(args, &config, timely, &stop);
     };
@@ -97,10 +98,11 @@ fn execute(
         let folder = config.data_dir();
         std::fs::create_dir_all(folder).with_context(|| format!("can't create the folder {}", folder.display()))?;
     }
+    stop_on_signal(stop)?;
     let engine = config.engine(from);
     let monitor = Arc::new(Monitor::default());
     let started = Instant::now();
-    let progress = RunProgress::start(Arc::clone(&monitor), engine.source.follow);
+    let progress = RunProgress::start(Arc::clone(&monitor), engine.source.follow, Arc::clone(stop));
     engine::run(timely, &engine, &monitor, stop)?;
     drop(progress);
     let elapsed = started.elapsed();
@@ -111,16 +113,14 @@ fn execute(
     Ok(())
 }
 
+/// Sets the flag on Ctrl-C and on SIGTERM, which is how a supervisor ends a process. A second signal does not wait for
+/// the sinks. SIGHUP is left alone, so that nohup works.
 fn stop_on_signal(stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
-    let flag = Arc::clone(stop);
-    ctrlc::set_handler(move || {
-        // A second signal does not wait for the sinks.
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        tell!("\nstopping: committing what has been read; again to stop at once");
-    })
-    .context("can't handle signals")
+    for signal in [SIGINT, SIGTERM] {
+        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(stop)).context("can't handle signals")?;
+        flag::register(signal, Arc::clone(stop)).context("can't handle signals")?;
+    }
+    Ok(())
 }
 
 /// The workers and processes, by timely's own flags.

@@ -2,7 +2,9 @@
 
 use std::net::TcpListener;
 
-use crate::support::Place;
+use nix::sys::signal::Signal;
+
+use crate::support::{Place, impression};
 
 /// Addresses that are free at the moment, a line each.
 fn free_addresses(number: usize) -> String {
@@ -23,6 +25,24 @@ fn two_processes_write_what_one_writes() {
     place.run("verify --from in --data-dir out").verified(&[]);
     outcomes[0].says(&["1  RTB rankings: "]);
     assert!(!outcomes[1].stdout.contains("RTB rankings"), "results are shown twice");
+}
+
+#[test]
+fn an_interrupt_of_all_processes_ends_them_in_order() {
+    let place = Place::new();
+    for partition in 0..4 {
+        place.write(&format!("in/ad-events/{partition}.ndjson"), impression("10:00:00", partition + 1));
+    }
+    place.write("hosts", free_addresses(2));
+    let start = |process| {
+        let arguments = "--from in --data-dir out --follow -n 2 -h hosts";
+        place.start(&format!("process-{process}"), &format!("{arguments} -p {process}"))
+    };
+    let mut processes = [start(0), start(1)];
+    place.await_rows("SELECT count(*), sum(is_final) FROM ad_performance_metrics_realtime", &["4 0"]);
+    processes.iter().for_each(|process| process.signal(Signal::SIGINT));
+    processes.iter_mut().for_each(|process| drop(process.finish().succeeded()));
+    assert_eq!(place.rows("SELECT sum(is_final) FROM ad_performance_metrics_realtime"), ["0"]);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `adtide config`, and where settings come from.
 
+use std::os::unix::ffi::OsStrExt;
+
 use crate::support::Place;
 
 #[test]
@@ -13,7 +15,7 @@ fn a_good_file_is_right() {
 #[test]
 fn a_bad_file_is_named_with_the_key_and_what_would_be_right() {
     let place = Place::new();
-    let complaints: [(&str, &[&str]); 8] = [
+    let complaints: [(&str, &[&str]); 9] = [
         ("[ranking]\nlimt = 3", &["unknown key ranking.limt", "did you mean ranking.limit?"]),
         ("allowed_latenes = '1s'", &["did you mean allowed_lateness?"]),
         ("[ranking]\nlimit = 'many'", &["key ranking.limit", "integer", "100", "many"]),
@@ -22,6 +24,7 @@ fn a_bad_file_is_named_with_the_key_and_what_would_be_right() {
         ("[performance]\nemit = 'never'", &["key performance.emit", "on_update", "on_close"]),
         ("statements = ['rtb_cache']", &["key statements", "rtb_cache_updater"]),
         ("ranking = 3", &["ranking", "section"]),
+        ("[log]\nformat = 'xml'", &["key log.format", "json"]),
     ];
     for (text, words) in complaints {
         place.write("bad.toml", text);
@@ -66,8 +69,21 @@ fn wrong_variables_and_arguments_are_named() {
     place.run("config check --set ranking.limt=3").failed_saying(&["command line", "did you mean ranking.limit?"]);
     place.run("--set lookback=3h").failed_saying(&["command line", "did you mean conversion.lookback?"]);
     place.run("--statements rtb_cache").failed_saying(&["command line", "statements", "rtb_cache_updater"]);
+    place.run("--log-level loud").failed_saying(&["key log.level", "loud", "want info"]);
+    place.run("config check --set log.level=info,adtide=debug").succeeded();
+    place.run("--epoch-interval 0s").failed_saying(&["key epoch_interval", "at least 1ms"]);
     let outcome = place.run("config check --set ranking.limit").exited_with(2);
     assert!(outcome.stderr.contains("KEY=VALUE"), "{}", outcome.stderr);
+}
+
+#[test]
+fn variables_of_others_may_hold_anything() {
+    let place = Place::new();
+    let value = std::ffi::OsStr::from_bytes(b"\xff");
+    for name in ["ANOTHER", "ADTIDE_RANKING__LIMIT"] {
+        let mut command = place.command("config check");
+        assert!(command.env(name, value).output().unwrap().status.success());
+    }
 }
 
 #[test]

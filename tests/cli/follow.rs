@@ -52,6 +52,18 @@ fn a_termination_is_as_good_as_an_interrupt() {
 }
 
 #[test]
+fn nohup_keeps_it_running_when_the_terminal_hangs_up() {
+    let place = Place::new();
+    place.write("in/ad-events.ndjson", impression("10:00:00", 1));
+    let mut running = place.start_with_nohup("nohup", "--from in --data-dir out --follow");
+    place.await_rows(PERFORMANCE, &["1 10:00 1 0 0"]);
+    running.signal(Signal::SIGHUP);
+    place.append("in/ad-events.ndjson", impression("10:00:01", 1));
+    place.await_rows(PERFORMANCE, &["1 10:00 2 0 0"]);
+    running.end(Signal::SIGTERM).succeeded();
+}
+
+#[test]
 fn a_line_that_is_not_complete_is_waited_for() {
     let place = Place::new();
     let line = impression("10:00:01", 1);

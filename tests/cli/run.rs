@@ -26,7 +26,7 @@ fn any_number_of_workers_gives_the_same_tables() {
 fn settings_change_the_results_and_they_stay_right() {
     let place = Place::with_traffic();
     let nothing_late = ["rankings", "performance", "attributions", "refunds", "dead letters"];
-    let settings: [(&str, &[&str]); 8] = [
+    let settings: [(&str, &[&str]); 9] = [
         ("--emit on_update", &ALL),
         ("--emit on_close", &ALL),
         ("--product-metrics live", &ALL),
@@ -35,6 +35,7 @@ fn settings_change_the_results_and_they_stay_right() {
         ("--lookback 5m", &ALL),
         ("--allowed-lateness 0s", &ALL),
         ("--allowed-lateness 100h", &nothing_late),
+        ("--allowed-lateness 1000000years --lookback 1000000years", &nothing_late),
     ];
     for (setting, with_rows) in settings {
         place.run(&format!("run --from in --data-dir out -w 2 {setting}")).succeeded();
@@ -76,6 +77,18 @@ fn without_a_sink_nothing_is_written() {
     assert!(!place.path("out").exists());
     outcome.says(&[" from in"]);
     assert!(!outcome.stdout.contains("results "), "{}", outcome.stdout);
+}
+
+#[test]
+fn a_reader_of_the_output_may_go_away() {
+    let place = Place::with_traffic();
+    for arguments in ["--from in --data-dir out", "verify --from in --data-dir out", "config show", "--help"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = place.command(arguments);
+        let output = command.stdout(writer).output().unwrap();
+        assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -14,6 +14,9 @@ use rusqlite::types::Value as Sql;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 use tempfile::TempDir;
+
+/// The binary.
+const ADTIDE: &str = env!("CARGO_BIN_EXE_adtide");
 
 /// How long anything may take before a test gives up.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -95,17 +98,33 @@ impl Place {
 
     /// `adtide ARGUMENTS` in the background. `name` tells its output from that of others.
     pub fn start(&self, name: &str, arguments: &str) -> Running {
+        self.start_command(name, self.command(arguments))
+    }
+
+    fn start_command(&self, name: &str, mut command: Command) -> Running {
         let (stdout, stderr) = (self.path(&format!("{name}.stdout")), self.path(&format!("{name}.stderr")));
-        let mut command = self.command(arguments);
         command.stdout(File::create(&stdout).unwrap()).stderr(File::create(&stderr).unwrap()).stdin(Stdio::null());
         Running { child: command.spawn().unwrap(), stdout, stderr }
     }
 
-    fn command(&self, arguments: &str) -> std::process::Command {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_adtide"));
+    /// The same as `nohup` does it: a hang-up is ignored.
+    pub fn start_with_nohup(&self, name: &str, arguments: &str) -> Running {
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\"", ADTIDE]);
+        self.start_command(name, self.prepare(command, arguments))
+    }
+
+    /// `adtide ARGUMENTS`, to be started.
+    pub fn command(&self, arguments: &str) -> Command {
+        self.prepare(Command::new(ADTIDE), arguments)
+    }
+
+    fn prepare(&self, mut command: Command, arguments: &str) -> Command {
         // Settings of whoever runs the tests must not matter.
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ADTIDE_")) {
-            command.env_remove(name);
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("ADTIDE_") {
+                command.env_remove(name);
+            }
         }
         command.args(arguments.split_whitespace()).current_dir(self.folder.path());
         command
@@ -237,9 +256,14 @@ impl Outcome {
 }
 
 impl Running {
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+
     /// Sends a signal and waits for the end.
     pub fn end(&mut self, signal: Signal) -> Outcome {
-        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+        self.signal(signal);
         self.finish()
     }
 

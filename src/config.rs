@@ -12,6 +12,8 @@ use adtide_dataflows::model::EventTime;
 use adtide_dataflows::{Emit, MetricsSource, Settings, Statement};
 use anyhow::{Context, anyhow, ensure};
 use serde::{Deserialize, Deserializer};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use crate::engine::{EngineConfig, EpochConfig};
 use crate::source::file::FileSourceConfig;
@@ -129,6 +131,22 @@ pub struct Log {
     pub format: LogFormat,
 }
 
+impl Log {
+    /// What is logged.
+    ///
+    /// # Errors
+    /// The level is none.
+    pub fn filter(&self) -> anyhow::Result<EnvFilter> {
+        let level = &self.level;
+        let wrong = || format!("key log.level: {level:?} is no log level; want info, or one such as info,adtide=debug");
+        // A filter takes a word that is no level for the name of a module.
+        if !level.contains(['=', ',', '[']) {
+            level.parse::<LevelFilter>().with_context(wrong)?;
+        }
+        EnvFilter::try_new(level).with_context(wrong)
+    }
+}
+
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -170,7 +188,9 @@ impl Config {
         let config: Config =
             serde_path_to_error::deserialize(value).map_err(|error: serde_path_to_error::Error<toml::de::Error>| {
                 let key = error.path().to_string();
-                let origin = table.origins.get(&key).map_or("the default configuration", String::as_str);
+                // An item of a list is where the list is.
+                let set = key.split('[').next().unwrap_or(&key);
+                let origin = table.origins.get(set).map_or("the default configuration", String::as_str);
                 anyhow!("{origin}: key {key}: {}", error.inner().message())
             })?;
         config.check()?;
@@ -207,6 +227,7 @@ impl Config {
             "key rtb.product_metrics: \"live\" needs performance_aggregator among the statements; add it, or set \"topic\""
         );
         EventTime::parse(&self.generator.start).context("key generator.start")?;
+        self.log.filter()?;
         Ok(())
     }
 
@@ -232,6 +253,11 @@ impl Config {
     /// The folder of topics to read; None for the built-in generator.
     pub fn from(&self) -> Option<&Path> {
         (!self.source.from.as_os_str().is_empty()).then_some(&self.source.from)
+    }
+
+    /// Whether the end of the topics is waited at.
+    pub fn follows(&self) -> bool {
+        self.source.follow
     }
 
     /// The folder of results.
@@ -286,8 +312,11 @@ impl Config {
     }
 }
 
+/// As milliseconds. No two event times are further apart than the limit, so a longer duration means the same; sums of
+/// limited ones can't overflow.
 fn ms(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+    const LIMIT: i64 = 10_000 * 366 * 86_400_000;
+    i64::try_from(duration.as_millis()).map_or(LIMIT, |ms| ms.min(LIMIT))
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {

@@ -8,6 +8,7 @@ use adtide_dataflows::model::Topic;
 use anyhow::{Context, ensure};
 use indicatif::HumanBytes;
 
+use super::output::say;
 use super::progress::Bar;
 use crate::cli::GenerateArgs;
 use crate::config::Config;
@@ -27,14 +28,15 @@ pub fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
     }
     let generated = write(&traffic, &args.to)?;
     for (topic, records) in Topic::ALL.iter().zip(generated.records) {
-        println!("{:<18}{records:>12} records", topic.name());
+        say!("{:<18}{records:>12} records", topic.name());
     }
-    println!("{} in {}", HumanBytes(generated.bytes), args.to.display());
+    say!("{} in {}", HumanBytes(generated.bytes), args.to.display());
     Ok(ExitCode::SUCCESS)
 }
 
 /// Writes the traffic into a folder that is new or was generated before.
 pub fn write(traffic: &GeneratorConfig, topics: &Path) -> anyhow::Result<Generated> {
+    traffic.check()?;
     claim(topics)?;
     let bar = Bar::new("generating", traffic.ad_events, "events");
     let generated = generator::generate(traffic, topics, &mut |done, _| bar.set(done))?;

@@ -1,6 +1,7 @@
 //! What the command line can do, command by command.
 
 mod generate;
+mod output;
 mod progress;
 mod run;
 mod summary;
@@ -8,12 +9,10 @@ mod usage;
 
 use std::process::ExitCode;
 
-use anyhow::Context;
-use tracing_subscriber::EnvFilter;
-
 use crate::cli::{Cli, Command, ConfigCommand, ConfigSources, VerifyArgs};
 use crate::config::{Config, Log, LogFormat};
 use crate::verify;
+use output::say;
 
 /// Carries out a command. The code says whether all went well; of `verify`, whether there is no difference.
 ///
@@ -30,7 +29,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
 
 fn verify_command(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let report = verify::verify_run(&args.from, &args.data_dir)?;
-    println!("{report}");
+    say!("{report}");
     Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -39,18 +38,18 @@ fn config(command: &ConfigCommand) -> anyhow::Result<ExitCode> {
         ConfigCommand::Check(ConfigSources { config, set }) => {
             Config::load(config.as_deref(), set)?;
             let name = config.as_ref().map_or("the configuration".to_owned(), |file| file.display().to_string());
-            println!("{name} is right");
+            say!("{name} is right");
         }
-        ConfigCommand::Show(ConfigSources { config, set }) => print!("{}", Config::show(config.as_deref(), set)?),
+        ConfigCommand::Show(ConfigSources { config, set }) => {
+            say!("{}", Config::show(config.as_deref(), set)?.trim_end())
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Sends log lines to standard error, so that results on standard output stay clean.
 fn start_log(log: &Log) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&log.level).with_context(|| {
-        format!("key log.level: {:?} is no log level; want info, or one such as info,adtide=debug", log.level)
-    })?;
+    let filter = log.filter()?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match log.format {
         LogFormat::Text => builder.with_target(false).try_init(),

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 
+use super::output::tell;
 use crate::engine::Monitor;
 
 /// How often there is a line where there is no terminal.
@@ -38,7 +39,7 @@ impl Bar {
         self.bar.set_position(done);
         if self.bar.is_hidden() && self.last_line.get().elapsed() >= LINE_INTERVAL {
             self.last_line.set(Instant::now());
-            eprintln!("{}: {} of {} {}", self.name, HumanCount(done), HumanCount(self.total), self.unit);
+            tell!("{}: {} of {} {}", self.name, HumanCount(done), HumanCount(self.total), self.unit);
         }
     }
 
@@ -55,12 +56,12 @@ pub struct RunProgress {
 }
 
 impl RunProgress {
-    /// Starts to show what the monitor knows; `follow` if the input has no end.
-    pub fn start(monitor: Arc<Monitor>, follow: bool) -> RunProgress {
+    /// Starts to show what the monitor knows; `follow` if the input has no end. Says so when `stop` is set.
+    pub fn start(monitor: Arc<Monitor>, follow: bool, stop: Arc<AtomicBool>) -> RunProgress {
         let running = Arc::new(AtomicBool::new(true));
         let flag = Arc::clone(&running);
         let thread =
-            std::thread::Builder::new().name("progress".to_owned()).spawn(move || show(&monitor, follow, &flag));
+            std::thread::Builder::new().name("progress".to_owned()).spawn(move || show(&monitor, follow, &flag, &stop));
         RunProgress { running, thread: thread.ok() }
     }
 }
@@ -75,7 +76,7 @@ impl Drop for RunProgress {
     }
 }
 
-fn show(monitor: &Monitor, follow: bool, running: &AtomicBool) {
+fn show(monitor: &Monitor, follow: bool, running: &AtomicBool, stop: &AtomicBool) {
     let terminal = std::io::stderr().is_terminal();
     let bar = if terminal { ProgressBar::new(0) } else { ProgressBar::hidden() };
     let template =
@@ -85,6 +86,7 @@ fn show(monitor: &Monitor, follow: bool, running: &AtomicBool) {
     }
     let started = Instant::now();
     let mut last_line = Instant::now();
+    let mut stopping = false;
     loop {
         let (read, total, message) = look(monitor, started);
         bar.set_length(total);
@@ -92,7 +94,11 @@ fn show(monitor: &Monitor, follow: bool, running: &AtomicBool) {
         bar.set_message(message.clone());
         if !terminal && last_line.elapsed() >= LINE_INTERVAL {
             last_line = Instant::now();
-            eprintln!("running: {} of {}, {message}", HumanBytes(read), HumanBytes(total));
+            tell!("running: {} of {}, {message}", HumanBytes(read), HumanBytes(total));
+        }
+        if !stopping && stop.load(Ordering::Relaxed) {
+            stopping = true;
+            bar.suspend(|| tell!("stopping: committing what has been read; again to stop at once"));
         }
         if !running.load(Ordering::Relaxed) {
             break;

@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
+use super::output::say;
 use super::progress::RunProgress;
 use super::{generate, start_log, summary};
 use crate::cli::RunArgs;
@@ -22,7 +25,6 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     start_log(&config.log)?;
     let timely = timely_config(args)?;
     let stop = Arc::new(AtomicBool::new(false));
-    stop_on_signal(&stop)?;
     let Some(from) = config.from() else {
         let file = args.sources.config.as_ref();
         ensure!(
@@ -32,6 +34,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         );
         return demonstrate(args, &config, timely, &stop);
     };
+    ensure!(!args.live, "--live generates its own topics; remove the key source.from, or leave out --live");
     ensure!(from.is_dir(), "key source.from: {} is no folder; name the folder of the topics", from.display());
     execute(args, &config, from, timely, &stop)?;
     Ok(ExitCode::SUCCESS)
@@ -52,13 +55,17 @@ fn demonstrate(
     if args.live {
         return live(args, config, &topics, timely, stop);
     }
+    ensure!(
+        !config.follows(),
+        "--follow (key source.follow) needs topics to follow: name their folder with --from, or use --live"
+    );
     generate::write(&config.generator(), &topics)?;
     execute(args, config, &topics, timely, stop)?;
     if !config.writes() || stop.load(Ordering::Relaxed) {
         return Ok(ExitCode::SUCCESS);
     }
     let report = verify::verify_run(&topics, config.data_dir())?;
-    println!("{report}");
+    say!("{report}");
     Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -70,9 +77,10 @@ fn live(
     timely: timely::Config,
     stop: &Arc<AtomicBool>,
 ) -> anyhow::Result<ExitCode> {
-    generate::claim(topics)?;
     let mut traffic = config.generator();
     traffic.start = crate::now();
+    traffic.check()?;
+    generate::claim(topics)?;
     let (topics_of_thread, flag) = (topics.to_owned(), Arc::clone(stop));
     let generating = std::thread::Builder::new().name("generator".to_owned()).spawn(move || {
         if let Err(error) = generate::write_live(&traffic, &topics_of_thread, &flag) {
@@ -96,10 +104,11 @@ fn execute(
         let folder = config.data_dir();
         std::fs::create_dir_all(folder).with_context(|| format!("can't create the folder {}", folder.display()))?;
     }
+    stop_on_signal(stop)?;
     let engine = config.engine(from);
     let monitor = Arc::new(Monitor::default());
     let started = Instant::now();
-    let progress = RunProgress::start(Arc::clone(&monitor), engine.source.follow);
+    let progress = RunProgress::start(Arc::clone(&monitor), engine.source.follow, Arc::clone(stop));
     engine::run(timely, &engine, &monitor, stop)?;
     drop(progress);
     let elapsed = started.elapsed();
@@ -113,22 +122,26 @@ fn execute(
     Ok(())
 }
 
+/// Sets the flag on Ctrl-C and on SIGTERM, which is how a supervisor ends a process. A second signal does not wait for
+/// the sinks. SIGHUP is left alone, so that nohup works.
 fn stop_on_signal(stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
-    let flag = Arc::clone(stop);
-    ctrlc::set_handler(move || {
-        // A second signal does not wait for the sinks.
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        eprintln!("\nstopping: committing what has been read; again to stop at once");
-    })
-    .context("can't handle signals")
+    for signal in [SIGINT, SIGTERM] {
+        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(stop)).context("can't handle signals")?;
+        flag::register(signal, Arc::clone(stop)).context("can't handle signals")?;
+    }
+    Ok(())
 }
 
 /// The workers and processes, by timely's own flags.
 fn timely_config(args: &RunArgs) -> anyhow::Result<timely::Config> {
     ensure!(args.workers >= 1, "-w must be at least 1");
-    ensure!(args.process < args.processes, "-p must be less than -n: processes are numbered from 0");
+    ensure!(args.processes >= 1, "-n must be at least 1");
+    ensure!(
+        args.process < args.processes,
+        "-p {} must be less than -n {}: processes are numbered from 0",
+        args.process,
+        args.processes
+    );
     if args.processes == 1 {
         return Ok(if args.workers == 1 { timely::Config::thread() } else { timely::Config::process(args.workers) });
     }
@@ -156,7 +169,7 @@ fn read_hostfile(file: &PathBuf, processes: usize) -> anyhow::Result<Vec<String>
     let addresses: Vec<_> = lines.iter().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
     if addresses.len() < processes {
         bail!(
-            "the hostfile {name} has {} addresses, but -n is {processes}; it needs a line host:port for each",
+            "the hostfile {name} names too few addresses, {}, but -n is {processes}; it needs a line host:port for each",
             addresses.len()
         );
     }

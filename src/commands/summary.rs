@@ -10,6 +10,7 @@ use indicatif::{HumanBytes, HumanCount};
 use rusqlite::{Connection, OpenFlags, Row};
 use serde_json::{Value, json};
 
+use super::output::say;
 use super::usage;
 use crate::engine::{EngineConfig, Monitor};
 
@@ -33,19 +34,19 @@ pub fn run(monitor: &Monitor, elapsed: Duration, from: &Path, engine: &EngineCon
     let records: u64 = counts.good.iter().sum::<u64>() + counts.bad.values().sum::<u64>();
     let by_topic = Topic::ALL.iter().zip(counts.good).filter(|(_, good)| *good > 0);
     let by_topic: Vec<_> = by_topic.map(|(topic, good)| format!("{} {}", HumanCount(good), topic.name())).collect();
-    println!();
-    println!("read       {} from {}", by_topic.join(", "), from.display());
+    say!("");
+    say!("read       {} from {}", by_topic.join(", "), from.display());
     let listed = |counts: Vec<(String, u64)>| {
         let list: Vec<_> = counts.iter().map(|(name, count)| format!("{} {name}", HumanCount(*count))).collect();
         if list.is_empty() { "none".to_owned() } else { list.join(", ") }
     };
-    println!("dead       {}", listed(counts.bad.into_iter().collect()));
-    println!(
+    say!("dead       {}", listed(counts.bad.into_iter().collect()));
+    say!(
         "late       {}",
         listed(counts.late.into_iter().map(|(statement, count)| (statement.name().to_owned(), count)).collect())
     );
     let repeats: u64 = monitor.workers().iter().map(|worker| worker.repeats).sum();
-    println!(
+    say!(
         "left out   {} events without campaign, {} repeated conversions",
         HumanCount(counts.without_campaign),
         HumanCount(repeats)
@@ -53,9 +54,9 @@ pub fn run(monitor: &Monitor, elapsed: Duration, from: &Path, engine: &EngineCon
     let rate = records as f64 / elapsed.as_secs_f64().max(0.001);
     let cpu = usage::cpu_seconds().map_or_else(String::new, |seconds| format!(", {seconds:.2} s of CPU"));
     let memory = usage::peak_memory().map_or_else(String::new, |bytes| format!(", peak memory {}", HumanBytes(bytes)));
-    println!("took       {elapsed:.2?}, {} records/s{cpu}{memory}", HumanCount(rate as u64));
+    say!("took       {elapsed:.2?}, {} records/s{cpu}{memory}", HumanCount(rate as u64));
     if let Some(data_dir) = &engine.data_dir {
-        println!("results    {} and {}", data_dir.join("adtide.db").display(), data_dir.join("topics").display());
+        say!("results    {} and {}", data_dir.join("adtide.db").display(), data_dir.join("topics").display());
     }
 }
 
@@ -80,7 +81,13 @@ pub fn report(monitor: &Monitor, elapsed: Duration, file: &Path) -> anyhow::Resu
 }
 
 /// Prints a table; columns from `first_number` on are aligned to the right.
+///
+/// The title says what the rows are behind a semicolon; without rows there is nothing more to say.
 fn print(title: &str, header: &[&str], first_number: usize, rows: Vec<Vec<String>>) {
+    if rows.is_empty() {
+        say!("\n{}", title.split(';').next().unwrap_or(title));
+        return;
+    }
     let mut table = Table::new();
     table.load_style(presets::UTF8_BORDERS_ONLY).set_header(header.to_vec());
     for row in rows {
@@ -89,7 +96,7 @@ fn print(title: &str, header: &[&str], first_number: usize, rows: Vec<Vec<String
     for column in table.column_iter_mut().skip(first_number) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    println!("\n{title}\n{table}");
+    say!("\n{title}\n{table}");
 }
 
 fn query(

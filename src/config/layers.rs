@@ -27,7 +27,9 @@ pub fn merge(file: Option<&Path>, overrides: &[Override]) -> anyhow::Result<Laye
         let table: Table = text.parse().map_err(|error| anyhow!("{origin}: {error}"))?;
         layers.set_table("", table, &origin)?;
     }
-    for (name, value) in std::env::vars() {
+    for (name, value) in std::env::vars_os() {
+        // What is not UTF-8 is not ours.
+        let (Ok(name), Ok(value)) = (name.into_string(), value.into_string()) else { continue };
         // A single underscore is part of a name, so a variable of another tool (ADTIDE_HOME) is not taken for a key.
         if let Some(key) = name.strip_prefix(PREFIX).map(|key| key.to_lowercase().replace("__", "."))
             && (key.contains('.') || layers.get(&key).is_some())

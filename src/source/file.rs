@@ -65,8 +65,8 @@ struct Partition {
     buffer: Vec<u8>,
     start: usize,
     next_line: u64,
-    /// The length so far of a record that is too large; its head is in `buffer`.
-    oversized: Option<u64>,
+    /// Of a record that is too large: how many of its bytes were dropped. Its head and last byte are in `buffer`.
+    dropped: u64,
     state: State,
     last_read: Instant,
     /// Whether this epoch changed it.
@@ -103,6 +103,13 @@ pub fn topic_files(folder: &Path) -> anyhow::Result<Vec<(Topic, u32, PathBuf)>> 
         }
     }
     files.sort();
+    for pair in files.windows(2) {
+        if let [(topic, number, one), (other_topic, other_number, other)] = pair
+            && (topic, number) == (other_topic, other_number)
+        {
+            anyhow::bail!("{} and {} are the same partition; keep one of them", one.display(), other.display());
+        }
+    }
     Ok(files)
 }
 
@@ -113,8 +120,8 @@ fn partition_files(topic: Topic, folder: &Path) -> anyhow::Result<Vec<(Topic, u3
         if path.extension().is_none_or(|extension| extension != "ndjson") {
             continue;
         }
-        let number = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
-        let number = number.with_context(|| {
+        let digits = path.file_stem().and_then(|stem| stem.to_str()).filter(|stem| !stem.starts_with('+'));
+        let number = digits.and_then(|digits| digits.parse().ok()).with_context(|| {
             format!("{} is no partition of {}; name it <number>.ndjson", path.display(), topic.name())
         })?;
         files.push((topic, number, path));
@@ -147,7 +154,7 @@ impl FileSource {
                 buffer: Vec::new(),
                 start: 0,
                 next_line: 0,
-                oversized: None,
+                dropped: 0,
                 state,
                 last_read: Instant::now(),
                 changed: true,
@@ -280,7 +287,7 @@ impl Partition {
         }
         let rest = self.buffer.len() - self.start;
         // One more byte, for the carriage return before a line feed that has not come yet.
-        if self.oversized.is_some() || rest > MAX_RECORD_BYTES + 1 {
+        if self.dropped > 0 || rest > MAX_RECORD_BYTES + 1 {
             self.swallow(rest);
         }
     }
@@ -288,7 +295,7 @@ impl Partition {
     /// Gives a last line that has no line feed to the ingest.
     fn take_rest(&mut self, ingest: &mut Ingest, latest: EventTime) {
         let length = self.buffer.len() - self.start;
-        if length > 0 || self.oversized.is_some() {
+        if length > 0 {
             self.take_line(ingest, length, latest);
         }
     }
@@ -297,27 +304,21 @@ impl Partition {
         let line = &self.buffer[self.start..self.start + length];
         let offset = self.next_line;
         self.next_line += 1;
-        match self.oversized.take() {
-            Some(before) => {
-                // The record's head comes first in the buffer; the rest of it is gone but for its length.
-                let head = &line[..line.len().min(OVERSIZED_HEAD)];
-                ingest.oversized(self.handle, offset, head, before + (length - head.len()) as u64);
-            }
-            None => {
-                let line = line.strip_suffix(b"\r").unwrap_or(line);
-                if !line.is_empty() {
-                    ingest.record(self.handle, offset, line, latest);
-                }
-            }
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let bytes = line.len() as u64 + std::mem::take(&mut self.dropped);
+        if bytes > MAX_RECORD_BYTES as u64 {
+            ingest.oversized(self.handle, offset, &line[..OVERSIZED_HEAD], bytes);
+        } else if !line.is_empty() {
+            ingest.record(self.handle, offset, line, latest);
         }
         self.start += length;
     }
 
-    /// Drops all but the head of a record that is too large.
+    /// Drops all of a record that is too large but its head and its last byte, which may be a carriage return.
     fn swallow(&mut self, rest: usize) {
-        let head = rest.min(OVERSIZED_HEAD);
-        let length = self.oversized.unwrap_or(head as u64) + (rest - head) as u64;
-        self.oversized = Some(length);
-        self.buffer.truncate(self.start + head);
+        if rest > OVERSIZED_HEAD + 1 {
+            self.buffer.drain(self.start + OVERSIZED_HEAD..self.start + rest - 1);
+            self.dropped += (rest - OVERSIZED_HEAD - 1) as u64;
+        }
     }
 }

@@ -75,7 +75,11 @@ impl GeneratorConfig {
     /// How long before the start the catalogue arrives.
     const OPENING_MS: i64 = 60_000;
 
-    fn check(&self) -> anyhow::Result<()> {
+    /// Whether such traffic can be made.
+    ///
+    /// # Errors
+    /// Names the value that can't be, and what can.
+    pub fn check(&self) -> anyhow::Result<()> {
         ensure!(self.partitions >= 1, "partitions must be at least 1");
         let catalogue = [("campaigns", self.campaigns), ("products", self.products), ("devices", self.devices)];
         for (name, number) in catalogue {

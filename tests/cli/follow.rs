@@ -1,0 +1,166 @@
+//! `adtide --follow`: results while the topics grow.
+
+use nix::sys::signal::Signal;
+
+use crate::support::{PERFORMANCE, Place, Running, campaign, click, conversion, eventually, impression};
+
+const IDLE: &str = "SELECT topic, partition FROM adtide_progress_partitions WHERE state LIKE '%Idle%' ORDER BY 1, 2";
+
+/// Follows the topics in `in`, quick to see that a partition is idle.
+fn follow(place: &Place, more: &str) -> Running {
+    let quick = "--epoch-interval 20ms --set idle_timeout=150ms";
+    place.start("follow", &format!("--from in --data-dir out --follow -w 2 {quick} {more}"))
+}
+
+#[test]
+fn records_and_partitions_that_are_added_reach_the_tables_and_an_interrupt_closes_no_window() {
+    let place = Place::new();
+    place.write("in/ad-events/0.ndjson", impression("10:00:00", 1));
+    let mut running = follow(&place, "");
+    place.await_rows(PERFORMANCE, &["1 10:00 1 0 0"]);
+
+    place.append("in/ad-events/0.ndjson", click("10:00:01", 1, "d-1"));
+    place.await_rows(PERFORMANCE, &["1 10:00 1 1 0"]);
+
+    place.append("in/ad-events/3.ndjson", impression("10:00:02", 2));
+    place.append("in/conversion-events/0.ndjson", conversion("10:02:00", "o-1", "d-1"));
+    place.append("in/campaign-events.ndjson", campaign("09:00:00", 1, "2.00"));
+    place.await_rows(PERFORMANCE, &["1 10:00 1 1 0", "2 10:00 1 0 0"]);
+    place.await_rows("SELECT order_id, ad_id FROM conversion_attribution_results", &["o-1 10"]);
+    place.await_rows("SELECT placement, total_campaigns FROM rtb_ranking_cache", &["top 1"]);
+
+    // Both partitions pass the window's end: it closes, and the next one stays open.
+    place.append("in/ad-events/0.ndjson", impression("10:06:00", 1));
+    place.append("in/ad-events/3.ndjson", impression("10:06:00", 2));
+    let expected = ["1 10:00 1 1 1", "1 10:05 1 0 0", "2 10:00 1 0 1", "2 10:05 1 0 0"];
+    place.await_rows(PERFORMANCE, &expected);
+
+    let outcome = running.end(Signal::SIGINT).succeeded();
+    assert_eq!(place.rows(PERFORMANCE), expected);
+    outcome.says(&["5 ad-events", "1 conversion-events", "1 campaign-events"]);
+    assert!(outcome.stderr.contains("stopping"), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_termination_is_as_good_as_an_interrupt() {
+    let place = Place::new();
+    place.write("in/ad-events.ndjson", impression("10:00:00", 1) + &impression("10:06:00", 1));
+    let mut running = follow(&place, "");
+    place.await_rows(PERFORMANCE, &["1 10:00 1 0 1", "1 10:05 1 0 0"]);
+    running.end(Signal::SIGTERM).succeeded();
+    assert_eq!(place.rows(PERFORMANCE), ["1 10:00 1 0 1", "1 10:05 1 0 0"]);
+}
+
+#[test]
+fn nohup_keeps_it_running_when_the_terminal_hangs_up() {
+    let place = Place::new();
+    place.write("in/ad-events.ndjson", impression("10:00:00", 1));
+    let mut running = place.start_with_nohup("nohup", "--from in --data-dir out --follow");
+    place.await_rows(PERFORMANCE, &["1 10:00 1 0 0"]);
+    running.signal(Signal::SIGHUP);
+    place.append("in/ad-events.ndjson", impression("10:00:01", 1));
+    place.await_rows(PERFORMANCE, &["1 10:00 2 0 0"]);
+    running.end(Signal::SIGTERM).succeeded();
+}
+
+#[test]
+fn a_line_that_is_not_complete_is_waited_for() {
+    let place = Place::new();
+    let line = impression("10:00:01", 1);
+    let (head, tail) = line.split_at(60);
+    place.write("in/ad-events/0.ndjson", impression("10:00:00", 1) + head);
+    let mut running = follow(&place, "");
+    place.await_rows(PERFORMANCE, &["1 10:00 1 0 0"]);
+    place.await_rows(IDLE, &["ad-events 0"]);
+    place.append("in/ad-events/0.ndjson", tail);
+    place.await_rows(PERFORMANCE, &["1 10:00 2 0 0"]);
+    place.append("in/ad-events/0.ndjson", head);
+    place.append("in/ad-events/1.ndjson", impression("10:00:02", 2));
+    place.await_rows(PERFORMANCE, &["1 10:00 2 0 0", "2 10:00 1 0 0"]);
+    running.end(Signal::SIGINT).succeeded();
+    assert!(place.topic("dead-letter").is_empty());
+}
+
+#[test]
+fn a_folder_without_topics_is_followed_until_they_come() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("in")).unwrap();
+    let mut running = follow(&place, "");
+    assert!(eventually(|| place.path("out/adtide.db").exists()));
+    place.append("in/ad-events.ndjson", impression("10:00:00", 1));
+    place.await_rows(PERFORMANCE, &["1 10:00 1 0 0"]);
+    running.end(Signal::SIGINT).succeeded();
+}
+
+/// A moment in the recent past whose window has ended.
+fn twenty_minutes_ago() -> i64 {
+    adtide::now().plus(-20 * 60 * 1000).0
+}
+
+const FINAL: &str = "SELECT is_final FROM ad_performance_metrics_realtime";
+
+#[test]
+fn when_all_is_quiet_the_last_window_closes_by_the_clock_if_that_is_wanted() {
+    let place = Place::new();
+    place.write("in/ad-events/0.ndjson", click(twenty_minutes_ago(), 1, "d-1").repeat(2));
+    place.write("in/ad-events/1.ndjson", impression(twenty_minutes_ago(), 2));
+    place.write("in/conversion-events.ndjson", conversion(twenty_minutes_ago(), "o-1", "d-1"));
+    let mut running = follow(
+        &place,
+        "--set watermark.idle_advance=true --set watermark.performance=1s --set watermark.duplicates=1s",
+    );
+    place.await_rows(FINAL, &["1", "1"]);
+    assert!(eventually(|| place.topic("compensation-events").len() == 1));
+    running.end(Signal::SIGINT).succeeded();
+}
+
+#[test]
+fn otherwise_it_stays_open() {
+    let place = Place::new();
+    place.write("in/ad-events.ndjson", click(twenty_minutes_ago(), 1, "d-1").repeat(2));
+    let mut running = follow(&place, "--set watermark.performance=1s --set watermark.duplicates=1s");
+    place.await_rows(IDLE, &["ad-events 0"]);
+    running.end(Signal::SIGINT).succeeded();
+    assert_eq!(place.rows(FINAL), ["0"]);
+    assert!(place.topic("compensation-events").is_empty());
+}
+
+#[test]
+fn a_partition_that_wakes_up_finds_closed_what_the_others_have_closed() {
+    let place = Place::new();
+    place.write("in/ad-events/0.ndjson", impression("10:00:00", 1));
+    place.write("in/ad-events/1.ndjson", impression("10:00:00", 2));
+    let mut running = follow(&place, "");
+    place.await_rows(IDLE, &["ad-events 0", "ad-events 1"]);
+
+    // Partition 0 alone closes the first window.
+    place.append("in/ad-events/0.ndjson", impression("10:08:00", 1));
+    place.await_rows(PERFORMANCE, &["1 10:00 1 0 1", "1 10:05 1 0 0", "2 10:00 1 0 1"]);
+    // Within the lateness, partition 1 corrects it.
+    place.append("in/ad-events/1.ndjson", impression("10:04:00", 2));
+    place.await_rows(PERFORMANCE, &["1 10:00 1 0 1", "1 10:05 1 0 0", "2 10:00 2 0 1"]);
+    place.await_rows(IDLE, &["ad-events 0", "ad-events 1"]);
+    assert!(place.topic("late-events").is_empty());
+
+    // Half an hour on it can't any more.
+    place.append("in/ad-events/0.ndjson", impression("10:30:00", 1));
+    place.await_rows("SELECT is_final FROM ad_performance_metrics_realtime WHERE window_start LIKE '%10:05%'", &["1"]);
+    place.append("in/ad-events/1.ndjson", click("10:04:30", 2, "d-1"));
+    assert!(eventually(|| place.topic("late-events").len() == 2));
+    running.end(Signal::SIGINT).succeeded();
+
+    let mut late: Vec<_> = place
+        .topic("late-events")
+        .iter()
+        .map(|late| format!("{} {} {} {}", late["statement"], late["partition"], late["offset"], late["watermark"]))
+        .collect();
+    late.sort();
+    assert_eq!(
+        late,
+        [
+            r#""duplicate_detector" 1 2 "2026-01-05 10:29:30.000""#,
+            r#""performance_aggregator" 1 2 "2026-01-05 10:29:50.000""#
+        ]
+    );
+    assert!(place.rows(PERFORMANCE).contains(&"2 10:00 2 0 1".to_owned()));
+}

@@ -1,0 +1,16 @@
+//! The binary from end to end, as somebody at a terminal uses it: arguments and files in; tables, topics, messages
+//! and exit codes out.
+
+#![cfg(unix)]
+
+mod support;
+
+mod cluster;
+mod config;
+mod demo;
+mod files;
+mod follow;
+mod generate;
+mod help;
+mod run;
+mod verify;

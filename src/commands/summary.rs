@@ -35,7 +35,8 @@ pub fn run(monitor: &Monitor, elapsed: Duration, from: &Path, engine: &EngineCon
     let by_topic = Topic::ALL.iter().zip(counts.good).filter(|(_, good)| *good > 0);
     let by_topic: Vec<_> = by_topic.map(|(topic, good)| format!("{} {}", HumanCount(good), topic.name())).collect();
     say!("");
-    say!("read       {} from {}", by_topic.join(", "), from.display());
+    let read = if by_topic.is_empty() { "nothing".to_owned() } else { by_topic.join(", ") };
+    say!("read       {read} from {}", from.display());
     let listed = |counts: Vec<(String, u64)>| {
         let list: Vec<_> = counts.iter().map(|(name, count)| format!("{} {name}", HumanCount(*count))).collect();
         if list.is_empty() { "none".to_owned() } else { list.join(", ") }

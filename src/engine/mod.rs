@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use adtide_dataflows::Settings;
 use anyhow::anyhow;
+use timely::worker::Worker;
 
 pub use monitor::{Monitor, WorkerStatus};
 
@@ -48,8 +49,8 @@ pub struct EpochConfig {
 /// Runs this process's workers until the input ends or `stop` is set.
 ///
 /// # Errors
-/// The communication with other processes can't be set up, or an input can't be read. A sink that can't go on
-/// ends the process.
+/// The communication with other processes can't be set up. An input that can't be read or a sink that can't go on ends
+/// the process.
 pub fn run(
     timely: timely::Config,
     config: &EngineConfig,
@@ -58,12 +59,15 @@ pub fn run(
 ) -> anyhow::Result<()> {
     let watchdog = watchdog::start(Arc::clone(monitor), config.watchdog);
     let (config, monitor, stop) = (config.clone(), Arc::clone(monitor), Arc::clone(stop));
-    let guards = timely::execute(timely, move |worker| worker::run(worker, &config, &monitor, &stop))
-        .map_err(|error| anyhow!("{error}; check -n, -p and the hostfile"))?;
+    // A worker that just returned would leave its siblings waiting for it.
+    let work = move |worker: &mut Worker| {
+        worker::run(worker, &config, &monitor, &stop).unwrap_or_else(|error| crate::fatal(&error));
+    };
+    let guards = timely::execute(timely, work).map_err(|error| anyhow!("{error}; check -n, -p and the hostfile"))?;
     let results: Vec<_> = guards.join().into_iter().collect();
     watchdog.store(false, Ordering::Relaxed);
     for result in results {
-        result.map_err(|panic| anyhow!("a worker has panicked: {panic}"))??;
+        result.map_err(|panic| anyhow!("a worker has panicked: {panic}"))?;
     }
     Ok(())
 }

@@ -270,12 +270,21 @@ impl Partition {
         let read = read.with_context(|| format!("can't read {}", self.path.display()))?;
         self.buffer.truncate(filled + read);
         self.position += read as u64;
+        if read == 0 {
+            self.has_grown()?;
+        }
         Ok(read)
     }
 
-    /// Whether there is more to read.
+    /// Whether there is more to read. A file that was cut or written anew is an error: what it holds now stands at
+    /// offsets that have been read already.
     fn has_grown(&self) -> anyhow::Result<bool> {
         let length = self.file.metadata().with_context(|| format!("can't read {}", self.path.display()))?.len();
+        anyhow::ensure!(
+            length >= self.position,
+            "{} has become shorter while it was followed; a topic may only grow: start again to read it anew",
+            self.path.display()
+        );
         Ok(length > self.position)
     }
 

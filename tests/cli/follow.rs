@@ -82,6 +82,16 @@ fn a_line_that_is_not_complete_is_waited_for() {
 }
 
 #[test]
+fn a_file_that_is_cut_ends_the_run_with_its_name() {
+    let place = Place::new();
+    place.write("in/ad-events/0.ndjson", impression("10:00:00", 1).repeat(2));
+    let mut running = follow(&place, "");
+    place.await_rows(PERFORMANCE, &["1 10:00 2 0 0"]);
+    place.write("in/ad-events/0.ndjson", impression("10:00:00", 1));
+    running.finish().failed_saying(&["in/ad-events/0.ndjson", "shorter", "may only grow"]);
+}
+
+#[test]
 fn a_folder_without_topics_is_followed_until_they_come() {
     let place = Place::new();
     std::fs::create_dir(place.path("in")).unwrap();

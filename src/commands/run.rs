@@ -1,5 +1,6 @@
 //! `adtide run`.
 
+use std::fs::{File, TryLockError};
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -36,6 +37,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     };
     ensure!(!args.live, "--live generates its own topics; remove the key source.from, or leave out --live");
     ensure!(from.is_dir(), "key source.from: {} is no folder; name the folder of the topics", from.display());
+    // Held until the end. Sinks belong to worker 0, which is in process 0.
+    let _lock = if config.writes() && args.process == 0 { Some(lock(config.data_dir())?) } else { None };
     execute(args, &config, from, timely, &stop)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -51,14 +54,15 @@ fn demonstrate(
         args.processes == 1,
         "the demonstration runs in one process; make topics with `adtide generate` and name them with --from"
     );
+    ensure!(
+        args.live || !config.follows(),
+        "--follow (key source.follow) needs topics to follow: name their folder with --from, or use --live"
+    );
     let topics = config.data_dir().join("topics");
+    let _lock = lock(config.data_dir())?;
     if args.live {
         return live(args, config, &topics, timely, stop);
     }
-    ensure!(
-        !config.follows(),
-        "--follow (key source.follow) needs topics to follow: name their folder with --from, or use --live"
-    );
     generate::write(&config.generator(), &topics)?;
     execute(args, config, &topics, timely, stop)?;
     if !config.writes() || stop.load(Ordering::Relaxed) {
@@ -77,9 +81,12 @@ fn live(
     timely: timely::Config,
     stop: &Arc<AtomicBool>,
 ) -> anyhow::Result<ExitCode> {
+    // Nobody watches a demonstration for longer than a month.
+    const MONTH_MS: i64 = 30 * 24 * 60 * 60 * 1000;
     let mut traffic = config.generator();
     traffic.start = crate::now();
     traffic.check()?;
+    let traffic = traffic.for_span(MONTH_MS);
     generate::claim(topics)?;
     let (topics_of_thread, flag) = (topics.to_owned(), Arc::clone(stop));
     let generating = std::thread::Builder::new().name("generator".to_owned()).spawn(move || {
@@ -100,10 +107,6 @@ fn execute(
     timely: timely::Config,
     stop: &Arc<AtomicBool>,
 ) -> anyhow::Result<()> {
-    if config.writes() {
-        let folder = config.data_dir();
-        std::fs::create_dir_all(folder).with_context(|| format!("can't create the folder {}", folder.display()))?;
-    }
     stop_on_signal(stop)?;
     let engine = config.engine(from);
     let monitor = Arc::new(Monitor::default());
@@ -120,6 +123,20 @@ fn execute(
         summary::report(&monitor, elapsed, file)?;
     }
     Ok(())
+}
+
+/// Keeps a second run out of the folder for results, which it creates.
+fn lock(data_dir: &Path) -> anyhow::Result<File> {
+    std::fs::create_dir_all(data_dir).with_context(|| format!("can't create the folder {}", data_dir.display()))?;
+    let path = data_dir.join(".adtide.lock");
+    let file = File::create(&path).with_context(|| format!("can't write {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            bail!("another run writes to {}; stop it first, or name another folder with --data-dir", data_dir.display())
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("can't lock {}", path.display())),
+    }
 }
 
 /// Sets the flag on Ctrl-C and on SIGTERM, which is how a supervisor ends a process. A second signal does not wait for

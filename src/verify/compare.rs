@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use adtide_dataflows::Settings;
-use adtide_dataflows::model::{AttributionRow, PerformanceRow, RankingRow, WINDOW_MS};
+use adtide_dataflows::model::{AttributionRow, EventTime, PerformanceRow, RankingRow, WINDOW_MS};
 use anyhow::{Context, bail};
 use rusqlite::{Connection, OpenFlags};
 use serde::Deserialize;
@@ -47,16 +47,18 @@ pub fn require_database(data_dir: &Path) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-/// The settings that the run worked by.
+/// The settings that the run worked by, and the time of its last commit.
 ///
 /// # Errors
 /// No database, or one without them.
-pub fn settings_of_run(data_dir: &Path) -> anyhow::Result<Settings> {
+pub fn settings_of_run(data_dir: &Path) -> anyhow::Result<(Settings, EventTime)> {
     let Database { path, connection } = Database::open(data_dir)?;
     let unreadable = || format!("{}: the settings of the run can't be read; was it written by adtide?", path.display());
-    let sql = "SELECT settings FROM adtide_run";
-    let text: String = connection.query_row(sql, [], |row| row.get(0)).with_context(unreadable)?;
-    serde_json::from_str(&text).with_context(unreadable)
+    let sql = "SELECT settings, (SELECT max(updated_at) FROM adtide_progress) FROM adtide_run";
+    let (settings, committed): (String, Option<String>) =
+        connection.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?))).with_context(unreadable)?;
+    let committed = committed.and_then(|time| EventTime::parse(&time).ok()).unwrap_or_else(crate::now);
+    Ok((serde_json::from_str(&settings).with_context(unreadable)?, committed))
 }
 
 struct Database {

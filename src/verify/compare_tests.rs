@@ -87,7 +87,7 @@ fn verified_with(ads: &str, sql: &str, compensations: &[String], late: &str, dea
     db.execute_batch(TABLES).unwrap();
     db.execute_batch(sql).unwrap();
     drop(db);
-    verify(&from, &to, &Settings::default()).unwrap()
+    verify(&from, &to, &Settings::default(), crate::now()).unwrap()
 }
 
 fn whole() -> Vec<String> {
@@ -186,9 +186,11 @@ fn groups_that_differ_in_the_price_only_are_told_apart_by_the_id() {
 #[test]
 fn a_missing_database_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
-    let error = verify(dir.path(), dir.path(), &Settings::default()).unwrap_err().to_string();
+    let error = verify(dir.path(), dir.path(), &Settings::default(), crate::now()).unwrap_err().to_string();
     assert!(error.contains("adtide.db") && error.contains("run the statements first"), "{error}");
     Connection::open(dir.path().join("adtide.db")).unwrap();
     let missing = dir.path().join("nowhere");
-    assert!(verify(&missing, dir.path(), &Settings::default()).unwrap_err().to_string().contains("nowhere"));
+    assert!(
+        verify(&missing, dir.path(), &Settings::default(), crate::now()).unwrap_err().to_string().contains("nowhere")
+    );
 }

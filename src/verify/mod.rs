@@ -97,21 +97,23 @@ pub fn recompute(from: &Path, settings: &Settings, now: EventTime) -> anyhow::Re
     })
 }
 
-/// As [`verify`], by the settings of the run itself, which it left with its results.
+/// As [`verify`], by the settings and the clock of the run itself, which it left with its results.
 ///
 /// # Errors
 /// Files that can't be read.
 pub fn verify_run(from: &Path, data_dir: &Path) -> anyhow::Result<Report> {
-    verify(from, data_dir, &compare::settings_of_run(data_dir)?)
+    let (settings, committed) = compare::settings_of_run(data_dir)?;
+    verify(from, data_dir, &settings, committed)
 }
 
-/// Computes the results of the topic files in `from` and compares them with what a run wrote to `data_dir`.
+/// Computes the results of the topic files in `from` and compares them with what a run wrote to `data_dir`. A
+/// time is too far ahead by the clock at `now`.
 ///
 /// # Errors
 /// Files that can't be read; what a run wrote wrongly is no error but a difference.
-pub fn verify(from: &Path, data_dir: &Path, settings: &Settings) -> anyhow::Result<Report> {
+pub fn verify(from: &Path, data_dir: &Path, settings: &Settings, now: EventTime) -> anyhow::Result<Report> {
     compare::require_database(data_dir)?;
-    let mut recomputed = recompute(from, settings, crate::now())?;
+    let mut recomputed = recompute(from, settings, now)?;
     recomputed.keep_only(&settings.statements);
     compare(&recomputed, data_dir)
 }

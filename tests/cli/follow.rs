@@ -52,6 +52,19 @@ fn a_termination_is_as_good_as_an_interrupt() {
 }
 
 #[test]
+fn a_second_run_on_the_same_results_is_refused() {
+    let place = Place::new();
+    place.write("in/ad-events.ndjson", impression("10:00:00", 1));
+    let mut running = follow(&place, "");
+    place.await_rows(PERFORMANCE, &["1 10:00 1 0 0"]);
+    place.run("--from in --data-dir out").failed_saying(&["another run writes to out", "--data-dir"]);
+    place.run("--data-dir out").failed_saying(&["another run writes to out"]);
+    running.end(Signal::SIGINT).succeeded();
+    assert_eq!(place.rows(PERFORMANCE), ["1 10:00 1 0 0"]);
+    place.run("--from in --data-dir out").succeeded();
+}
+
+#[test]
 fn nohup_keeps_it_running_when_the_terminal_hangs_up() {
     let place = Place::new();
     place.write("in/ad-events.ndjson", impression("10:00:00", 1));

@@ -75,6 +75,22 @@ impl GeneratorConfig {
     /// How long before the start the catalogue arrives.
     const OPENING_MS: i64 = 60_000;
 
+    /// The same traffic for another span, at the same rate.
+    #[must_use]
+    pub fn for_span(self, span_ms: i64) -> GeneratorConfig {
+        let scaled = |number: u64| {
+            let scaled = u128::from(number) * span_ms.max(1) as u128 / self.span_ms.max(1) as u128;
+            u64::try_from(scaled).unwrap_or(u64::MAX)
+        };
+        let campaigns = self.campaigns as u64;
+        GeneratorConfig {
+            ad_events: scaled(self.ad_events),
+            campaign_events: campaigns.saturating_add(scaled(self.campaign_events.saturating_sub(campaigns))),
+            span_ms,
+            ..self
+        }
+    }
+
     /// Whether such traffic can be made.
     ///
     /// # Errors

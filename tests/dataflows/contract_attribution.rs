@@ -36,8 +36,8 @@ fn one_row_a_conversion_with_what_the_click_and_the_conversion_say() {
         click_time: EventTime(2000),
         conversion_time: EventTime(9999),
     };
-    assert_eq!(run.attributions.last(), [row.clone()]);
     assert_eq!(row.time_to_conversion(), 7);
+    assert_eq!(run.attributions.last(), [row]);
 }
 
 #[test]

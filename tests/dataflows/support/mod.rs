@@ -3,16 +3,20 @@
 mod check;
 mod history;
 mod line;
+mod mutate;
 mod oracle;
+mod plain;
 mod random;
 mod run;
 
 pub use check::check;
 pub use history::{History, Step};
 pub use line::{Line, campaign, click, impression, metrics, no_metrics, no_price, pause, price, sale, sold};
+pub use mutate::{Dice, mutated};
 pub use oracle::{RefundSum, refund_sums};
+pub use plain::{Net, Turn, nets};
 pub use random::{Disorder, histories, settings};
-pub use run::{Changes, Run};
+pub use run::{Changes, Held, Run};
 
 use adtide_dataflows::model::{EventTime, WINDOW_MS};
 use adtide_dataflows::{Emit, Settings};

@@ -67,11 +67,21 @@ fn bad_lines_are_noted_with_their_place() {
 
 #[test]
 fn unknown_fields_are_ignored_whatever_their_value() {
-    let deep = "[".repeat(1000) + &"]".repeat(1000);
-    for value in [deep.as_str(), "1e999", "null", r#""\ud800""#, "{}"] {
+    let nested = |levels| "[".repeat(levels) + &"]".repeat(levels);
+    for value in [nested(100).as_str(), "1e999", "null", r#""\ud800""#, "{}"] {
         assert!(click(&format!(r#","other":{value}"#)).is_ok(), "{value:.20}");
     }
     assert!(click(r#","other":nonsense"#).is_err());
+    assert!(click(&format!(r#","other":{}"#, nested(128))).is_err());
+}
+
+#[test]
+fn a_record_nests_at_most_127_levels_itself_included() {
+    let nested = |levels| click(&format!(r#","other":{}{}"#, "[".repeat(levels), "]".repeat(levels)));
+    assert!(nested(126).is_ok());
+    assert!(nested(127).is_err());
+    // Brackets in a text are no levels.
+    assert!(click(&format!(r#","other":"\"{}""#, "[".repeat(200))).is_ok());
 }
 
 #[test]

@@ -14,10 +14,16 @@ use super::{AdId, EventTime, Money, Text};
 pub struct Score(pub f64);
 
 impl Score {
-    /// Statement 1's formula, evaluated in this order; no price, no second term.
+    /// Statement 1's formula, evaluated in this order; no price, no second term. The rates are finite and not
+    /// negative, and so is the score: it stops at the greatest number.
     pub fn new(bid_price: Money, ctr: f64, cvr: f64, product_price: Option<Money>) -> Score {
-        let price = product_price.map_or(0.0, Money::to_f64);
-        Score(bid_price.to_f64() * ctr + 0.1 * ctr * cvr * price)
+        let second = match product_price {
+            // Left out rather than multiplied by: the rates' product may be infinite.
+            None | Some(Money::ZERO) => 0.0,
+            Some(price) => 0.1 * ctr * cvr * price.to_f64(),
+        };
+        // Rates of -0 are zero, and make no score of -0, which would rank below 0.
+        Score((bid_price.to_f64() * ctr + second).min(f64::MAX) + 0.0)
     }
 }
 

@@ -55,7 +55,8 @@ impl EventTime {
     #[inline]
     pub fn parse(text: &str) -> Result<EventTime, TimeError> {
         match Self::parse_sql(text.as_bytes()) {
-            Some(time) => Ok(time),
+            Some(time) if time.0 >= 0 => Ok(time),
+            Some(_) => Err(TimeError::Range),
             None => Self::parse_rfc3339(text),
         }
     }
@@ -82,7 +83,7 @@ impl EventTime {
         let year = two(0)? * 100 + two(2)?;
         let (month, day) = (two(5)?, two(8)?);
         let (hour, minute, second) = (two(11)?, two(14)?, two(17)?);
-        if year < 1970 || hour > 23 || minute > 59 || second > 59 {
+        if hour > 23 || minute > 59 || second > 59 {
             return None;
         }
         if !(1..=12).contains(&month) || day < 1 || day > days_in_month(year, month) {
@@ -232,7 +233,9 @@ mod tests {
         ] {
             assert_eq!(ms(bad), Err(TimeError::Format), "{bad}");
         }
-        assert_eq!(ms("1969-12-31T23:59:59Z"), Err(TimeError::Range));
+        for early in ["1969-12-31T23:59:59Z", "1969-12-31 23:59:59.999", "0000-01-01 00:00:00", "1600-02-29 00:00:00"] {
+            assert_eq!(ms(early), Err(TimeError::Range), "{early}");
+        }
         assert_eq!(EventTime::from_epoch_ms(-1), Err(TimeError::Range));
     }
 

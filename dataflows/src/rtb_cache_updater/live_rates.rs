@@ -86,5 +86,10 @@ fn rates(product: &Product) -> Rates {
     for sums in product.windows.values() {
         total += *sums;
     }
-    Rates::new(total.ctr() / 100.0, total.cvr() / 100.0)
+    // Not from the percentages of statement 2: a quotient rounded twice may rank two equals apart.
+    Rates::new(fraction(total.clicks, total.impressions), fraction(total.conversions, total.clicks))
+}
+
+fn fraction(part: i64, whole: i64) -> f64 {
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }

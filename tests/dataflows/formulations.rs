@@ -1,0 +1,208 @@
+//! Statements 2, 3 and 4 against plain differential formulations of them, which keep everything for ever: equal
+//! collections in every epoch.
+
+use adtide_dataflows::conversion_matcher::{Conversion, MatchEvent, MatchKey, StoredClick, conversion_matcher};
+use adtide_dataflows::duplicate_detector::{ClickGroup, PaidClick, duplicate_detector};
+use adtide_dataflows::model::{
+    AdId, AttributionRow, Epoch, EventTime, Money, PerformanceKey, PerformanceSums, WINDOW_MS,
+};
+use adtide_dataflows::performance_aggregator::{PartialSums, performance_aggregator};
+use proptest::prelude::*;
+
+use crate::support::{MINUTE, SECOND, Turn, check, nets, small};
+
+/// How far an epoch of these tests advances event time.
+const PACE: i64 = 50 * SECOND;
+
+/// Epochs of some records each, whose times are out of order by at most this. The watermark keeps behind them, so that
+/// nothing is late.
+const DISORDER: i64 = 2 * PACE;
+
+fn turns<D: std::fmt::Debug>(record: impl Strategy<Value = D>) -> impl Strategy<Value = Vec<Turn<(i64, D)>>> {
+    let batches = prop::collection::vec(prop::collection::vec((0..DISORDER / 1000, record), 0..8), 1..60);
+    let moves = prop::collection::vec(prop::bool::weighted(0.8), 60);
+    (batches, moves).prop_map(|(batches, moves)| {
+        let epochs = batches.into_iter().zip(moves).zip(1..);
+        epochs
+            .map(|((records, moves), epoch)| {
+                let now = epoch * PACE;
+                let records = records.into_iter().map(|(delay, record)| (now + DISORDER - delay * 1000, record));
+                // What comes from the next epoch on is not before this.
+                Turn { records: records.collect(), watermark: moves.then_some(EventTime(now + PACE)) }
+            })
+            .collect()
+    })
+}
+
+/// Makes a statement's input of times and other values.
+fn with_times<D, E>(turns: Vec<Turn<(i64, D)>>, mut of: impl FnMut(EventTime, D) -> E) -> Vec<Turn<E>> {
+    let turns = turns.into_iter();
+    turns
+        .map(|Turn { records, watermark }| Turn {
+            records: records.into_iter().map(|(time, record)| of(EventTime(time), record)).collect(),
+            watermark,
+        })
+        .collect()
+}
+
+#[test]
+fn statement_2_is_a_reduce_that_sums_up_by_key_and_window() {
+    check(40, turns((5..7i64, 7..9i64, prop::bool::ANY, 0..3i64)), |turns| {
+        let turns = with_times(turns, |time, (campaign_id, product_id, top, clicks)| -> PartialSums {
+            let placement = if top { "top" } else { "side" }.into();
+            let key = PerformanceKey { campaign_id, product_id, placement, window_start: time.window_start() };
+            let spend = Money(clicks * 150);
+            (key, PerformanceSums { impressions: 1, clicks, spend, ..PerformanceSums::default() })
+        });
+        let [operator, plain] = nets(turns, |streams, turns| {
+            let plain = streams.all(turns, |record| Some(record.clone())).reduce(|_, all, output| {
+                let mut total = PerformanceSums::default();
+                for (sums, count) in all {
+                    (0..*count).for_each(|_| total += **sums);
+                }
+                output.push((total, 1));
+            });
+            let (rows, _) = performance_aggregator(streams.records, streams.marks, &small());
+            [rows.map(|row| (row.key, row.sums)), plain]
+        });
+        assert_eq!(operator, plain);
+    });
+}
+
+/// A click or a conversion with small ids.
+type Small = (bool, Option<u8>, Option<u8>, i64, u8);
+
+fn click_or_sale() -> impl Strategy<Value = Small> {
+    (prop::bool::weighted(0.7), prop::option::of(0..3u8), prop::option::of(0..3u8), 7..9i64, 0..3u8)
+}
+
+fn match_event(time: EventTime, (is_click, device, session, product_id, id): Small, offset: u64) -> MatchEvent {
+    let (device, session) = (device.map(|id| id.to_string()), session.map(|id| id.to_string()));
+    let keys = MatchKey::pair(product_id, device.as_deref(), session.as_deref());
+    if is_click {
+        let ad_id = Some(AdId::Number(id.into()));
+        let click = StoredClick { keys, click_time: time, ad_id, campaign_id: Some(5), advertiser_id: 9 };
+        return MatchEvent::Click(product_id, click);
+    }
+    // Repeats are near each other.
+    let order_id = format!("{id}-{}", time.0 / (10 * MINUTE)).into();
+    let order = (time, 0, offset);
+    MatchEvent::Conversion(Conversion { keys, order, order_id, product_id, revenue_amount: Money(600) })
+}
+
+#[test]
+fn statement_3_is_a_join_and_a_reduce_to_the_greatest() {
+    check(40, turns(click_or_sale()), |turns| {
+        let mut offset = 0;
+        let turns = with_times(turns, |time, record| {
+            offset += 1;
+            match_event(time, record, offset)
+        });
+        let lookback = small().lookback;
+        let [operator, plain] = nets(turns, move |streams, turns| {
+            let clicks = streams.all(turns, |event| match event {
+                MatchEvent::Click(_, click) => {
+                    let rank = (click.click_time, click.ad_id.clone(), click.campaign_id, click.advertiser_id);
+                    Some((click.keys.map(Side::of), rank))
+                }
+                MatchEvent::Conversion(_) => None,
+            });
+            let conversions = streams.all(turns, |event| match event {
+                MatchEvent::Click(..) => None,
+                MatchEvent::Conversion(sale) => {
+                    let id = (sale.order_id.clone(), sale.product_id);
+                    Some((id, (sale.order, sale.revenue_amount, sale.keys.map(Side::of))))
+                }
+            });
+            let standing = conversions.reduce(|_, repeats, output| output.push((repeats[0].0.clone(), 1)));
+            let by_key = |keys: [Option<Side>; 2]| keys.into_iter().flatten();
+            let clicks = clicks.flat_map(move |(keys, rank)| by_key(keys).map(move |key| (key, rank.clone())));
+            let standing = standing.flat_map(move |(id, (order, revenue, keys))| {
+                by_key(keys).map(move |key| (key, (id.clone(), order.0, revenue)))
+            });
+            let candidates = standing
+                .join(clicks)
+                .filter(move |(_, ((_, time, _), rank))| rank.0 <= *time && time.0 <= rank.0.0 + lookback);
+            let candidates = candidates.map(|(_, ((id, time, revenue), rank))| (id, (rank, time, revenue)));
+            let best = candidates.reduce(|_, candidates, output| {
+                output.push((candidates[candidates.len() - 1].0.clone(), 1));
+            });
+            let plain = best.map(|((order_id, product_id), (click, conversion_time, revenue_amount))| {
+                let (click_time, ad_id, campaign_id, advertiser_id) = click;
+                AttributionRow {
+                    order_id,
+                    product_id,
+                    ad_id,
+                    campaign_id,
+                    advertiser_id,
+                    revenue_amount,
+                    click_time,
+                    conversion_time,
+                }
+            });
+            [conversion_matcher(streams.records, streams.marks, &small()).0, plain]
+        });
+        assert_eq!(operator, plain);
+    });
+}
+
+/// A match key that can be sorted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+struct Side(String);
+
+impl Side {
+    fn of(key: Option<MatchKey>) -> Option<Side> {
+        key.map(|key| Side(format!("{key:?}")))
+    }
+}
+
+#[test]
+fn statement_4_is_a_count_of_closed_windows() {
+    check(40, turns((9..11i64, 1..3i64, 0..2u8)), |turns| {
+        let turns = with_times(turns, |time, (advertiser_id, ad, device)| {
+            let group = ClickGroup {
+                advertiser_id,
+                campaign_id: Some(5),
+                ad_id: AdId::Number(ad),
+                device_id: device.to_string().into(),
+                actual_price: Money(150),
+            };
+            PaidClick { group, time }
+        });
+        let [operator, plain] = nets(turns, |streams, turns| {
+            let clicks = streams.all(turns, |click| Some((click.time.window_start(), group_key(&click.group))));
+            let counts = clicks.count().map(|((window, group), count)| (window, (group, count as usize)));
+            let duplicates = counts.filter(|(_, (_, count))| *count > 1).semijoin(streams.collection(closings(turns)));
+            let plain = duplicates.map(|(window, (group, count))| (window, group, count));
+            let (records, _) = duplicate_detector(streams.records, streams.marks, &small());
+            // What the records of a group add up to, and the greatest n, say the same.
+            let sums = records.map(|row| {
+                let group = (row.advertiser_id, row.ad_id.to_string(), row.device_id.to_string());
+                ((row.window_start, group), (row.click_times.len(), row.refund_amount.0))
+            });
+            let sums = sums.reduce(|_, records, output| {
+                let sum: i64 = records.iter().map(|((_, refund), _)| refund).sum();
+                let n = records[records.len() - 1].0.0;
+                assert_eq!(sum, 150 * (n as i64 - 1));
+                output.push((n, 1));
+            });
+            [sums.map(|((window, group), n)| (window, group, n)), plain]
+        });
+        assert_eq!(operator, plain);
+    });
+}
+
+fn group_key(group: &ClickGroup) -> (i64, String, String) {
+    (group.advertiser_id, group.ad_id.to_string(), group.device_id.to_string())
+}
+
+/// The windows that have closed, from the epoch on in which the watermark has passed their end.
+fn closings<D>(turns: &[Turn<D>]) -> Vec<(EventTime, Epoch, isize)> {
+    let windows = (0..).map(|n| EventTime(n * WINDOW_MS)).take(20);
+    windows
+        .filter_map(|window| {
+            let passes = |turn: &Turn<D>| turn.watermark.is_some_and(|time| time >= window.plus(WINDOW_MS));
+            Some((window, turns.iter().position(passes)? as Epoch, 1))
+        })
+        .collect()
+}

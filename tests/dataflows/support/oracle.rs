@@ -1,0 +1,272 @@
+//! Holds a run against the batch recomputation and against what must be true at every moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use adtide::verify::batch::{self, Rankings, RefundKey};
+use adtide::verify::{Located, Location, Recomputed, recompute};
+use adtide_dataflows::model::{
+    ActiveCampaign, CampaignEvent, Compensation, Epoch, EventTime, Money, PerformanceKey, PerformanceRow, Topic,
+    WINDOW_MS,
+};
+use adtide_dataflows::record::{self, BadRecord, Fields, Scanner};
+use adtide_dataflows::{Emit, LateEvent, MetricsSource, Settings, Statement};
+
+use super::{Changes, History, NOW, Run};
+
+impl History {
+    /// Runs the history on one worker, and holds the run against the batch recomputation at the end of every epoch.
+    pub fn run(&self, settings: &Settings) -> Run {
+        let run = Run::of(self, settings, 1, true);
+        run.check_always(settings);
+        if !self.has_states() {
+            for epoch in (0..=self.last_epoch()).chain([Epoch::MAX]) {
+                run.check_at(epoch, self, settings);
+            }
+        }
+        run
+    }
+}
+
+impl Run {
+    /// Checks that the collections hold, at the end of an epoch, what the batch recomputation makes of the records
+    /// until then; at [`Epoch::MAX`], of all of them.
+    pub fn check_at(&self, epoch: Epoch, history: &History, settings: &Settings) {
+        let watermarks = history.watermarks(epoch, settings);
+        let expected = recomputed(history, epoch, settings);
+        let seen = self.watermarks_at(epoch).unwrap_or(adtide_dataflows::operators::Watermarks::MIN);
+        assert_eq!(seen, watermarks, "the watermarks in epoch {epoch}");
+
+        let final_rows = performance_rows(&expected, watermarks.performance, settings);
+        assert_eq!(by_key(&self.performance.at(epoch)), final_rows, "statement 2 in epoch {epoch}");
+
+        let attributions = self.attributions.at(epoch).into_iter();
+        let attributions = attributions.map(|row| ((row.order_id.clone(), row.product_id), row)).collect();
+        assert_eq!(expected.attributions.rows, attributions, "statement 3 in epoch {epoch}");
+
+        let owed = expected.refunds.groups.iter().filter(|(key, _)| closed(key.window_start, watermarks.duplicates));
+        let owed =
+            owed.map(|(key, refund)| (key.clone(), RefundSum { sum: refund.owed, clicks: refund.click_times.clone() }));
+        assert_eq!(refund_sums(&self.compensations, epoch), owed.collect(), "statement 4 in epoch {epoch}");
+
+        let rankings = self.rankings.at(epoch).into_iter();
+        let rankings = rankings.map(|row| ((row.placement.clone(), row.category.clone()), row)).collect();
+        assert_eq!(expected_rankings(history, epoch, &final_rows, &expected, settings), rankings, "statement 1");
+
+        assert_eq!(late_locations(&self.late, epoch), expected_late(&expected), "late events in epoch {epoch}");
+        self.check_dead_letters(epoch, &expected);
+        if epoch == Epoch::MAX {
+            self.check_counts(&expected);
+        }
+    }
+
+    /// Checks, at the end, which records are bad, and nothing else.
+    pub fn check_bad_records(&self, history: &History, settings: &Settings) {
+        self.check_dead_letters(Epoch::MAX, &recomputed(history, Epoch::MAX, settings));
+    }
+
+    fn check_dead_letters(&self, epoch: Epoch, expected: &Recomputed) {
+        let dead = self.dead.iter().filter(|(_, read)| *read <= epoch);
+        let dead: BTreeSet<_> = dead.map(|(dead, _)| location(dead.topic, dead.partition, dead.offset)).collect();
+        let bad: BTreeSet<_> = expected.bad.keys().copied().collect();
+        let difference: Vec<_> = dead.symmetric_difference(&bad).collect();
+        assert!(difference.is_empty(), "dead letters in epoch {epoch} differ in {difference:?}");
+    }
+
+    fn check_counts(&self, expected: &Recomputed) {
+        assert_eq!(self.counts.without_campaign, expected.performance.without_campaign);
+        assert_eq!(self.repeats, expected.attributions.repeats);
+        assert_eq!(self.counts.bad.values().sum::<u64>(), expected.bad.len() as u64);
+        let late: u64 = self.counts.late.values().sum();
+        assert_eq!(late, self.late.len() as u64);
+    }
+
+    /// Checks what holds at every moment, whatever came in: collections are sets with one row a key, what is final
+    /// stays so, refunds are never taken back nor given twice, watermarks never go back.
+    pub fn check_always(&self, settings: &Settings) {
+        one_row_a_key(&self.rankings, |row| (row.placement.clone(), row.category.clone()));
+        one_row_a_key(&self.attributions, |row| (row.order_id.clone(), row.product_id));
+        one_row_a_key(&self.performance, |row| row.key.clone());
+        one_row_a_key(&self.compensations, Compensation::id);
+        let mut final_keys = BTreeSet::new();
+        for (row, epoch, diff) in ordered(&self.performance) {
+            if row.is_final {
+                final_keys.insert(row.key.clone());
+            } else {
+                let reopened = diff > 0 && final_keys.contains(&row.key);
+                assert!(!reopened, "in epoch {epoch} a final row becomes one that is not: {row:?}");
+                assert_eq!(settings.emit, Emit::OnUpdate, "on_close writes only final rows: {row:?}");
+            }
+        }
+        assert!(self.compensations.0.iter().all(|(_, _, diff)| *diff == 1), "a refund is taken back");
+        for (before, after) in self.watermarks.iter().zip(self.watermarks.iter().skip(1)) {
+            assert!(before.1 < after.1, "one change of the watermarks an epoch: {before:?}, {after:?}");
+            assert_eq!(before.0.max(after.0), after.0, "the watermarks never go back");
+        }
+    }
+}
+
+/// The changes of a collection, within an epoch the removals first.
+fn ordered<R: Clone>(changes: &Changes<R>) -> Vec<(R, Epoch, isize)> {
+    let mut ordered = changes.0.clone();
+    ordered.sort_by_key(|(_, epoch, diff)| (*epoch, *diff));
+    ordered
+}
+
+fn one_row_a_key<R: Ord + Clone + std::fmt::Debug, K: Ord + Clone>(changes: &Changes<R>, key: impl Fn(&R) -> K) {
+    let mut rows: BTreeMap<K, BTreeMap<R, isize>> = BTreeMap::new();
+    for epoch_changes in changes.0.chunk_by(|one, other| one.1 == other.1) {
+        for (row, _, diff) in epoch_changes {
+            *rows.entry(key(row)).or_default().entry(row.clone()).or_default() += diff;
+        }
+        for (row, epoch, _) in epoch_changes {
+            let Some(of_key) = rows.get_mut(&key(row)) else { continue };
+            of_key.retain(|_, count| *count != 0);
+            let is_set = of_key.len() <= 1 && of_key.values().all(|count| *count == 1);
+            assert!(is_set, "in epoch {epoch} a key has these rows, each so many times: {of_key:?}");
+        }
+    }
+}
+
+/// What the records of a group of statement 4 add up to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefundSum {
+    pub sum: Money,
+    /// The clicks of the record with the greatest n.
+    pub clicks: Vec<EventTime>,
+}
+
+/// What was refunded by the end of an epoch.
+pub fn refund_sums(compensations: &Changes<Compensation>, epoch: Epoch) -> BTreeMap<RefundKey, RefundSum> {
+    let mut sums: BTreeMap<RefundKey, RefundSum> = BTreeMap::new();
+    for row in compensations.at(epoch) {
+        let key = RefundKey {
+            advertiser_id: row.advertiser_id,
+            campaign_id: row.campaign_id,
+            ad_id: row.ad_id,
+            device_id: row.device_id,
+            actual_price: row.actual_price,
+            window_start: row.window_start,
+        };
+        let group = sums.entry(key).or_insert(RefundSum { sum: Money::ZERO, clicks: Vec::new() });
+        group.sum += row.refund_amount;
+        if row.click_times.len() > group.clicks.len() {
+            group.clicks = row.click_times;
+        }
+    }
+    sums
+}
+
+/// The batch recomputation of what arrived until the end of an epoch.
+fn recomputed(history: &History, epoch: Epoch, settings: &Settings) -> Recomputed {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for ((topic, partition), records) in history.until(epoch) {
+        let folder = dir.path().join(topic.name());
+        std::fs::create_dir_all(&folder).expect("a folder for the topic");
+        write_lines(&folder.join(format!("{partition}.ndjson")), &records);
+    }
+    recompute(dir.path(), settings, NOW).expect("the files can be read")
+}
+
+fn write_lines(path: &Path, records: &[&[u8]]) {
+    let is_line = |record: &&[u8]| !record.is_empty() && !record.contains(&b'\n') && !record.ends_with(b"\r");
+    assert!(records.iter().all(is_line), "a record of the tests is one line");
+    let mut text = records.join(&b'\n');
+    text.push(b'\n');
+    std::fs::write(path, text).expect("the file can be written");
+}
+
+fn closed(window_start: EventTime, watermark: EventTime) -> bool {
+    watermark >= window_start.plus(WINDOW_MS)
+}
+
+/// The rows that must be there under a watermark, final or not.
+fn performance_rows(
+    expected: &Recomputed,
+    watermark: EventTime,
+    settings: &Settings,
+) -> BTreeMap<PerformanceKey, PerformanceRow> {
+    let mut rows = expected.performance.rows.clone();
+    for row in rows.values_mut() {
+        row.is_final = closed(row.key.window_start, watermark);
+    }
+    rows.retain(|_, row| row.is_final || settings.emit == Emit::OnUpdate);
+    rows
+}
+
+fn by_key(rows: &[PerformanceRow]) -> BTreeMap<PerformanceKey, PerformanceRow> {
+    rows.iter().map(|row| (row.key.clone(), row.clone())).collect()
+}
+
+/// The rankings. Live metrics go by the windows that have closed so far.
+fn expected_rankings(
+    history: &History,
+    epoch: Epoch,
+    performance: &BTreeMap<PerformanceKey, PerformanceRow>,
+    expected: &Recomputed,
+    settings: &Settings,
+) -> Rankings {
+    if settings.product_metrics == MetricsSource::Topic || epoch == Epoch::MAX {
+        return expected.rankings.clone();
+    }
+    let final_rows = performance.iter().filter(|(_, row)| row.is_final);
+    let final_rows = final_rows.map(|(key, row)| (key.clone(), row.clone())).collect();
+    let latest = NOW.plus(settings.max_future_skew);
+    let campaigns = events(history, epoch, Topic::CampaignEvents, |fields| owned_campaign(fields, latest));
+    let prices = events(history, epoch, Topic::ProductMeta, record::product_meta);
+    batch::rankings(&campaigns, &[], &prices, &final_rows, settings)
+}
+
+/// The good records of a topic.
+fn events<E>(
+    history: &History,
+    epoch: Epoch,
+    topic: Topic,
+    event: impl Fn(&Fields<'_>) -> Result<E, BadRecord>,
+) -> Vec<Located<E>> {
+    let mut events = Vec::new();
+    for ((_, partition), records) in history.until(epoch).into_iter().filter(|(place, _)| place.0 == topic) {
+        for (record, offset) in records.into_iter().zip(0..) {
+            if let Ok(event) = Scanner::default().read_full(record, &event) {
+                events.push(Located { partition, offset, event });
+            }
+        }
+    }
+    events
+}
+
+fn owned_campaign(fields: &Fields<'_>, latest: EventTime) -> Result<CampaignEvent, BadRecord> {
+    let event = record::campaign_event(fields)?;
+    if event.time > latest {
+        return Err(BadRecord::FutureTime(event.time));
+    }
+    let active = event.active.map(|active| ActiveCampaign {
+        advertiser_id: active.advertiser_id,
+        product_id: active.product_id,
+        placement: active.placement.to_owned(),
+        category: active.category.to_owned(),
+        bid_price: active.bid_price,
+    });
+    Ok(CampaignEvent { event_type: event.event_type, time: event.time, campaign_id: event.campaign_id, active })
+}
+
+/// Which statement leaves which record out.
+type Late = BTreeSet<(Statement, Location)>;
+
+fn late_locations(late: &[(LateEvent, Epoch)], epoch: Epoch) -> Late {
+    let until = late.iter().filter(|(_, read)| *read <= epoch);
+    until.map(|(late, _)| (late.statement, location(late.topic, late.partition, late.offset))).collect()
+}
+
+fn expected_late(expected: &Recomputed) -> Late {
+    let of = |statement, late: &[Location]| late.iter().map(move |at| (statement, *at)).collect::<Vec<_>>();
+    let mut late = Late::new();
+    late.extend(of(Statement::PerformanceAggregator, &expected.performance.late));
+    late.extend(of(Statement::ConversionMatcher, &expected.attributions.late));
+    late.extend(of(Statement::DuplicateDetector, &expected.refunds.late));
+    late
+}
+
+fn location(topic: Topic, partition: u32, offset: u64) -> Location {
+    Location { topic, partition, offset }
+}

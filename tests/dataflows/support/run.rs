@@ -1,0 +1,343 @@
+//! Runs the dataflow over a history and keeps all that comes out.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use adtide_dataflows::model::{AttributionRow, Compensation, Epoch, PerformanceRow, RankingRow};
+use adtide_dataflows::operators::{PartitionState, Watermarks};
+use adtide_dataflows::{
+    Counts, DeadLetter, Ingest, Inputs, LateEvent, Outputs, PartitionHandle, Settings, State, dataflow,
+};
+use differential_dataflow::VecCollection;
+use timely::dataflow::operators::{Inspect, Probe};
+use timely::dataflow::{ProbeHandle, StreamVec};
+use timely::worker::Worker;
+
+use super::history::Place;
+use super::{History, NOW, Step};
+
+/// How a collection changed, in the order of epochs.
+#[derive(Clone, Debug)]
+pub struct Changes<R>(pub Vec<(R, Epoch, isize)>);
+
+/// What the state held at the end of an epoch, on all workers together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    pub performance_rows: usize,
+    pub clicks: usize,
+    pub open_conversions: usize,
+    pub closed_conversions: usize,
+    pub duplicate_groups: usize,
+}
+
+/// All that came out of a run.
+#[derive(Clone, Debug)]
+pub struct Run {
+    pub rankings: Changes<RankingRow>,
+    pub performance: Changes<PerformanceRow>,
+    pub attributions: Changes<AttributionRow>,
+    pub compensations: Changes<Compensation>,
+    pub late: Vec<(LateEvent, Epoch)>,
+    pub dead: Vec<(DeadLetter, Epoch)>,
+    /// From which epoch on each was in effect.
+    pub watermarks: Vec<(Watermarks, Epoch)>,
+    pub counts: Counts,
+    pub repeats: u64,
+    /// At the end of each epoch, and at last after all of them; only of runs that settle.
+    pub held: Vec<Held>,
+}
+
+impl<R: Ord + Clone> Changes<R> {
+    /// The collection at the end of an epoch, each row with how often it is there.
+    pub fn counted(&self, epoch: Epoch) -> BTreeMap<R, isize> {
+        let mut rows = BTreeMap::new();
+        for (row, _, diff) in self.0.iter().filter(|(_, changed, _)| *changed <= epoch) {
+            *rows.entry(row.clone()).or_default() += diff;
+        }
+        rows.retain(|_, count| *count != 0);
+        rows
+    }
+
+    /// The collection at the end of an epoch. It must be a set.
+    pub fn at(&self, epoch: Epoch) -> Vec<R> {
+        let counted = self.counted(epoch).into_iter();
+        counted.map(|(row, count)| if count == 1 { row } else { panic!("a row is there {count} times") }).collect()
+    }
+
+    /// The collection at the end.
+    pub fn last(&self) -> Vec<R> {
+        self.at(Epoch::MAX)
+    }
+
+    /// The epochs in which something changed.
+    pub fn epochs(&self) -> Vec<Epoch> {
+        let mut epochs: Vec<_> = self.0.iter().map(|(_, epoch, _)| *epoch).collect();
+        epochs.dedup();
+        epochs
+    }
+}
+
+impl Run {
+    /// Runs a history on this many workers. A run that settles works each epoch off before it starts the next one;
+    /// else epochs overlap.
+    pub fn of(history: &History, settings: &Settings, workers: usize, settles: bool) -> Run {
+        let (history, settings) = (Arc::new(history.clone()), settings.clone());
+        let config = if workers == 1 { timely::Config::thread() } else { timely::Config::process(workers) };
+        let guards = timely::execute(config, move |worker| work(worker, &history, &settings, settles));
+        let parts = guards.expect("the workers start").join().into_iter();
+        let runs = parts.map(|part| part.expect("a worker ends well"));
+        let mut run = runs.reduce(Run::merge).expect("there is a worker");
+        run.sort();
+        run
+    }
+
+    /// The watermarks in effect in an epoch.
+    pub fn watermarks_at(&self, epoch: Epoch) -> Option<Watermarks> {
+        self.watermarks.iter().take_while(|(_, since)| *since <= epoch).last().map(|(marks, _)| *marks)
+    }
+
+    fn merge(mut self, other: Run) -> Run {
+        assert_eq!(self.watermarks, other.watermarks, "watermarks are the same on every worker");
+        self.rankings.0.extend(other.rankings.0);
+        self.performance.0.extend(other.performance.0);
+        self.attributions.0.extend(other.attributions.0);
+        self.compensations.0.extend(other.compensations.0);
+        self.late.extend(other.late);
+        self.dead.extend(other.dead);
+        merge_counts(&mut self.counts, other.counts);
+        self.repeats += other.repeats;
+        for (held, other) in self.held.iter_mut().zip(other.held) {
+            held.add(other);
+        }
+        self
+    }
+
+    fn sort(&mut self) {
+        self.rankings.0.sort_by_key(|change| change.1);
+        self.performance.0.sort_by_key(|change| change.1);
+        self.attributions.0.sort_by_key(|change| change.1);
+        self.compensations.0.sort_by_key(|change| change.1);
+        self.late.sort();
+        self.dead.sort();
+    }
+}
+
+impl Held {
+    fn add(&mut self, other: Held) {
+        self.performance_rows += other.performance_rows;
+        self.clicks += other.clicks;
+        self.open_conversions += other.open_conversions;
+        self.closed_conversions += other.closed_conversions;
+        self.duplicate_groups += other.duplicate_groups;
+    }
+
+    fn of(state: &State) -> Held {
+        Held {
+            performance_rows: state.performance_rows.get(),
+            clicks: state.matcher.clicks.get(),
+            open_conversions: state.matcher.open_conversions.get(),
+            closed_conversions: state.matcher.closed_conversions.get(),
+            duplicate_groups: state.duplicate_groups.get(),
+        }
+    }
+}
+
+fn merge_counts(counts: &mut Counts, other: Counts) {
+    for (good, other) in counts.good.iter_mut().zip(other.good) {
+        *good += other;
+    }
+    for (reason, other) in other.bad {
+        *counts.bad.entry(reason).or_default() += other;
+    }
+    for (statement, other) in other.late {
+        *counts.late.entry(statement).or_default() += other;
+    }
+    counts.without_campaign += other.without_campaign;
+}
+
+/// One worker's run.
+fn work(worker: &mut Worker, history: &History, settings: &Settings, settles: bool) -> Run {
+    let probe = ProbeHandle::new();
+    let (inputs, state, captured) = worker.dataflow::<Epoch, _, _>(|scope| {
+        let (inputs, outputs, state) = dataflow(scope, settings);
+        (inputs, state, Captured::new(outputs, &probe))
+    });
+    let (index, peers) = (worker.index(), worker.peers());
+    let mut feeder = Feeder {
+        worker,
+        ingest: Ingest::new(settings),
+        inputs,
+        state: &state,
+        probe: &probe,
+        partitions: BTreeMap::new(),
+        settles,
+        held: Vec::new(),
+    };
+    // Partitions are dealt out as by the source of files.
+    let mine = |place: &Place| (place.0 as usize + place.1 as usize) % peers == index;
+    let latest = NOW.plus(settings.max_future_skew);
+    for place in history.initial_partitions().into_iter().filter(mine) {
+        feeder.set_state(place, PartitionState::Active);
+        feeder.partitions.get_mut(&place).expect("it was added").wakes = false;
+    }
+    feeder.report();
+    for step in &history.steps {
+        match step {
+            Step::Record(place, bytes) if mine(place) => {
+                let partition = feeder.partitions.get_mut(place).expect("it is there");
+                feeder.ingest.record(partition.handle, partition.next_offset, bytes, latest);
+                partition.next_offset += 1;
+                partition.changed = true;
+            }
+            Step::State(place, state) if mine(place) => feeder.set_state(*place, *state),
+            Step::Record(..) | Step::State(..) => {}
+            Step::Cut => feeder.end_epoch(),
+        }
+    }
+    for partition in feeder.partitions.values_mut() {
+        partition.state = PartitionState::Finished;
+        partition.changed = true;
+    }
+    feeder.end_epoch();
+    let Feeder { worker, ingest, inputs, mut held, .. } = feeder;
+    drop(inputs);
+    worker.step_while(|| !probe.done());
+    held.push(Held::of(&state));
+    captured.finish(ingest.counts().clone(), state.matcher.repeats.get(), held)
+}
+
+/// A partition that a worker feeds.
+struct Partition {
+    handle: PartitionHandle,
+    next_offset: u64,
+    state: PartitionState,
+    changed: bool,
+    /// It has just appeared or woken up, and must follow the others before its next record.
+    wakes: bool,
+}
+
+/// Feeds one worker, as the engine does.
+struct Feeder<'a> {
+    worker: &'a mut Worker,
+    ingest: Ingest,
+    inputs: Inputs,
+    state: &'a State,
+    probe: &'a ProbeHandle<Epoch>,
+    partitions: BTreeMap<Place, Partition>,
+    settles: bool,
+    held: Vec<Held>,
+}
+
+impl Feeder<'_> {
+    fn set_state(&mut self, place: Place, state: PartitionState) {
+        let ingest = &mut self.ingest;
+        let partition = self.partitions.entry(place).or_insert_with(|| Partition {
+            handle: ingest.add_partition(place.0, place.1, 0),
+            next_offset: 0,
+            state: PartitionState::Idle(None),
+            changed: true,
+            wakes: false,
+        });
+        partition.wakes = partition.state != PartitionState::Active && state == PartitionState::Active;
+        partition.state = state;
+        partition.changed = true;
+    }
+
+    fn report(&mut self) {
+        for partition in self.partitions.values_mut() {
+            if std::mem::take(&mut partition.changed) {
+                self.ingest.report(partition.handle, partition.state);
+            }
+        }
+    }
+
+    fn end_epoch(&mut self) {
+        self.report();
+        self.inputs.send(self.ingest.batch());
+        let next = self.inputs.epoch() + 1;
+        self.inputs.advance_to(next);
+        let waking = self.partitions.values().any(|partition| partition.wakes);
+        if self.settles || waking {
+            self.worker.step_while(|| self.probe.less_than(&next));
+            self.held.push(Held::of(self.state));
+        } else {
+            self.worker.step();
+        }
+        if waking {
+            let view = self.state.watermarks.borrow();
+            for (place, partition) in &mut self.partitions {
+                if std::mem::take(&mut partition.wakes) {
+                    self.ingest.follow(partition.handle, view.floors[place]);
+                }
+            }
+        }
+    }
+}
+
+/// What came out on one worker, as it comes.
+struct Captured {
+    rankings: Shared<(RankingRow, Epoch, isize)>,
+    performance: Shared<(PerformanceRow, Epoch, isize)>,
+    attributions: Shared<(AttributionRow, Epoch, isize)>,
+    compensations: Shared<(Compensation, Epoch, isize)>,
+    late: Shared<(LateEvent, Epoch)>,
+    dead: Shared<(DeadLetter, Epoch)>,
+    watermarks: Shared<(Watermarks, Epoch)>,
+}
+
+type Shared<D> = Rc<RefCell<Vec<D>>>;
+
+impl Captured {
+    fn new(outputs: Outputs<'_>, probe: &ProbeHandle<Epoch>) -> Captured {
+        Captured {
+            rankings: changes(outputs.rankings, probe),
+            performance: changes(outputs.performance, probe),
+            attributions: changes(outputs.attributions, probe),
+            compensations: changes(outputs.compensations, probe),
+            late: records(outputs.late, probe),
+            dead: records(outputs.dead, probe),
+            watermarks: records(outputs.watermarks, probe),
+        }
+    }
+
+    fn finish(self, counts: Counts, repeats: u64, held: Vec<Held>) -> Run {
+        Run {
+            rankings: Changes(self.rankings.take()),
+            performance: Changes(self.performance.take()),
+            attributions: Changes(self.attributions.take()),
+            compensations: Changes(self.compensations.take()),
+            late: self.late.take(),
+            dead: self.dead.take(),
+            watermarks: self.watermarks.take(),
+            counts,
+            repeats,
+            held,
+        }
+    }
+}
+
+fn changes<D: Clone + 'static>(
+    collection: VecCollection<'_, Epoch, D>,
+    probe: &ProbeHandle<Epoch>,
+) -> Shared<(D, Epoch, isize)> {
+    let shared = Shared::default();
+    let captured = Rc::clone(&shared);
+    collection.inner.inspect(move |change| captured.borrow_mut().push(change.clone())).probe_with(probe);
+    shared
+}
+
+/// Records with the epoch of their message.
+fn records<D: Clone + 'static>(stream: StreamVec<'_, Epoch, D>, probe: &ProbeHandle<Epoch>) -> Shared<(D, Epoch)> {
+    let shared = Shared::default();
+    let captured = Rc::clone(&shared);
+    let watched = stream.inspect_core(move |event| {
+        if let Ok((stamp, records)) = event {
+            let epoch = *stamp.expect_singleton();
+            captured.borrow_mut().extend(records.iter().map(|record| (record.clone(), epoch)));
+        }
+    });
+    watched.probe_with(probe);
+    shared
+}

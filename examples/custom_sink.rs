@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use adtide::sink::{Change, Commit, Sink, attach, progress, tables};
+use adtide::sink::{Change, Commit, Progress, Sink, attach, progress, tables};
 use adtide::source::file::{FileSource, FileSourceConfig};
 use adtide::source::{Poll, Source};
 use adtide_dataflows::model::Epoch;
@@ -21,6 +21,11 @@ struct Printer;
 impl Sink for Printer {
     fn name(&self) -> &'static str {
         "printer"
+    }
+
+    /// Nothing is remembered, so every run starts over.
+    fn progress(&self) -> Option<Progress> {
+        None
     }
 
     fn commit(&mut self, commit: Commit) -> anyhow::Result<()> {

@@ -7,7 +7,7 @@
 use adtide_dataflows::Settings;
 use adtide_dataflows::duplicate_detector::{ClickGroup, PaidClick, duplicate_detector};
 use adtide_dataflows::model::{AdId, EventTime, Money, Topic};
-use adtide_dataflows::operators::{PartitionReport, PartitionState, watermarks};
+use adtide_dataflows::operators::{PartitionReport, PartitionState, Watermarks, watermarks};
 use timely::dataflow::operators::Input;
 
 fn main() {
@@ -16,7 +16,7 @@ fn main() {
             let settings = Settings::default();
             let (clicks_input, clicks) = scope.new_input();
             let (reports_input, reports) = scope.new_input();
-            let (watermarks, _view) = watermarks(reports, &settings);
+            let (watermarks, _view) = watermarks(reports, &settings, &[]);
             let (refunds, _held) = duplicate_detector(clicks, watermarks, &settings);
             refunds.inspect(|(refund, epoch, _)| {
                 println!(
@@ -37,6 +37,7 @@ fn main() {
             partition: 0,
             next_offset: 0,
             greatest: None,
+            watermarks: Watermarks::MIN,
             state: PartitionState::Active,
         };
         reports.send(report);

@@ -67,6 +67,12 @@ pub struct RunArgs {
     /// Go on at the end of the topics and read what is appended, until Ctrl-C
     #[arg(long)]
     pub follow: bool,
+    /// Go on where the results of an earlier run stop [default with --follow]
+    #[arg(long, conflicts_with = "fresh")]
+    pub resume: bool,
+    /// Start over and replace the results of an earlier run [default without --follow]
+    #[arg(long)]
+    pub fresh: bool,
     /// Demonstration: generate traffic in real time until Ctrl-C
     #[arg(long, conflicts_with_all = ["from", "follow"])]
     pub live: bool,
@@ -192,6 +198,8 @@ impl RunArgs {
             ("sink.data_dir", path(&self.data_dir)),
             ("sink.kind", self.sink.clone()),
             ("source.follow", (self.follow || self.live).then(|| "true".to_owned())),
+            ("restart", self.resume.then(|| "resume".to_owned())),
+            ("restart", (self.fresh || self.live).then(|| "fresh".to_owned())),
             ("statements", self.statements.clone()),
             ("allowed_lateness", self.allowed_lateness.clone()),
             ("max_future_skew", self.max_future_skew.clone()),

@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use crate::engine::{EngineConfig, EpochConfig};
+use crate::engine::{EngineConfig, EpochConfig, Restart};
 use crate::source::file::FileSourceConfig;
 use crate::source::generator::GeneratorConfig;
 
@@ -35,6 +35,7 @@ pub struct Config {
     #[serde(deserialize_with = "duration")]
     idle_timeout: Duration,
     statements: Vec<Statement>,
+    restart: Restart,
     source: Source,
     sink: Sink,
     watermark: Watermark,
@@ -282,6 +283,7 @@ impl Config {
                 max_future_skew: ms(self.max_future_skew),
             },
             data_dir: self.writes().then(|| self.data_dir().to_owned()),
+            restart: self.restart,
             epochs: EpochConfig {
                 interval: self.epoch_interval,
                 catch_up_interval: self.epoch.catch_up_interval,

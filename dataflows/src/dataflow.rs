@@ -12,7 +12,7 @@ use timely::dataflow::{Scope, StreamVec};
 use crate::conversion_matcher::{MatchEvent, MatcherState, conversion_matcher};
 use crate::duplicate_detector::{PaidClick, duplicate_detector};
 use crate::model::{AttributionRow, Compensation, Epoch, PerformanceRow, RankingRow};
-use crate::operators::{PartitionReport, WatermarkView, Watermarks, watermarks};
+use crate::operators::{Cut, PartitionReport, WatermarkView, Watermarks, watermarks};
 use crate::performance_aggregator::{PartialSums, performance_aggregator};
 use crate::rtb_cache_updater::{CampaignUpdate, PriceUpdate, RatesUpdate, rtb_cache_updater};
 use crate::{Batch, DeadLetter, LateEvent, Settings};
@@ -98,6 +98,16 @@ pub struct State {
 ///
 /// A statement that `settings` leaves out is built all the same: without input it costs nothing.
 pub fn dataflow<'scope>(scope: Scope<'scope, Epoch>, settings: &Settings) -> (Inputs, Outputs<'scope>, State) {
+    replay(scope, settings, &[])
+}
+
+/// As [`dataflow`], for a replay that must pass the `cuts` of an earlier run, in ascending order, in the same state
+/// as that run did; see [`watermarks`].
+pub fn replay<'scope>(
+    scope: Scope<'scope, Epoch>,
+    settings: &Settings,
+    cuts: &[Cut],
+) -> (Inputs, Outputs<'scope>, State) {
     let (campaigns_input, campaigns) = scope.new_input();
     let (rates_input, rates) = scope.new_input();
     let (prices_input, prices) = scope.new_input();
@@ -108,7 +118,7 @@ pub fn dataflow<'scope>(scope: Scope<'scope, Epoch>, settings: &Settings) -> (In
     let (late_input, late) = scope.new_input();
     let (reports_input, reports) = scope.new_input();
 
-    let (marks, view) = watermarks(reports.clone(), settings);
+    let (marks, view) = watermarks(reports.clone(), settings, cuts);
     let (performance, performance_rows) = performance_aggregator(sums, marks.clone(), settings);
     let (attributions, matcher) = conversion_matcher(match_events, marks.clone(), settings);
     let (compensations, duplicate_groups) = duplicate_detector(paid_clicks, marks.clone(), settings);

@@ -223,8 +223,9 @@ impl Ingest {
 
     /// Says in this epoch's batch how far a partition has been read.
     pub fn report(&mut self, partition: PartitionHandle, state: PartitionState) {
-        let Partition { topic, number, next_offset, greatest, .. } = self.partitions[partition.0];
-        self.router.batch.reports.push(PartitionReport { topic, partition: number, next_offset, greatest, state });
+        let Partition { topic, number, next_offset, greatest, watermarks } = self.partitions[partition.0];
+        let report = PartitionReport { topic, partition: number, next_offset, greatest, watermarks, state };
+        self.router.batch.reports.push(report);
     }
 
     /// The input of the epoch that ends now.

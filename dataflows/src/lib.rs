@@ -12,6 +12,6 @@ pub mod record;
 pub mod rtb_cache_updater;
 mod settings;
 
-pub use dataflow::{Inputs, Outputs, State, dataflow};
+pub use dataflow::{Inputs, Outputs, State, dataflow, replay};
 pub use ingest::{Batch, Counts, DeadLetter, Ingest, LateEvent, PartitionHandle};
 pub use settings::{Emit, MetricsSource, Settings, Statement};

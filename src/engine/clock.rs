@@ -14,16 +14,20 @@ pub struct EpochClock {
     interval: u64,
     catch_up_interval: u64,
     max_bytes: u64,
+    /// How far epochs are ahead of the clock.
+    ahead: u64,
 }
 
 impl EpochClock {
-    /// A clock by the config's intervals.
-    pub fn new(config: &EpochConfig) -> EpochClock {
+    /// A clock by the config's intervals, for epochs after `last` at `now` (ms): if the clock has been set back since
+    /// then, they go on from there at its pace.
+    pub fn new(config: &EpochConfig, last: Epoch, now: u64) -> EpochClock {
         let ms = |duration: Duration| (duration.as_millis() as u64).max(1);
         EpochClock {
             interval: ms(config.interval),
             catch_up_interval: ms(config.catch_up_interval.max(config.interval)),
             max_bytes: config.max_bytes,
+            ahead: last.saturating_sub(now),
         }
     }
 
@@ -31,7 +35,7 @@ impl EpochClock {
     /// having read `bytes`.
     pub fn next(&self, epoch: Epoch, now: u64, busy: bool, bytes: u64) -> Option<Epoch> {
         let grid = if busy { self.catch_up_interval } else { self.interval };
-        let tick = now / grid * grid;
+        let tick = (now + self.ahead) / grid * grid;
         if tick > epoch {
             return Some(tick);
         }
@@ -40,7 +44,7 @@ impl EpochClock {
 
     /// How long after `now` (ms) a quiet epoch ends.
     pub fn until_tick(&self, now: u64) -> Duration {
-        Duration::from_millis(self.interval - now % self.interval)
+        Duration::from_millis(self.interval - (now + self.ahead) % self.interval)
     }
 }
 
@@ -49,12 +53,17 @@ mod tests {
     use super::*;
 
     fn clock() -> EpochClock {
-        EpochClock::new(&EpochConfig {
+        clock_after(0)
+    }
+
+    fn clock_after(last: Epoch) -> EpochClock {
+        let config = EpochConfig {
             interval: Duration::from_millis(100),
             catch_up_interval: Duration::from_millis(500),
             max_bytes: 1000,
             max_in_flight: 8,
-        })
+        };
+        EpochClock::new(&config, last, 1000)
     }
 
     #[test]
@@ -74,5 +83,11 @@ mod tests {
     fn epochs_go_on_when_the_clock_is_set_back() {
         assert_eq!(clock().next(1000, 500, false, 2000), Some(1001));
         assert_eq!(clock().next(1000, 500, false, 0), None);
+    }
+
+    #[test]
+    fn new_epochs_come_after_committed_ones_whatever_the_clock_says() {
+        assert_eq!(clock_after(5000).next(5001, 1050, false, 0), None);
+        assert_eq!(clock_after(5000).next(5001, 1100, false, 0), Some(5100));
     }
 }

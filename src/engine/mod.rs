@@ -2,6 +2,7 @@
 
 mod clock;
 mod monitor;
+mod restart;
 mod watchdog;
 mod worker;
 
@@ -15,6 +16,7 @@ use anyhow::anyhow;
 use timely::worker::Worker;
 
 pub use monitor::{Monitor, WorkerStatus};
+pub use restart::{Plan, Restart};
 
 use crate::source::file::FileSourceConfig;
 
@@ -27,6 +29,8 @@ pub struct EngineConfig {
     pub source: FileSourceConfig,
     /// The folder that takes the results; None computes them and writes nothing.
     pub data_dir: Option<PathBuf>,
+    /// What to do with the results of an earlier run there.
+    pub restart: Restart,
     /// How epochs are cut.
     pub epochs: EpochConfig,
     /// The process ends if the frontier stands still for so long.
@@ -57,11 +61,12 @@ pub fn run(
     monitor: &Arc<Monitor>,
     stop: &Arc<AtomicBool>,
 ) -> anyhow::Result<()> {
+    let plan = Plan::new(config)?;
     let watchdog = watchdog::start(Arc::clone(monitor), config.watchdog);
     let (config, monitor, stop) = (config.clone(), Arc::clone(monitor), Arc::clone(stop));
     // A worker that just returned would leave its siblings waiting for it.
     let work = move |worker: &mut Worker| {
-        worker::run(worker, &config, &monitor, &stop).unwrap_or_else(|error| crate::fatal(&error));
+        worker::run(worker, &config, &plan, &monitor, &stop).unwrap_or_else(|error| crate::fatal(&error));
     };
     let guards = timely::execute(timely, work).map_err(|error| anyhow!("{error}; check -n, -p and the hostfile"))?;
     let results: Vec<_> = guards.join().into_iter().collect();

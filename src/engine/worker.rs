@@ -6,48 +6,56 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use adtide_dataflows::model::Epoch;
-use adtide_dataflows::{Ingest, Inputs, Outputs, Settings, State, dataflow};
+use adtide_dataflows::{Ingest, Inputs, Outputs, State, replay};
 use timely::dataflow::operators::Concat;
 use timely::dataflow::operators::probe::{Handle, Probe};
 use timely::worker::Worker;
 
 use super::clock::EpochClock;
-use super::{EngineConfig, Monitor, WorkerStatus};
+use super::{EngineConfig, Monitor, Plan, WorkerStatus};
 use crate::sink::sqlite::SqliteSink;
 use crate::sink::topics::TopicSink;
-use crate::sink::{self, Sink};
+use crate::sink::{self, Progress, Sink};
 use crate::source::file::FileSource;
 use crate::source::{Poll, Source};
 
-/// Reads, cuts epochs and steps the dataflow until the input ends or `stop` is set; then waits for the sinks.
-pub fn run(worker: &mut Worker, config: &EngineConfig, monitor: &Monitor, stop: &AtomicBool) -> anyhow::Result<()> {
+/// Replays what the sinks have committed, then reads, cuts epochs and steps the dataflow until the input ends or `stop`
+/// is set; then waits for the sinks.
+pub fn run(
+    worker: &mut Worker,
+    config: &EngineConfig,
+    plan: &Plan,
+    monitor: &Monitor,
+    stop: &AtomicBool,
+) -> anyhow::Result<()> {
     let probe = Handle::new();
     let (inputs, state) = worker.dataflow(|scope| {
-        let (inputs, outputs, state) = dataflow(scope, &config.settings);
-        connect_sinks(&outputs, config, &probe);
+        let (inputs, outputs, state) = replay(scope, &config.settings, &plan.dataflow_cuts());
+        connect_sinks(&outputs, config, plan, &probe);
         (inputs, state)
     });
-    let source = FileSource::new(config.source.clone(), worker.index(), worker.peers());
+    let last = plan.cuts.last().map_or(0, |cut| cut.epoch);
     let mut driver = Driver {
         ingest: Ingest::new(&config.settings),
-        clock: EpochClock::new(&config.epochs),
+        clock: EpochClock::new(&config.epochs, last, now_ms()),
+        max_bytes: config.epochs.max_bytes,
         max_in_flight: config.epochs.max_in_flight.max(1),
         in_flight: VecDeque::new(),
         index: worker.index(),
         inputs,
         state,
         probe,
-        source,
+        source: FileSource::new(config.source.clone(), worker.index(), worker.peers()),
         monitor,
     };
-    driver.start()?;
+    driver.start(worker, plan, stop)?;
     while driver.turn(worker, stop)? {}
     driver.finish(worker);
     Ok(())
 }
 
 /// Attaches the sinks, or only the probe if nothing is to be written.
-fn connect_sinks(outputs: &Outputs<'_>, config: &EngineConfig, probe: &Handle<Epoch>) {
+fn connect_sinks(outputs: &Outputs<'_>, config: &EngineConfig, plan: &Plan, probe: &Handle<Epoch>) {
     let Some(data_dir) = &config.data_dir else {
         outputs.rankings.clone().probe_with(probe);
         outputs.performance.clone().probe_with(probe);
@@ -60,23 +68,25 @@ fn connect_sinks(outputs: &Outputs<'_>, config: &EngineConfig, probe: &Handle<Ep
     let progress = sink::progress(outputs);
     let tables = sink::tables(outputs).concat(progress.clone());
     let records = sink::records(outputs).concat(progress);
-    sink::attach(tables, 0, || open_tables(data_dir, &config.settings)).probe_with(probe);
-    sink::attach(records, 0, || open_records(data_dir)).probe_with(probe);
+    sink::attach(tables, 0, || open_tables(data_dir, plan)).probe_with(probe);
+    sink::attach(records, 0, || open_records(data_dir, plan)).probe_with(probe);
 }
 
-fn open_tables(data_dir: &Path, settings: &Settings) -> Box<dyn Sink> {
-    let sink = SqliteSink::open(&data_dir.join("adtide.db"), settings);
+fn open_tables(data_dir: &Path, plan: &Plan) -> Box<dyn Sink> {
+    let sink = SqliteSink::open(&data_dir.join("adtide.db"), &plan.run, plan.resume);
     Box::new(sink.unwrap_or_else(|error| crate::fatal(&error)))
 }
 
-fn open_records(data_dir: &Path) -> Box<dyn Sink> {
-    Box::new(TopicSink::open(&data_dir.join("topics")).unwrap_or_else(|error| crate::fatal(&error)))
+fn open_records(data_dir: &Path, plan: &Plan) -> Box<dyn Sink> {
+    let sink = TopicSink::open(&data_dir.join("topics"), plan.resume);
+    Box::new(sink.unwrap_or_else(|error| crate::fatal(&error)))
 }
 
 /// What a worker has in its hands.
 struct Driver<'a> {
     ingest: Ingest,
     clock: EpochClock,
+    max_bytes: u64,
     max_in_flight: usize,
     /// Ended epochs that are not committed everywhere yet.
     in_flight: VecDeque<Epoch>,
@@ -95,11 +105,53 @@ struct Filling {
 }
 
 impl Driver<'_> {
-    /// Epoch 0 holds nothing but the word of all partitions that there are.
-    fn start(&mut self) -> anyhow::Result<()> {
+    /// Epoch 0 holds nothing but the word of all partitions that there are. Then comes the replay, if there is one.
+    fn start(&mut self, worker: &mut Worker, plan: &Plan, stop: &AtomicBool) -> anyhow::Result<()> {
         self.source.start(&mut self.ingest)?;
         self.inputs.send(self.ingest.batch());
-        self.inputs.advance_to(now_ms().max(1));
+        let Some(last) = plan.cuts.last() else {
+            self.inputs.advance_to(now_ms().max(1));
+            return Ok(());
+        };
+        self.inputs.advance_to(1);
+        for cut in &plan.cuts {
+            self.replay(worker, cut, stop)?;
+        }
+        self.source.replay_to(None);
+        self.source.resume(&mut self.ingest, last);
+        Ok(())
+    }
+
+    /// Reads up to a cut, in epochs before it, and ends the cut's own epoch exactly there.
+    fn replay(&mut self, worker: &mut Worker, cut: &Progress, stop: &AtomicBool) -> anyhow::Result<()> {
+        self.source.replay_to(Some(cut));
+        let mut bytes_before = self.source.bytes_read();
+        loop {
+            if stop.load(Ordering::Relaxed) {
+                // Half a replay says nothing that the sinks don't know better.
+                eprintln!("adtide: stopped before anything new was read");
+                std::process::exit(0);
+            }
+            if self.poll()? == Poll::Finished {
+                break;
+            }
+            if self.source.bytes_read() - bytes_before >= self.max_bytes
+                && self.inputs.epoch() + 1 < cut.epoch
+                && !self.is_behind()
+            {
+                bytes_before = self.source.bytes_read();
+                self.end_epoch(self.inputs.epoch() + 1);
+            }
+            if self.is_behind() {
+                worker.step_or_park(Some(Duration::from_millis(10)));
+            } else {
+                worker.step();
+            }
+        }
+        if self.inputs.epoch() < cut.epoch {
+            self.end_epoch(cut.epoch);
+        }
+        self.end_epoch(cut.epoch + 1);
         Ok(())
     }
 

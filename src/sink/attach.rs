@@ -19,6 +19,8 @@ use crate::fatal;
 /// Sends the changes to worker `owner` and there commits them to the sink, epoch by epoch; epochs that complete while
 /// a commit is under way go together into the next.
 ///
+/// A sink that had got somewhere before takes nothing of the epochs up to there: a replay brings them once more.
+///
 /// The stream that comes back is empty; an epoch is in its frontier until it is committed. `open` is called on the
 /// owner only.
 pub fn attach<'scope>(
@@ -53,6 +55,8 @@ struct Writer {
     /// The epochs of the commit that is under way.
     writing: Vec<Capability<Epoch>>,
     progress: Progress,
+    /// The last epoch that the sink had committed when it was opened.
+    committed: Option<Epoch>,
     thread: Option<JoinHandle<()>>,
     commits: Option<SyncSender<Commit>>,
     done: Receiver<()>,
@@ -63,6 +67,7 @@ impl Writer {
         let (commits, incoming) = sync_channel::<Commit>(1);
         let (acknowledge, done) = sync_channel(1);
         let name = sink.name();
+        let committed = sink.progress().map(|progress| progress.epoch);
         let run = move || {
             for commit in incoming {
                 if let Err(error) = sink.commit(commit) {
@@ -79,6 +84,7 @@ impl Writer {
             waiting: VecDeque::new(),
             writing: Vec::new(),
             progress: Progress::default(),
+            committed,
             thread: Some(thread),
             commits: Some(commits),
             done,
@@ -94,15 +100,17 @@ impl Writer {
                 Err(TryRecvError::Disconnected) => fatal(&anyhow::anyhow!("a sink's thread has died")),
             }
         }
-        if self.waiting.is_empty() {
-            return;
-        }
         let mut commit = Commit::default();
         for (capability, mut changes) in self.waiting.drain(..) {
             self.progress.epoch = *capability.time();
             changes.retain(|change| !self.progress.note(change));
-            commit.epochs.push(changes);
-            self.writing.push(capability);
+            if self.committed.is_none_or(|committed| self.progress.epoch > committed) {
+                commit.epochs.push(changes);
+                self.writing.push(capability);
+            }
+        }
+        if self.writing.is_empty() {
+            return;
         }
         commit.progress = self.progress.clone();
         if let Some(commits) = &self.commits {

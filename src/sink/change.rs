@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::hash::Hash;
 
-use adtide_dataflows::model::{AttributionRow, Compensation, Epoch, PerformanceRow, RankingRow, Topic};
+use adtide_dataflows::model::{AttributionRow, Compensation, Epoch, EventTime, PerformanceRow, RankingRow, Topic};
 use adtide_dataflows::operators::{PartitionReport, Watermarks};
-use adtide_dataflows::{DeadLetter, LateEvent, Outputs};
+use adtide_dataflows::{DeadLetter, LateEvent, Outputs, Settings};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
@@ -51,6 +51,22 @@ pub struct Progress {
     pub watermarks: Option<Watermarks>,
     /// How far each partition was read.
     pub partitions: BTreeMap<(Topic, u32), PartitionReport>,
+}
+
+/// A run, as its results remember it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Run {
+    /// The statements' settings.
+    pub settings: Settings,
+    /// The folder of topics.
+    pub source: String,
+}
+
+impl Progress {
+    /// Whether the input had ended: every window is closed, and nothing can be added.
+    pub fn has_ended(&self) -> bool {
+        self.watermarks.is_some_and(|watermarks| watermarks.duplicates == EventTime::MAX)
+    }
 }
 
 /// The results that are tables: statements 1, 2 and 3.

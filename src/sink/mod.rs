@@ -11,12 +11,15 @@ pub mod sqlite;
 pub mod topics;
 
 pub use attach::attach;
-pub use change::{Change, Commit, Progress, latest, progress, records, tables};
+pub use change::{Change, Commit, Progress, Run, latest, progress, records, tables};
 
 /// A place that takes results.
 pub trait Sink: Send {
     /// Its name, for messages and threads.
     fn name(&self) -> &'static str;
+
+    /// How far it had got when it was opened; None if it is new.
+    fn progress(&self) -> Option<Progress>;
 
     /// Writes the changes and the progress in one atomic step.
     ///

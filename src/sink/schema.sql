@@ -58,12 +58,14 @@ CREATE TABLE IF NOT EXISTS adtide_progress_partitions (
     partition   INTEGER NOT NULL,
     next_offset INTEGER NOT NULL,
     greatest    TEXT,
+    watermarks  TEXT NOT NULL,
     state       TEXT NOT NULL,
     PRIMARY KEY (sink, topic, partition)
 );
 
--- The settings of the run that wrote the results, so that they can be verified by them.
+-- The run that wrote the results: its settings, by which they can be verified, and the topics that it read.
 CREATE TABLE IF NOT EXISTS adtide_run (
     id       INTEGER PRIMARY KEY CHECK (id = 1),
-    settings TEXT NOT NULL
+    settings TEXT NOT NULL,
+    source   TEXT NOT NULL
 );

@@ -2,52 +2,115 @@
 
 use std::path::Path;
 
-use adtide_dataflows::Settings;
-use adtide_dataflows::model::{AttributionRow, EventTime, PerformanceRow, RankingRow, WINDOW_MS};
+use adtide_dataflows::model::{AttributionRow, EventTime, PerformanceRow, RankingRow, Topic, WINDOW_MS};
+use adtide_dataflows::operators::PartitionReport;
 use anyhow::Context;
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
-use super::{Change, Commit, Progress, Sink, latest};
+use super::{Change, Commit, Progress, Run, Sink, latest};
 use crate::json;
 
 /// Statements 1, 2 and 3 in one database file, each commit one transaction.
 pub struct SqliteSink {
     connection: Connection,
+    progress: Option<Progress>,
 }
 
 impl SqliteSink {
-    /// Opens the database, creates what is missing, and empties it of an earlier run's results: a run without a
-    /// checkpoint computes all of them again.
+    /// Opens the database and creates what is missing. Unless `resume` is set, it is emptied of an earlier run's
+    /// results.
     ///
     /// # Errors
     /// The file can't be opened or written, or is no SQLite database.
-    pub fn open(path: &Path, settings: &Settings) -> anyhow::Result<SqliteSink> {
-        let prepare = || -> anyhow::Result<Connection> {
+    pub fn open(path: &Path, run: &Run, resume: bool) -> anyhow::Result<SqliteSink> {
+        let prepare = || -> anyhow::Result<SqliteSink> {
             let connection = Connection::open(path)?;
             // With WAL, NORMAL loses at most the last commits on power failure and never half of one.
             connection
                 .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -32768;")?;
             connection.execute_batch(include_str!("schema.sql"))?;
-            connection.execute_batch(
-                "BEGIN; DELETE FROM rtb_ranking_cache; DELETE FROM ad_performance_metrics_realtime;
-                 DELETE FROM conversion_attribution_results; DELETE FROM adtide_progress;
-                 DELETE FROM adtide_progress_partitions; COMMIT;",
+            if !resume {
+                connection.execute_batch(
+                    "BEGIN; DELETE FROM rtb_ranking_cache; DELETE FROM ad_performance_metrics_realtime;
+                     DELETE FROM conversion_attribution_results; DELETE FROM adtide_progress;
+                     DELETE FROM adtide_progress_partitions; DELETE FROM adtide_run; COMMIT;",
+                )?;
+            }
+            connection.execute(
+                "INSERT OR REPLACE INTO adtide_run (id, settings, source) VALUES (1, ?1, ?2)",
+                [serde_json::to_string(&run.settings)?, run.source.clone()],
             )?;
-            let settings = serde_json::to_string(settings)?;
-            connection.execute("INSERT OR REPLACE INTO adtide_run (id, settings) VALUES (1, ?1)", [settings])?;
             connection.set_prepared_statement_cache_capacity(32);
-            Ok(connection)
+            let progress = read_progress(&connection)?;
+            Ok(SqliteSink { connection, progress })
         };
-        let connection = prepare().with_context(|| {
+        prepare().with_context(|| {
             format!("can't use {} as the results database; is it writable, and an SQLite file?", path.display())
-        })?;
-        Ok(SqliteSink { connection })
+        })
     }
+}
+
+/// How far the database at `path` has got, and the run that brought it there; None if there is none.
+///
+/// # Errors
+/// It can't be read, or another version of adtide wrote it.
+pub fn committed(path: &Path) -> anyhow::Result<Option<(Run, Option<Progress>)>> {
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let read = || -> anyhow::Result<Option<(Run, Option<Progress>)>> {
+        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        let run = connection
+            .query_row("SELECT settings, source FROM adtide_run", [], |row| {
+                Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
+            })
+            .optional()?;
+        let Some((settings, source)) = run else { return Ok(None) };
+        let run = Run { settings: serde_json::from_str(&settings)?, source };
+        Ok(Some((run, read_progress(&connection)?)))
+    };
+    read().with_context(|| {
+        format!("can't read what {} holds; was it written by another version? start over with --fresh", path.display())
+    })
+}
+
+fn read_progress(connection: &Connection) -> anyhow::Result<Option<Progress>> {
+    let stored = connection
+        .query_row("SELECT epoch, watermarks FROM adtide_progress WHERE sink = ?1", [NAME], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, Option<String>>(1)?))
+        })
+        .optional()?;
+    let Some((epoch, watermarks)) = stored else { return Ok(None) };
+    let mut statement = connection.prepare(
+        "SELECT topic, partition, next_offset, greatest, watermarks, state FROM adtide_progress_partitions
+         WHERE sink = ?1",
+    )?;
+    let mut rows = statement.query([NAME])?;
+    let mut progress = Progress { epoch: u64::try_from(epoch)?, ..Progress::default() };
+    progress.watermarks = watermarks.map(|watermarks| serde_json::from_str(&watermarks)).transpose()?;
+    while let Some(row) = rows.next()? {
+        let name: String = row.get(0)?;
+        let topic = Topic::ALL.into_iter().find(|topic| topic.name() == name);
+        let report = PartitionReport {
+            topic: topic.with_context(|| format!("unknown topic {name}"))?,
+            partition: row.get(1)?,
+            next_offset: u64::try_from(row.get::<_, i64>(2)?)?,
+            greatest: row.get::<_, Option<String>>(3)?.map(|time| EventTime::parse(&time)).transpose()?,
+            watermarks: serde_json::from_str(&row.get::<_, String>(4)?)?,
+            state: serde_json::from_str(&row.get::<_, String>(5)?)?,
+        };
+        progress.partitions.insert((report.topic, report.partition), report);
+    }
+    Ok(Some(progress))
 }
 
 impl Sink for SqliteSink {
     fn name(&self) -> &'static str {
-        "sqlite"
+        NAME
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        self.progress.clone()
     }
 
     fn commit(&mut self, commit: Commit) -> anyhow::Result<()> {
@@ -57,7 +120,7 @@ impl Sink for SqliteSink {
         write_rankings(&transaction, rows.rankings, &now)?;
         write_performance(&transaction, rows.performance, &now)?;
         write_attributions(&transaction, rows.attributions, &now)?;
-        write_progress(&transaction, self::NAME, &commit.progress, &now)?;
+        write_progress(&transaction, NAME, &commit.progress, &now)?;
         transaction.commit().context("SQLite can't commit; is the disk full?")
     }
 }
@@ -227,8 +290,9 @@ fn write_progress(transaction: &Transaction<'_>, sink: &str, progress: &Progress
         )?
         .execute(params![sink, i64::try_from(progress.epoch)?, watermarks, now])?;
     let mut partition = transaction.prepare_cached(
-        "INSERT OR REPLACE INTO adtide_progress_partitions (sink, topic, partition, next_offset, greatest, state)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT OR REPLACE INTO adtide_progress_partitions (sink, topic, partition, next_offset, greatest,
+             watermarks, state)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?;
     for report in progress.partitions.values() {
         partition.execute(params![
@@ -237,6 +301,7 @@ fn write_progress(transaction: &Transaction<'_>, sink: &str, progress: &Progress
             report.partition,
             i64::try_from(report.next_offset)?,
             report.greatest.map(|time| time.to_string()),
+            serde_json::to_string(&report.watermarks)?,
             serde_json::to_string(&report.state)?,
         ])?;
     }

@@ -3,12 +3,15 @@
 //! Each commit appends to the files and then replaces the progress file, which holds how long each of them is; the
 //! replacement is the atomic step. What lies beyond the length that the progress file names was never committed.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use adtide_dataflows::model::Epoch;
+use adtide_dataflows::operators::{PartitionReport, Watermarks};
 use anyhow::Context;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
 use super::{Change, Commit, Progress, Sink};
 use crate::json;
@@ -23,6 +26,7 @@ const PROGRESS: &str = ".adtide-progress.json";
 pub struct TopicSink {
     folder: PathBuf,
     topics: Vec<TopicFile>,
+    progress: Option<Progress>,
 }
 
 struct TopicFile {
@@ -32,34 +36,44 @@ struct TopicFile {
     buffer: Vec<u8>,
 }
 
+/// The progress file.
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    epoch: Epoch,
+    watermarks: Option<Watermarks>,
+    partitions: Vec<PartitionReport>,
+    /// How long each topic's file is.
+    lengths: BTreeMap<String, u64>,
+}
+
 impl TopicSink {
-    /// Creates the files `FOLDER/<topic>.ndjson`, empty: a run without a checkpoint computes all results again.
+    /// Opens the files `FOLDER/<topic>.ndjson`. With `resume`, what was not committed is cut off; otherwise they are
+    /// emptied.
     ///
     /// # Errors
-    /// The folder or a file in it can't be written.
-    pub fn open(folder: &Path) -> anyhow::Result<TopicSink> {
+    /// The folder or a file in it can't be written, or the progress can't be read.
+    pub fn open(folder: &Path, resume: bool) -> anyhow::Result<TopicSink> {
         std::fs::create_dir_all(folder).with_context(|| format!("can't create the folder {}", folder.display()))?;
-        let open = |topic: &str| -> anyhow::Result<TopicFile> {
-            let path = folder.join(format!("{topic}.ndjson"));
-            let file = OpenOptions::new().create(true).write(true).truncate(true).open(&path);
-            let file = file.with_context(|| format!("can't write {}", path.display()))?;
-            Ok(TopicFile { path, file, length: 0, buffer: Vec::new() })
-        };
+        if !resume {
+            forget(folder)?;
+        }
+        let stored = read(folder)?;
+        let length = |topic: &str| stored.as_ref().and_then(|stored| stored.lengths.get(topic)).copied().unwrap_or(0);
+        let open = |topic: &str| TopicFile::open(folder.join(format!("{topic}.ndjson")), length(topic));
         let topics = TOPICS.into_iter().map(open).collect::<anyhow::Result<_>>()?;
-        Ok(TopicSink { folder: folder.to_owned(), topics })
+        Ok(TopicSink { folder: folder.to_owned(), topics, progress: stored.map(Progress::from) })
     }
 
     fn write_progress(&self, progress: &Progress) -> anyhow::Result<()> {
-        let lengths: serde_json::Map<_, _> =
-            TOPICS.iter().zip(&self.topics).map(|(topic, file)| ((*topic).to_owned(), json!(file.length))).collect();
-        let text = json!({
-            "epoch": progress.epoch,
-            "watermarks": progress.watermarks,
-            "partitions": progress.partitions.values().collect::<Vec<_>>(),
-            "lengths": lengths,
-        });
+        let lengths = TOPICS.iter().zip(&self.topics).map(|(topic, file)| ((*topic).to_owned(), file.length)).collect();
+        let stored = Stored {
+            epoch: progress.epoch,
+            watermarks: progress.watermarks,
+            partitions: progress.partitions.values().copied().collect(),
+            lengths,
+        };
         let temporary = self.folder.join(format!("{PROGRESS}.new"));
-        std::fs::write(&temporary, text.to_string())?;
+        std::fs::write(&temporary, serde_json::to_vec(&stored)?)?;
         Ok(std::fs::rename(&temporary, self.folder.join(PROGRESS))?)
     }
 }
@@ -67,6 +81,10 @@ impl TopicSink {
 impl Sink for TopicSink {
     fn name(&self) -> &'static str {
         "topics"
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        self.progress.clone()
     }
 
     fn commit(&mut self, commit: Commit) -> anyhow::Result<()> {
@@ -89,7 +107,60 @@ impl Sink for TopicSink {
     }
 }
 
+/// How far the topics of a folder have got; None if they are new.
+///
+/// # Errors
+/// The progress file can't be read.
+pub fn committed(folder: &Path) -> anyhow::Result<Option<Progress>> {
+    Ok(read(folder)?.map(Progress::from))
+}
+
+fn read(folder: &Path) -> anyhow::Result<Option<Stored>> {
+    let path = folder.join(PROGRESS);
+    let text = match std::fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("can't read {}", path.display())),
+    };
+    let stored = serde_json::from_slice(&text);
+    stored
+        .map(Some)
+        .with_context(|| format!("{} is no progress of this version; start over with --fresh", path.display()))
+}
+
+fn forget(folder: &Path) -> anyhow::Result<()> {
+    let path = folder.join(PROGRESS);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("can't remove {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl From<Stored> for Progress {
+    fn from(stored: Stored) -> Progress {
+        let partitions = stored.partitions.into_iter().map(|report| ((report.topic, report.partition), report));
+        Progress { epoch: stored.epoch, watermarks: stored.watermarks, partitions: partitions.collect() }
+    }
+}
+
 impl TopicFile {
+    /// Opens or creates a file of which the first `length` bytes are committed.
+    fn open(path: PathBuf, length: u64) -> anyhow::Result<TopicFile> {
+        let open = || -> std::io::Result<File> {
+            let mut file = OpenOptions::new().create(true).write(true).truncate(false).open(&path)?;
+            if file.metadata()?.len() < length {
+                return Err(std::io::Error::other("it is shorter than what was committed; start over with --fresh"));
+            }
+            file.set_len(length)?;
+            file.seek(SeekFrom::Start(length))?;
+            Ok(file)
+        };
+        let file = open().with_context(|| format!("can't write {}", path.display()))?;
+        Ok(TopicFile { path, file, length, buffer: Vec::new() })
+    }
+
     fn flush(&mut self) -> std::io::Result<()> {
         if self.buffer.is_empty() {
             return Ok(());

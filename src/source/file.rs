@@ -12,12 +12,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use adtide_dataflows::model::{Epoch, EventTime, Topic};
-use adtide_dataflows::operators::{PartitionState, WatermarkView};
+use adtide_dataflows::operators::{PartitionState, WatermarkView, Watermarks};
 use adtide_dataflows::record::MAX_RECORD_BYTES;
 use adtide_dataflows::{Ingest, PartitionHandle};
 use anyhow::Context;
 
 use super::{Poll, Source};
+use crate::sink::Progress;
 
 /// How much is read at once.
 const CHUNK: usize = 256 * 1024;
@@ -50,7 +51,6 @@ pub struct FileSource {
     workers: usize,
     partitions: Vec<Partition>,
     last_scan: Instant,
-    bytes_read: u64,
 }
 
 struct Partition {
@@ -68,6 +68,8 @@ struct Partition {
     /// Of a record that is too large: how many of its bytes were dropped. Its head and last byte are in `buffer`.
     dropped: u64,
     state: State,
+    /// Of a replay: the line to stop before, and the greatest event time that was good.
+    until: Option<(u64, EventTime)>,
     last_read: Instant,
     /// Whether this epoch changed it.
     changed: bool,
@@ -132,7 +134,7 @@ fn partition_files(topic: Topic, folder: &Path) -> anyhow::Result<Vec<(Topic, u3
 impl FileSource {
     /// The source of worker `worker` of `workers`.
     pub fn new(config: FileSourceConfig, worker: usize, workers: usize) -> FileSource {
-        FileSource { config, worker, workers, partitions: Vec::new(), last_scan: Instant::now(), bytes_read: 0 }
+        FileSource { config, worker, workers, partitions: Vec::new(), last_scan: Instant::now() }
     }
 
     /// Opens this worker's files that are not open yet.
@@ -156,6 +158,7 @@ impl FileSource {
                 next_line: 0,
                 dropped: 0,
                 state,
+                until: None,
                 last_read: Instant::now(),
                 changed: true,
             });
@@ -166,7 +169,7 @@ impl FileSource {
     /// The partition to read next: of those that may have more, the one furthest behind in event time.
     fn furthest_behind(&self, ingest: &Ingest, skip: &[bool]) -> Option<usize> {
         (0..self.partitions.len())
-            .filter(|&at| !skip[at] && self.partitions[at].state == State::Active)
+            .filter(|&at| !skip[at] && self.partitions[at].may_have_more())
             .min_by_key(|&at| ingest.greatest(self.partitions[at].handle))
     }
 
@@ -206,28 +209,49 @@ impl Source for FileSource {
         Ok(())
     }
 
+    fn replay_to(&mut self, cut: Option<&Progress>) {
+        for partition in &mut self.partitions {
+            partition.until = cut.map(|cut| {
+                let committed = cut.partitions.get(&(partition.topic, partition.number));
+                committed.map_or((0, EventTime::MIN), |committed| {
+                    (committed.next_offset, committed.greatest.unwrap_or(EventTime::MIN))
+                })
+            });
+        }
+    }
+
+    fn resume(&mut self, ingest: &mut Ingest, last: &Progress) {
+        for partition in &mut self.partitions {
+            let before = last.partitions.get(&(partition.topic, partition.number));
+            // A partition that was not known then follows the others.
+            let floor = before.map(|before| before.watermarks).or(last.watermarks);
+            ingest.follow(partition.handle, floor.unwrap_or(Watermarks::MIN));
+            if self.config.follow && before.is_some_and(|before| matches!(before.state, PartitionState::Idle(_))) {
+                partition.state = State::Idle;
+                partition.changed = true;
+            }
+        }
+    }
+
     fn poll(&mut self, ingest: &mut Ingest, epoch: Epoch, view: &WatermarkView) -> anyhow::Result<Poll> {
         let latest = crate::now().plus(self.config.max_future_skew);
         let mut at_end = vec![false; self.partitions.len()];
         // A partition at its end is passed over in favour of one that has more.
         while let Some(at) = self.furthest_behind(ingest, &at_end) {
             let partition = &mut self.partitions[at];
-            let read = partition.fill()?;
-            if read > 0 {
-                self.bytes_read += read as u64;
-                partition.last_read = Instant::now();
-                partition.changed = true;
-                partition.take_lines(ingest, latest);
+            if partition.read(ingest, latest)? {
                 return Ok(Poll::Ready);
             }
             at_end[at] = true;
-            if !self.config.follow {
+            if partition.until.is_some() {
+                partition.replay_rest(ingest, latest)?;
+            } else if !self.config.follow {
                 partition.take_rest(ingest, latest);
                 partition.state = State::Finished;
                 partition.changed = true;
             }
         }
-        if self.config.follow {
+        if self.config.follow && self.partitions.iter().all(|partition| partition.until.is_none()) {
             self.follow(ingest, epoch, view)?;
             return Ok(Poll::Pending);
         }
@@ -250,7 +274,7 @@ impl Source for FileSource {
     }
 
     fn bytes_read(&self) -> u64 {
-        self.bytes_read
+        self.partitions.iter().map(|partition| partition.position).sum()
     }
 
     fn bytes_total(&self) -> u64 {
@@ -288,17 +312,55 @@ impl Partition {
         Ok(length > self.position)
     }
 
-    /// Gives the complete lines of the buffer to the ingest.
+    /// Whether it may be read further.
+    fn may_have_more(&self) -> bool {
+        self.state == State::Active && self.until.is_none_or(|(line, _)| self.next_line < line)
+    }
+
+    /// Takes what waits in the buffer, then reads on and takes that. False at the end, with nothing taken.
+    fn read(&mut self, ingest: &mut Ingest, latest: EventTime) -> anyhow::Result<bool> {
+        let (line, position) = (self.next_line, self.position);
+        // A replay may have stopped within the buffer.
+        self.take_lines(ingest, latest);
+        if self.may_have_more() && self.fill()? > 0 {
+            self.take_lines(ingest, latest);
+        }
+        let taken = self.next_line > line || self.position > position;
+        if taken {
+            self.last_read = Instant::now();
+            self.changed = true;
+        }
+        Ok(taken)
+    }
+
+    /// Gives the complete lines of the buffer to the ingest, as far as a replay goes.
     fn take_lines(&mut self, ingest: &mut Ingest, latest: EventTime) {
-        while let Some(length) = memchr::memchr(b'\n', &self.buffer[self.start..]) {
+        while self.may_have_more()
+            && let Some(length) = memchr::memchr(b'\n', &self.buffer[self.start..])
+        {
             self.take_line(ingest, length, latest);
             self.start += 1;
+        }
+        if !self.may_have_more() {
+            return;
         }
         let rest = self.buffer.len() - self.start;
         // One more byte, for the carriage return before a line feed that has not come yet.
         if self.dropped > 0 || rest > MAX_RECORD_BYTES + 1 {
             self.swallow(rest);
         }
+    }
+
+    /// At the file's end before the end of a replay: the earlier run may have taken a last line without line feed,
+    /// but no more than that.
+    fn replay_rest(&mut self, ingest: &mut Ingest, latest: EventTime) -> anyhow::Result<()> {
+        self.take_rest(ingest, latest);
+        anyhow::ensure!(
+            !self.may_have_more(),
+            "{} holds fewer records than have been committed; a topic may only grow: start over with --fresh",
+            self.path.display()
+        );
+        Ok(())
     }
 
     /// Gives a last line that has no line feed to the ingest.
@@ -313,6 +375,7 @@ impl Partition {
         let line = &self.buffer[self.start..self.start + length];
         let offset = self.next_line;
         self.next_line += 1;
+        let latest = self.until.map_or(latest, |(_, greatest)| greatest);
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let bytes = line.len() as u64 + std::mem::take(&mut self.dropped);
         if bytes > MAX_RECORD_BYTES as u64 {

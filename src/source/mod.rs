@@ -7,6 +7,8 @@ use adtide_dataflows::Ingest;
 use adtide_dataflows::model::Epoch;
 use adtide_dataflows::operators::WatermarkView;
 
+use crate::sink::Progress;
+
 /// One worker's share of the input.
 pub trait Source {
     /// Adds this worker's partitions to the ingest and reports them, for epoch 0.
@@ -14,6 +16,13 @@ pub trait Source {
     /// # Errors
     /// The input can't be read.
     fn start(&mut self, ingest: &mut Ingest) -> anyhow::Result<()>;
+
+    /// For a replay: reads no further than an earlier run had committed, and takes for good what was good then. None
+    /// after the last cut: from there on everything is new.
+    fn replay_to(&mut self, cut: Option<&Progress>);
+
+    /// Goes on, after the last cut, with what that run knew of the partitions.
+    fn resume(&mut self, ingest: &mut Ingest, last: &Progress);
 
     /// Reads a little, some milliseconds' worth at most, without waiting. `epoch` is the one that is being filled.
     ///
@@ -38,6 +47,6 @@ pub enum Poll {
     Ready,
     /// There is nothing now.
     Pending,
-    /// There will never be more.
+    /// There will never be more; of a replay, its cut is reached.
     Finished,
 }

@@ -38,13 +38,15 @@ pub struct PartitionReport {
     pub next_offset: u64,
     /// The greatest event time of its good records.
     pub greatest: Option<EventTime>,
+    /// The watermarks by which its records are late.
+    pub watermarks: Watermarks,
     /// Whether it holds the watermark back.
     pub state: PartitionState,
 }
 
 /// A watermark for each statement that has one: no record of an earlier event time is expected, and one that comes
 /// all the same is late.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Watermarks {
     /// Statement 2.
     pub performance: EventTime,
@@ -89,6 +91,15 @@ impl Watermarks {
     }
 }
 
+/// A point up to which an earlier run has committed, and which a replay must pass in the same state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The epoch that ends there.
+    pub epoch: Epoch,
+    /// The watermarks that had taken effect by then.
+    pub watermarks: Watermarks,
+}
+
 /// What this worker knows of the watermarks: for its sources (a partition that wakes up follows them) and for
 /// metrics.
 #[derive(Debug)]
@@ -112,32 +123,48 @@ pub struct WatermarkView {
 /// * What is reached in epoch E comes out at E + 1.
 ///
 /// Every partition there is at the start must be reported at epoch 0, by whichever worker reads it.
+///
+/// A replay may batch the records before a cut in any way, and so reach the watermarks there earlier or later than
+/// the run before it did. Up to each of the `cuts` (in ascending order) nothing beyond that cut's watermarks takes
+/// effect, and at the cut exactly they do: what had been closed there is closed, and nothing else.
 pub fn watermarks<'scope>(
     reports: StreamVec<'scope, Epoch, PartitionReport>,
     settings: &Settings,
+    cuts: &[Cut],
 ) -> (StreamVec<'scope, Epoch, Watermarks>, Rc<RefCell<WatermarkView>>) {
     let view =
         Rc::new(RefCell::new(WatermarkView { through: None, reached: Watermarks::MIN, floors: BTreeMap::new() }));
     let shared = Rc::clone(&view);
     let settings = settings.clone();
+    let cuts = cuts.to_vec();
     let stream = reports.broadcast().unary_frontier::<CapacityContainerBuilder<Vec<_>>, _, _, _>(
         Pipeline,
         "Watermarks",
-        move |_capability, _info| {
+        move |capability, _info| {
+            let mut start = Some(capability);
             let mut stash = Stash::default();
             let mut partitions = BTreeMap::new();
             move |(input, frontier), output| {
+                if let Some(start) = start.take() {
+                    for cut in &cuts {
+                        output.session(&start.delayed(&cut.epoch)).give(cut.watermarks);
+                    }
+                }
                 input.for_each(|capability, reports| stash.append(&capability, reports));
                 let view = &mut *shared.borrow_mut();
-                while let Some((mut capability, reports)) = stash.next_complete(&[frontier]) {
+                while let Some((capability, reports)) = stash.next_complete(&[frontier]) {
                     for report in reports {
                         update(&mut partitions, view, report);
                     }
+                    let epoch = *capability.time();
+                    let (passed, ahead) = cuts.split_at(cuts.partition_point(|cut| cut.epoch <= epoch));
                     let reached = view.reached.max(reached(&partitions, view, &settings));
+                    let reached = passed.last().map_or(reached, |cut| reached.max(cut.watermarks));
                     if reached != view.reached {
                         view.reached = reached;
-                        capability.downgrade(&(capability.time() + 1));
-                        output.session(&capability).give(reached);
+                        for (from, watermarks) in effects(epoch + 1, reached, ahead) {
+                            output.session(&capability.delayed(&from)).give(watermarks);
+                        }
                     }
                 }
                 view.through = match frontier.frontier().first() {
@@ -148,6 +175,13 @@ pub fn watermarks<'scope>(
         },
     );
     (stream, view)
+}
+
+/// From when on how much of `reached` takes effect: no more than each cut ahead allows, and all of it after the last.
+fn effects(from: Epoch, reached: Watermarks, ahead: &[Cut]) -> Vec<(Epoch, Watermarks)> {
+    let starts = std::iter::once(from).chain(ahead.iter().map(|cut| cut.epoch + 1));
+    let limits = ahead.iter().map(|cut| reached.min(cut.watermarks)).chain(std::iter::once(reached));
+    starts.zip(limits).collect()
 }
 
 type Partitions = BTreeMap<(Topic, u32), PartitionReport>;

@@ -51,6 +51,7 @@ pub struct FileSource {
     workers: usize,
     partitions: Vec<Partition>,
     last_scan: Instant,
+    replaying: bool,
 }
 
 struct Partition {
@@ -134,7 +135,7 @@ fn partition_files(topic: Topic, folder: &Path) -> anyhow::Result<Vec<(Topic, u3
 impl FileSource {
     /// The source of worker `worker` of `workers`.
     pub fn new(config: FileSourceConfig, worker: usize, workers: usize) -> FileSource {
-        FileSource { config, worker, workers, partitions: Vec::new(), last_scan: Instant::now() }
+        FileSource { config, worker, workers, partitions: Vec::new(), last_scan: Instant::now(), replaying: false }
     }
 
     /// Opens this worker's files that are not open yet.
@@ -210,6 +211,7 @@ impl Source for FileSource {
     }
 
     fn replay_to(&mut self, cut: Option<&Progress>) {
+        self.replaying = cut.is_some();
         for partition in &mut self.partitions {
             partition.until = cut.map(|cut| {
                 let committed = cut.partitions.get(&(partition.topic, partition.number));
@@ -243,7 +245,7 @@ impl Source for FileSource {
                 return Ok(Poll::Ready);
             }
             at_end[at] = true;
-            if partition.until.is_some() {
+            if self.replaying {
                 partition.replay_rest(ingest, latest)?;
             } else if !self.config.follow {
                 partition.take_rest(ingest, latest);
@@ -251,7 +253,7 @@ impl Source for FileSource {
                 partition.changed = true;
             }
         }
-        if self.config.follow && self.partitions.iter().all(|partition| partition.until.is_none()) {
+        if self.config.follow && !self.replaying {
             self.follow(ingest, epoch, view)?;
             return Ok(Poll::Pending);
         }

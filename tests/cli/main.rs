@@ -12,5 +12,6 @@ mod files;
 mod follow;
 mod generate;
 mod help;
+mod restart;
 mod run;
 mod verify;

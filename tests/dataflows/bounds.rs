@@ -152,3 +152,43 @@ fn more_clicks_than_a_chunk_takes_within_seconds_and_again_after_their_expiry() 
         assert_eq!(row.ad_id, Some(AdId::Number(BURST - DEVICES + device)));
     }
 }
+
+/// A click of a device on product 7.
+fn device_click(device: &str, time: i64) -> MatchEvent {
+    let keys = MatchKey::pair(7, Some(device), None);
+    let click_time = EventTime(time);
+    MatchEvent::Click(7, StoredClick { keys, click_time, ad_id: None, campaign_id: None, advertiser_id: 9 })
+}
+
+/// The click times of the conversions of device d at `sale_time`, in this setting: its click at 0 has expired, and the
+/// memory of that now holds the click `reuse`, while the device's click at 11:30 still points there.
+fn matched_after_reuse(reuse: MatchEvent, sale_time: i64) -> Vec<i64> {
+    let expires = small().lookback + small().allowed_lateness + 10 * SECOND;
+    let conversion = Conversion {
+        keys: MatchKey::pair(7, Some("d"), None),
+        order: (EventTime(sale_time), 0, 0),
+        order_id: "a".into(),
+        product_id: 7,
+        revenue_amount: Money(1),
+    };
+    let turns = [device_click("d", 0), device_click("d", 690 * SECOND), reuse, MatchEvent::Conversion(conversion)];
+    let watermarks = [None, Some(EventTime(expires)), None, None];
+    let turns = turns.into_iter().zip(watermarks);
+    let turns = turns.map(|(record, watermark)| Turn { records: vec![record], watermark }).collect();
+    let [rows] = nets(turns, |streams, _| [conversion_matcher(streams.records, streams.marks, &small()).0]);
+    rows.into_keys().map(|(_, row)| row.click_time.0).collect()
+}
+
+#[test]
+fn memory_that_another_devices_click_uses_again_leads_no_conversion_astray() {
+    assert!(matched_after_reuse(device_click("e", 680 * SECOND), 685 * SECOND).is_empty());
+    assert_eq!(matched_after_reuse(device_click("d", 680 * SECOND), 685 * SECOND), [680 * SECOND]);
+}
+
+#[test]
+fn memory_that_a_later_click_of_the_device_uses_again_is_no_circle() {
+    let later = || device_click("d", 700 * SECOND);
+    assert!(matched_after_reuse(later(), 685 * SECOND).is_empty());
+    assert_eq!(matched_after_reuse(later(), 695 * SECOND), [690 * SECOND]);
+    assert_eq!(matched_after_reuse(later(), 705 * SECOND), [700 * SECOND]);
+}

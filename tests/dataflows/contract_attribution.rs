@@ -170,6 +170,20 @@ fn a_late_click_that_is_a_better_match_replaces_the_row() {
 }
 
 #[test]
+fn until_the_allowed_lateness_a_better_click_replaces_the_row() {
+    let settings = Settings { allowed_lateness: 5 * MINUTE, ..small() };
+    let reached = MINUTE + settings.allowed_lateness + settings.conversions_bound;
+    let run = History::new()
+        .epoch([click(0), sale("a", MINUTE)])
+        .epoch([impression(reached), sale("z", reached).with("device_id", "z")])
+        .epoch([])
+        .epoch([click(MINUTE)])
+        .run(&settings);
+    assert_eq!(click_times(&run, 2), [of("a", 0)]);
+    assert_eq!(click_times(&run, 3), [of("a", MINUTE)]);
+}
+
+#[test]
 fn a_conversion_that_has_no_click_yet_gets_its_row_when_the_click_arrives() {
     let run = History::new().epoch([sale("a", 10)]).epoch([click(8)]).run(&small());
     assert_eq!(click_times(&run, 0), []);

@@ -22,7 +22,7 @@ pub enum Disorder {
 
 /// The statements' settings, with the small times of [`small`].
 pub fn settings() -> impl Strategy<Value = Settings> {
-    let lateness = select(vec![0, MINUTE]);
+    let lateness = select(vec![0, MINUTE, 4 * MINUTE]);
     let limit = select(vec![0usize, 1, 3]);
     let product_metrics = select(vec![MetricsSource::Topic, MetricsSource::Live { windows: 2 }]);
     let emit = select(vec![Emit::OnUpdate, Emit::OnClose]);

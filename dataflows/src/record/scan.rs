@@ -6,51 +6,8 @@ use super::{BadRecord, Field, Fields, MAX_RECORD_BYTES, Raw, json};
 /// field's name is one comparison instead of a search.
 #[derive(Debug, Default)]
 pub struct Scanner {
-    /// At each position of the record, the name that stood there last.
-    shape: Vec<Name>,
-}
-
-/// A field's name with its quotes and colon, padded and masked for comparison by whole words.
-#[derive(Debug)]
-struct Name {
-    words: [u64; NAME_WORDS],
-    masks: [u64; NAME_WORDS],
-    len: usize,
-    field: Option<Field>,
-}
-
-/// The longest name that is remembered has so many words of eight bytes: all known ones do with that.
-const NAME_WORDS: usize = 3;
-const NAME_BYTES: usize = NAME_WORDS * 8;
-
-impl Name {
-    /// Stands nowhere.
-    const NONE: Name = Name { words: [1; NAME_WORDS], masks: [0; NAME_WORDS], len: 0, field: None };
-
-    fn new(name: &[u8], field: Option<Field>) -> Name {
-        let padded = |fill: &dyn Fn(usize) -> u8| {
-            let bytes: [u8; NAME_BYTES] = std::array::from_fn(|at| if at < name.len() { fill(at) } else { 0 });
-            words(&bytes)
-        };
-        Name { words: padded(&|at| name[at]), masks: padded(&|_| 0xff), len: name.len(), field }
-    }
-
-    /// Whether the name stands at the start of `bytes`, of which it needs [`NAME_BYTES`].
-    #[inline]
-    fn stands_in(&self, bytes: &[u8]) -> bool {
-        let Some(bytes) = bytes.first_chunk::<NAME_BYTES>() else { return false };
-        let found = words(bytes);
-        (0..NAME_WORDS).all(|at| found[at] & self.masks[at] == self.words[at])
-    }
-}
-
-#[inline]
-fn words(bytes: &[u8; NAME_BYTES]) -> [u64; NAME_WORDS] {
-    let mut words = [0; NAME_WORDS];
-    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
-        *word = u64::from_le_bytes(*bytes);
-    }
-    words
+    /// At each position of the record, the name that stood there last, with its quotes and colon.
+    shape: Vec<(Box<[u8]>, Option<Field>)>,
 }
 
 /// The flat scanner does not know this form; the full parser decides.
@@ -116,16 +73,17 @@ impl Scanner {
     /// The name that starts at `at`, and where its value starts.
     #[inline]
     fn name(&mut self, bytes: &[u8], at: usize, position: usize) -> Result<(Option<Field>, usize), Unknown> {
-        if let Some(name) = self.shape.get(position)
-            && name.stands_in(&bytes[at..])
+        if let Some((name, field)) = self.shape.get(position)
+            && bytes[at..].starts_with(name)
         {
-            return Ok((name.field, at + name.len));
+            return Ok((*field, at + name.len()));
         }
         self.learn_name(bytes, at, position)
     }
 
     fn learn_name(&mut self, bytes: &[u8], at: usize, position: usize) -> Result<(Option<Field>, usize), Unknown> {
         const MOST_FIELDS: usize = 64;
+        const LONGEST_NAME: usize = 64;
         if bytes.get(at) != Some(&b'"') {
             return Err(Unknown);
         }
@@ -135,13 +93,13 @@ impl Scanner {
             return Err(Unknown);
         }
         let after = end + 2;
-        if position < MOST_FIELDS && after - at <= NAME_BYTES && bytes.len() - at >= NAME_BYTES {
-            let learned = Name::new(&bytes[at..after], field);
-            // Names before this one that are too long to be remembered leave gaps.
-            if self.shape.len() <= position {
-                self.shape.resize_with(position + 1, || Name::NONE);
+        if position < MOST_FIELDS && after - at <= LONGEST_NAME {
+            let learned = (Box::from(&bytes[at..after]), field);
+            if let Some(known) = self.shape.get_mut(position) {
+                *known = learned;
+            } else if position == self.shape.len() {
+                self.shape.push(learned);
             }
-            self.shape[position] = learned;
         }
         Ok((field, after))
     }

@@ -55,7 +55,7 @@ pub struct RunArgs {
     /// Settings.
     #[command(flatten)]
     pub sources: ConfigSources,
-    /// Folder of topics to read: DIR/<topic>/<partition>.ndjson or DIR/<topic>.ndjson
+    /// Folder of topics to read: DIR/TOPIC/PARTITION.ndjson or DIR/TOPIC.ndjson
     #[arg(long, value_name = "DIR")]
     pub from: Option<PathBuf>,
     /// Folder for results: DIR/adtide.db and DIR/topics/ [default: ./adtide-data]

@@ -16,4 +16,5 @@ mod metamorphic;
 mod operators;
 mod parser;
 mod properties;
+mod restart;
 mod support;

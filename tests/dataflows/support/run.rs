@@ -6,9 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use adtide_dataflows::model::{AttributionRow, Compensation, Epoch, PerformanceRow, RankingRow};
-use adtide_dataflows::operators::{PartitionState, Watermarks};
+use adtide_dataflows::operators::{Cut, PartitionState, Watermarks};
 use adtide_dataflows::{
-    Counts, DeadLetter, Ingest, Inputs, LateEvent, Outputs, PartitionHandle, Settings, State, dataflow,
+    Counts, DeadLetter, Ingest, Inputs, LateEvent, Outputs, PartitionHandle, Settings, State, replay,
 };
 use differential_dataflow::VecCollection;
 use timely::dataflow::operators::{Inspect, Probe};
@@ -71,6 +71,11 @@ impl<R: Ord + Clone> Changes<R> {
         self.at(Epoch::MAX)
     }
 
+    fn go_on(&mut self, other: Changes<R>, cut: Epoch) {
+        self.0.retain(|(_, epoch, _)| *epoch <= cut);
+        self.0.extend(other.0.into_iter().filter(|(_, epoch, _)| *epoch > cut));
+    }
+
     /// The epochs in which something changed.
     pub fn epochs(&self) -> Vec<Epoch> {
         let mut epochs: Vec<_> = self.0.iter().map(|(_, epoch, _)| *epoch).collect();
@@ -83,14 +88,36 @@ impl Run {
     /// Runs a history on this many workers. A run that settles works each epoch off before it starts the next one;
     /// else epochs overlap.
     pub fn of(history: &History, settings: &Settings, workers: usize, settles: bool) -> Run {
+        Run::with(history, settings, workers, Plan { settles, ..Plan::default() })
+    }
+
+    /// Runs a history as a replay that passes these cuts. `names` are those of the epochs after the first.
+    pub fn replay(history: &History, settings: &Settings, workers: usize, names: Vec<Epoch>, cuts: Vec<Cut>) -> Run {
+        Run::with(history, settings, workers, Plan { settles: false, names, cuts })
+    }
+
+    fn with(history: &History, settings: &Settings, workers: usize, plan: Plan) -> Run {
         let (history, settings) = (Arc::new(history.clone()), settings.clone());
         let config = if workers == 1 { timely::Config::thread() } else { timely::Config::process(workers) };
-        let guards = timely::execute(config, move |worker| work(worker, &history, &settings, settles));
+        let guards = timely::execute(config, move |worker| work(worker, &history, &settings, &plan));
         let parts = guards.expect("the workers start").join().into_iter();
         let runs = parts.map(|part| part.expect("a worker ends well"));
         let mut run = runs.reduce(Run::merge).expect("there is a worker");
         run.sort();
         run
+    }
+
+    /// What a sink has got that took this run up to the cut, and from there on another one.
+    pub fn gone_on_with(mut self, other: Run, cut: Epoch) -> Run {
+        self.rankings.go_on(other.rankings, cut);
+        self.performance.go_on(other.performance, cut);
+        self.attributions.go_on(other.attributions, cut);
+        self.compensations.go_on(other.compensations, cut);
+        go_on(&mut self.late, other.late, cut);
+        go_on(&mut self.dead, other.dead, cut);
+        go_on(&mut self.watermarks, other.watermarks, cut);
+        self.watermarks.dedup_by_key(|(watermarks, _)| *watermarks);
+        Run { counts: other.counts, repeats: other.repeats, ..self }
     }
 
     /// The watermarks in effect in an epoch.
@@ -144,6 +171,11 @@ impl Held {
     }
 }
 
+fn go_on<D>(records: &mut Vec<(D, Epoch)>, other: Vec<(D, Epoch)>, cut: Epoch) {
+    records.retain(|(_, epoch)| *epoch <= cut);
+    records.extend(other.into_iter().filter(|(_, epoch)| *epoch > cut));
+}
+
 fn merge_counts(counts: &mut Counts, other: Counts) {
     for (good, other) in counts.good.iter_mut().zip(other.good) {
         *good += other;
@@ -157,11 +189,21 @@ fn merge_counts(counts: &mut Counts, other: Counts) {
     counts.without_campaign += other.without_campaign;
 }
 
+/// How a history is run.
+#[derive(Clone, Default)]
+struct Plan {
+    /// Each epoch is worked off before the next one starts.
+    settles: bool,
+    /// The names of the epochs after the first; 1, 2, 3 and so on if there are none.
+    names: Vec<Epoch>,
+    cuts: Vec<Cut>,
+}
+
 /// One worker's run.
-fn work(worker: &mut Worker, history: &History, settings: &Settings, settles: bool) -> Run {
+fn work(worker: &mut Worker, history: &History, settings: &Settings, plan: &Plan) -> Run {
     let probe = ProbeHandle::new();
     let (inputs, state, captured) = worker.dataflow::<Epoch, _, _>(|scope| {
-        let (inputs, outputs, state) = dataflow(scope, settings);
+        let (inputs, outputs, state) = replay(scope, settings, &plan.cuts);
         (inputs, state, Captured::new(outputs, &probe))
     });
     let (index, peers) = (worker.index(), worker.peers());
@@ -172,7 +214,8 @@ fn work(worker: &mut Worker, history: &History, settings: &Settings, settles: bo
         state: &state,
         probe: &probe,
         partitions: BTreeMap::new(),
-        settles,
+        settles: plan.settles,
+        names: plan.names.iter(),
         held: Vec::new(),
     };
     // Partitions are dealt out as by the source of files.
@@ -205,7 +248,25 @@ fn work(worker: &mut Worker, history: &History, settings: &Settings, settles: bo
     drop(inputs);
     worker.step_while(|| !probe.done());
     held.push(Held::of(&state));
-    captured.finish(ingest.counts().clone(), state.matcher.repeats.get(), held)
+    let mut run = captured.finish(ingest.counts().clone(), state.matcher.repeats.get(), held);
+    if !plan.cuts.is_empty() {
+        run.watermarks = in_effect(run.watermarks);
+    }
+    run
+}
+
+/// What a replay says of its watermarks, in order: ahead of the cuts it may say how much takes effect behind them, and
+/// more than once; the most counts.
+fn in_effect(mut said: Vec<(Watermarks, Epoch)>) -> Vec<(Watermarks, Epoch)> {
+    said.sort_by_key(|(_, since)| *since);
+    let mut in_effect: Vec<(Watermarks, Epoch)> = Vec::new();
+    for (watermarks, since) in said {
+        let before = in_effect.last().map_or(Watermarks::MIN, |(before, _)| *before);
+        in_effect.pop_if(|(_, last)| *last == since);
+        in_effect.push((before.max(watermarks), since));
+    }
+    in_effect.dedup_by_key(|(watermarks, _)| *watermarks);
+    in_effect
 }
 
 /// A partition that a worker feeds.
@@ -227,6 +288,7 @@ struct Feeder<'a> {
     probe: &'a ProbeHandle<Epoch>,
     partitions: BTreeMap<Place, Partition>,
     settles: bool,
+    names: std::slice::Iter<'a, Epoch>,
     held: Vec<Held>,
 }
 
@@ -256,7 +318,7 @@ impl Feeder<'_> {
     fn end_epoch(&mut self) {
         self.report();
         self.inputs.send(self.ingest.batch());
-        let next = self.inputs.epoch() + 1;
+        let next = self.names.next().copied().unwrap_or(self.inputs.epoch() + 1);
         self.inputs.advance_to(next);
         let waking = self.partitions.values().any(|partition| partition.wakes);
         if self.settles || waking {

@@ -9,10 +9,15 @@ mod usage;
 
 use std::process::ExitCode;
 
+use output::say;
+use progress::meanwhile;
+
 use crate::cli::{Cli, Command, ConfigCommand, ConfigSources, VerifyArgs};
 use crate::config::{Config, Log, LogFormat};
 use crate::verify;
-use output::say;
+
+/// What `verify` does while nothing else is to be seen.
+const VERIFYING: &str = "recomputing all results in batch to compare them";
 
 /// Carries out a command. The code says whether all went well; of `verify`, whether there is no difference.
 ///
@@ -28,7 +33,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
 }
 
 fn verify_command(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
-    let report = verify::verify_run(&args.from, &args.data_dir)?;
+    let report = meanwhile(VERIFYING, || verify::verify_run(&args.from, &args.data_dir))?;
     say!("{report}");
     Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use adtide_dataflows::model::EventTime;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 
 use super::output::tell;
@@ -47,6 +48,15 @@ impl Bar {
     pub fn finish(&self) {
         self.bar.finish();
     }
+}
+
+/// Does something that takes a while and has no measure, saying on a terminal what it is.
+pub fn meanwhile<R>(message: &'static str, work: impl FnOnce() -> R) -> R {
+    let spinner = ProgressBar::new_spinner().with_message(message);
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    let result = work();
+    spinner.finish_and_clear();
+    result
 }
 
 /// Shows the progress of a run until it is dropped.
@@ -115,6 +125,7 @@ fn look(monitor: &Monitor, started: Instant) -> (u64, u64, String) {
     let events: u64 = monitor.counts().good.iter().sum();
     let rate = events as f64 / started.elapsed().as_secs_f64().max(0.001);
     let watermark = workers.iter().filter_map(|worker| worker.watermarks).map(|marks| marks.performance).min();
+    let watermark = watermark.filter(|watermark| *watermark > EventTime::MIN);
     let watermark = watermark.map_or_else(String::new, |watermark| format!(", watermark {watermark}"));
     (read, total, format!("{} events, {}/s{watermark}", HumanCount(events), HumanCount(rate as u64)))
 }

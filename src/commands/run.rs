@@ -13,8 +13,8 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use super::output::say;
-use super::progress::RunProgress;
-use super::{generate, start_log, summary};
+use super::progress::{RunProgress, meanwhile};
+use super::{VERIFYING, generate, start_log, summary};
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::engine::{self, Monitor};
@@ -68,7 +68,7 @@ fn demonstrate(
     if !config.writes() || stop.load(Ordering::Relaxed) {
         return Ok(ExitCode::SUCCESS);
     }
-    let report = verify::verify_run(&topics, config.data_dir())?;
+    let report = meanwhile(VERIFYING, || verify::verify_run(&topics, config.data_dir()))?;
     say!("{report}");
     Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

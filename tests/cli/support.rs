@@ -19,7 +19,7 @@ use tempfile::TempDir;
 const ADTIDE: &str = env!("CARGO_BIN_EXE_adtide");
 
 /// How long anything may take before a test gives up.
-const DEADLINE: Duration = Duration::from_secs(30);
+const DEADLINE: Duration = Duration::from_secs(90);
 
 /// The tables of results.
 pub const TABLES: [&str; 3] =

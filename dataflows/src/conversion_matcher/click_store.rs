@@ -4,11 +4,15 @@
 //! its session, best first. A list's head is in a hash table that holds nothing but the link. Expiry drops whole
 //! buckets: as lists are ordered by time, what follows a dropped click is dropped too, so a link into a dropped
 //! chunk is the list's end and need not be cut.
+//!
+//! Clicks come nearly in order of time, so a place in a list is found near its head. A list in which one was not (a
+//! session id that many visitors share, read from partitions that are far apart) becomes an ordered set.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
+use rustc_hash::FxHashMap;
 
 use super::{MatchKey, StoredClick};
 use crate::model::{AdId, EventTime, IdHash};
@@ -16,8 +20,11 @@ use crate::model::{AdId, EventTime, IdHash};
 /// Clicks a chunk.
 const CHUNK: usize = 1 << 16;
 
+/// A list that takes more steps than this to find a place in becomes an ordered set.
+const LONG_WALK: usize = 16;
+
 /// Where a click is: the number of its chunk and the place in it.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Link(u32);
 
 impl Link {
@@ -92,6 +99,8 @@ pub struct ClickStore {
     /// The chunks of each bucket of click times; the last one takes new clicks.
     buckets: BTreeMap<i64, Vec<usize>>,
     heads: [HashTable<Link>; 2],
+    /// What is in no list: the clicks of keys that come far out of order, by time.
+    ordered: [FxHashMap<IdHash, BTreeSet<(EventTime, Link)>>; 2],
     bucket_ms: i64,
     lookback: i64,
     allowed_lateness: i64,
@@ -106,6 +115,7 @@ impl ClickStore {
             free: Vec::new(),
             buckets: BTreeMap::new(),
             heads: [HashTable::new(), HashTable::new()],
+            ordered: Default::default(),
             bucket_ms: (lookback / 64).max(1000),
             lookback,
             allowed_lateness,
@@ -123,7 +133,8 @@ impl ClickStore {
         let slots: usize = self.chunks.iter().map(Vec::capacity).sum();
         // A hash table keeps a control byte beside every bucket and fills seven eighths of them at most.
         let links: usize = self.heads.iter().map(|heads| heads.capacity() * 8 / 7).sum();
-        slots * size_of::<Slot>() + links * (size_of::<Link>() + 1)
+        let ordered: usize = self.ordered.iter().flat_map(FxHashMap::values).map(BTreeSet::len).sum();
+        slots * size_of::<Slot>() + links * (size_of::<Link>() + 1) + ordered * size_of::<(EventTime, Link)>()
     }
 
     /// Adds a click.
@@ -131,17 +142,26 @@ impl ClickStore {
         let mut slot = Slot::new(click);
         // Both places are found before the click is stored: a link into a dropped chunk must not meet it.
         let places = [0, 1].map(|side| self.place(side, &slot));
-        slot.next = places.map(|(_, next)| next);
+        for (next, place) in slot.next.iter_mut().zip(&places) {
+            if let Place::InList { next: found, .. } = place {
+                *next = *found;
+            }
+        }
         let chunk = self.open_chunk(slot.click_time.0.div_euclid(self.bucket_ms));
         let link = Link::new(chunk, self.chunks[chunk].len());
-        let (keys, has_key) = (slot.keys, slot.has_key);
+        let (keys, time) = (slot.keys, slot.click_time);
         push(&mut self.chunks[chunk], slot);
         self.len += 1;
-        for (side, (before, _)) in places.into_iter().enumerate() {
-            match before {
-                Some(before) => self.chunks[before.chunk()][before.place()].next[side] = link,
-                None if has_key[side] => self.set_head(side, keys[side], link),
-                None => {}
+        for (side, place) in places.into_iter().enumerate() {
+            match place {
+                Place::Nowhere => {}
+                Place::Ordered => {
+                    self.ordered[side].entry(keys[side]).or_default().insert((time, link));
+                }
+                Place::InList { before: Some(before), .. } => {
+                    self.chunks[before.chunk()][before.place()].next[side] = link;
+                }
+                Place::InList { before: None, .. } => self.set_head(side, keys[side], link),
             }
         }
     }
@@ -161,7 +181,7 @@ impl ClickStore {
             && EventTime((bucket.key() + 1) * self.bucket_ms - 1).plus(horizon) < watermark
         {
             for chunk in bucket.remove() {
-                self.unlink_heads(chunk);
+                self.unlink(chunk);
                 self.len -= self.chunks[chunk].len();
                 self.chunks[chunk] = Vec::new();
                 self.free.push(chunk);
@@ -198,31 +218,68 @@ impl ClickStore {
     }
 
     fn best_of(&self, side: usize, key: IdHash, time: EventTime) -> Option<&Slot> {
-        let mut slot = self.slot(*self.find_head(side, key)?)?;
-        while slot.click_time > time {
-            slot = self.next(side, slot)?.1;
-        }
+        let slot = match self.ordered[side].get(&key) {
+            Some(ordered) => self.last_until(ordered, time)?,
+            None => {
+                let mut slot = self.slot(*self.find_head(side, key)?)?;
+                while slot.click_time > time {
+                    slot = self.next(side, slot)?.1;
+                }
+                slot
+            }
+        };
         (time.0 - slot.click_time.0 <= self.lookback).then_some(slot)
     }
 
-    /// Where a new click goes in a list: after the first result (None: at the head), before the second. Among equal
-    /// ranks it goes last, so that whatever ranks no higher than a click comes after it.
-    fn place(&self, side: usize, slot: &Slot) -> (Option<Link>, Link) {
+    /// Of the latest clicks at or before a time, the best.
+    fn last_until(&self, ordered: &BTreeSet<(EventTime, Link)>, time: EventTime) -> Option<&Slot> {
+        let (latest, _) = *ordered.range(..=(time, Link::END)).next_back()?;
+        let at_once = ordered.range((latest, Link(0))..=(latest, Link::END));
+        at_once.filter_map(|(_, link)| self.slot(*link)).max_by(|one, other| one.rank().cmp(&other.rank()))
+    }
+
+    /// Where a new click goes. Among equal ranks it goes last, so that whatever ranks no higher than a click comes
+    /// after it in its list.
+    fn place(&mut self, side: usize, slot: &Slot) -> Place {
+        if !slot.has_key[side] {
+            return Place::Nowhere;
+        }
+        if self.ordered[side].contains_key(&slot.keys[side]) {
+            return Place::Ordered;
+        }
         let mut before = None;
         let mut after = self.head(side, slot);
-        while let Some((link, other)) = after
-            && other.rank() >= slot.rank()
-        {
-            before = Some(link);
-            after = self.next(side, other);
+        for _ in 0..LONG_WALK {
+            match after {
+                Some((link, other)) if other.rank() >= slot.rank() => {
+                    before = Some(link);
+                    after = self.next(side, other);
+                }
+                _ => return Place::InList { before, next: after.map_or(Link::END, |(link, _)| link) },
+            }
         }
-        (before, after.map_or(Link::END, |(link, _)| link))
+        self.order(side, slot);
+        Place::Ordered
+    }
+
+    /// Moves the list of a click's key to an ordered set.
+    fn order(&mut self, side: usize, slot: &Slot) {
+        let mut clicks = BTreeSet::new();
+        let mut at = self.head(side, slot);
+        while let Some((link, other)) = at {
+            clicks.insert((other.click_time, link));
+            at = self.next(side, other);
+        }
+        let key = slot.keys[side];
+        let chunks = &self.chunks;
+        let is_key = |head: &Link| chunks[head.chunk()][head.place()].keys[side] == key;
+        if let Ok(head) = self.heads[side].find_entry(key.low(), is_key) {
+            head.remove();
+        }
+        self.ordered[side].insert(key, clicks);
     }
 
     fn head(&self, side: usize, slot: &Slot) -> Option<(Link, &Slot)> {
-        if !slot.has_key[side] {
-            return None;
-        }
         let link = *self.find_head(side, slot.keys[side])?;
         Some((link, self.slot(link)?))
     }
@@ -243,19 +300,32 @@ impl ClickStore {
     }
 
     /// Takes the clicks of a chunk that head their lists out of the tables: all that follows them is older, and so
-    /// goes with them or has gone before.
-    fn unlink_heads(&mut self, chunk: usize) {
+    /// goes with them or has gone before. Also takes its clicks out of the ordered sets.
+    fn unlink(&mut self, chunk: usize) {
         for (place, slot) in self.chunks[chunk].iter().enumerate() {
             let link = Link::new(chunk, place);
-            for side in 0..2 {
-                if slot.has_key[side]
-                    && let Ok(head) = self.heads[side].find_entry(slot.keys[side].low(), |head| *head == link)
-                {
+            for side in (0..2).filter(|side| slot.has_key[*side]) {
+                if let Ok(head) = self.heads[side].find_entry(slot.keys[side].low(), |head| *head == link) {
                     head.remove();
+                } else if let Some(clicks) = self.ordered[side].get_mut(&slot.keys[side]) {
+                    clicks.remove(&(slot.click_time, link));
+                    if clicks.is_empty() {
+                        self.ordered[side].remove(&slot.keys[side]);
+                    }
                 }
             }
         }
     }
+}
+
+/// Where a click goes on one side.
+enum Place {
+    /// It has no such id.
+    Nowhere,
+    /// After one click of the list (None: at its head), before another.
+    InList { before: Option<Link>, next: Link },
+    /// Into the ordered set of its key.
+    Ordered,
 }
 
 /// Pushes a slot. A chunk grows by an eighth, not to its double: most buckets end within their first chunk, and what it

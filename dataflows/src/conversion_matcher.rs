@@ -20,7 +20,7 @@ use timely::dataflow::channels::pact::Exchange;
 use crate::Settings;
 use crate::hash::mix;
 use crate::model::{AdId, AttributionRow, Epoch, EventTime, IdHash, Money, Text};
-use crate::operators::{EpochLogic, Epochs, Watermarks};
+use crate::operators::{EpochLogic, Watermarks, epochs};
 
 mod click_store;
 
@@ -123,7 +123,7 @@ pub fn conversion_matcher<'scope>(
         MatchEvent::Conversion(conversion) => mix(&[conversion.product_id]),
     });
     let logic = Matcher::new(settings, Rc::clone(&state));
-    (events.epochs(exchange, watermarks, |marks| marks.conversions, "ConversionMatcher", logic), state)
+    (epochs(events, exchange, watermarks, |marks| marks.conversions, "ConversionMatcher", logic), state)
 }
 
 struct Matcher {

@@ -17,7 +17,7 @@ use timely::dataflow::channels::pact::Exchange;
 use crate::Settings;
 use crate::hash::{mix, text};
 use crate::model::{AdId, Compensation, Epoch, EventTime, Money, Text, WINDOW_MS};
-use crate::operators::{EpochLogic, Epochs, Watermarks};
+use crate::operators::{EpochLogic, Watermarks, epochs};
 
 /// A click that costs money, of a known device on a known ad.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +58,7 @@ pub fn duplicate_detector<'scope>(
     let logic =
         Detector { windows: BTreeMap::new(), allowed_lateness: settings.allowed_lateness, held: Rc::clone(&held) };
     let exchange = Exchange::new(|click: &PaidClick| mix(&[click.group.advertiser_id]) ^ text(&click.group.device_id));
-    (clicks.epochs(exchange, watermarks, |marks| marks.duplicates, "DuplicateDetector", logic), held)
+    (epochs(clicks, exchange, watermarks, |marks| marks.duplicates, "DuplicateDetector", logic), held)
 }
 
 struct Detector {

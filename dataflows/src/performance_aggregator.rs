@@ -19,7 +19,7 @@ use crate::hash::{mix, text};
 use crate::model::{
     AdEvent, AdEventType, Epoch, EventTime, PerformanceKey, PerformanceRow, PerformanceSums, Text, WINDOW_MS,
 };
-use crate::operators::{EpochLogic, Epochs, Watermarks};
+use crate::operators::{EpochLogic, Watermarks, epochs};
 use crate::{Emit, Settings};
 
 /// The sums that one source found for one key within one epoch.
@@ -104,7 +104,7 @@ pub fn performance_aggregator<'scope>(
         held: Rc::clone(&held),
     };
     let exchange = Exchange::new(|(key, _): &PartialSums| mix(&[key.campaign_id, key.product_id]));
-    (sums.epochs(exchange, watermarks, |marks| marks.performance, "PerformanceAggregator", logic), held)
+    (epochs(sums, exchange, watermarks, |marks| marks.performance, "PerformanceAggregator", logic), held)
 }
 
 struct Aggregator {

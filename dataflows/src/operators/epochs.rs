@@ -23,58 +23,44 @@ pub trait EpochLogic: 'static {
     fn epoch(&mut self, records: Vec<Self::In>, watermark: EventTime, emit: impl FnMut(Self::Out, isize));
 }
 
-/// An extension to run [`EpochLogic`].
-pub trait Epochs<'scope, D> {
-    /// Routes the records by `pact` and gives every complete epoch to `logic`, with the watermark that `select`
-    /// picks. `watermarks` must be there on each worker (see [`super::watermarks`]).
-    ///
-    /// Changes come out at the epoch that caused them.
-    fn epochs<L, P>(
-        self,
-        pact: P,
-        watermarks: StreamVec<'scope, Epoch, Watermarks>,
-        select: fn(&Watermarks) -> EventTime,
-        name: &str,
-        logic: L,
-    ) -> VecCollection<'scope, Epoch, L::Out>
-    where
-        L: EpochLogic<In = D>,
-        P: ParallelizationContract<Epoch, Vec<D>>;
-}
-
-impl<'scope, D: Clone + 'static> Epochs<'scope, D> for StreamVec<'scope, Epoch, D> {
-    fn epochs<L, P>(
-        self,
-        pact: P,
-        watermarks: StreamVec<'scope, Epoch, Watermarks>,
-        select: fn(&Watermarks) -> EventTime,
-        name: &str,
-        mut logic: L,
-    ) -> VecCollection<'scope, Epoch, L::Out>
-    where
-        L: EpochLogic<In = D>,
-        P: ParallelizationContract<Epoch, Vec<D>>,
-    {
-        self.binary_frontier::<_, CapacityContainerBuilder<Vec<(L::Out, Epoch, isize)>>, _, _, _, _>(
+/// Runs [`EpochLogic`]: routes the records by `pact` and gives every complete epoch to `logic`, with the watermark that
+/// `select` picks. `watermarks` must be there on each worker (see [`super::watermarks`]).
+///
+/// Changes come out at the epoch that caused them.
+pub fn epochs<'scope, D, L, P>(
+    records: StreamVec<'scope, Epoch, D>,
+    pact: P,
+    watermarks: StreamVec<'scope, Epoch, Watermarks>,
+    select: fn(&Watermarks) -> EventTime,
+    name: &str,
+    mut logic: L,
+) -> VecCollection<'scope, Epoch, L::Out>
+where
+    D: Clone + 'static,
+    L: EpochLogic<In = D>,
+    P: ParallelizationContract<Epoch, Vec<D>>,
+{
+    records
+        .binary_frontier::<_, CapacityContainerBuilder<Vec<(L::Out, Epoch, isize)>>, _, _, _, _>(
             watermarks,
             pact,
             Pipeline,
             name,
             move |_capability, _info| {
-                let mut records = Stash::default();
+                let mut waiting = Stash::default();
                 let mut marks = Stash::default();
                 let mut watermark = EventTime::MIN;
                 move |(input, input_frontier), (marks_input, marks_frontier), output| {
-                    input.for_each(|capability, data| records.append(&capability, data));
+                    input.for_each(|capability, data| waiting.append(&capability, data));
                     marks_input.for_each(|capability, data| {
                         // An epoch whose watermark moves must run, with or without records.
                         if let Some(&epoch) = capability.least() {
-                            records.at(&capability, epoch);
+                            waiting.at(&capability, epoch);
                         }
                         marks.append(&capability, data);
                     });
                     let frontiers = [input_frontier, marks_frontier];
-                    while let Some((capability, batch)) = records.next_complete(&frontiers) {
+                    while let Some((capability, batch)) = waiting.next_complete(&frontiers) {
                         let epoch = *capability.time();
                         while let Some((_, reached)) = marks.next_until(epoch) {
                             watermark = reached.iter().map(select).fold(watermark, EventTime::max);
@@ -86,5 +72,4 @@ impl<'scope, D: Clone + 'static> Epochs<'scope, D> for StreamVec<'scope, Epoch, 
             },
         )
         .as_collection()
-    }
 }

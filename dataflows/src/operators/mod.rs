@@ -8,7 +8,7 @@ mod stash;
 mod top_k;
 mod watermark;
 
-pub use epochs::{EpochLogic, Epochs};
+pub use epochs::{EpochLogic, epochs};
 pub use left_join::left_join;
 pub use newest::newest;
 pub use retain::retain;

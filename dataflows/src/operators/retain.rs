@@ -8,7 +8,7 @@ use differential_dataflow::VecCollection;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 
-use super::{EpochLogic, Epochs, Watermarks};
+use super::{EpochLogic, Watermarks, epochs};
 use crate::model::{Epoch, EventTime};
 
 /// Records that are live: each enters at +1 in the epoch in which it comes, and is retracted in the epoch in which the
@@ -27,7 +27,7 @@ pub fn retain<'scope, D: Clone + 'static>(
 ) -> (VecCollection<'scope, Epoch, D>, Rc<Cell<usize>>) {
     let live = Rc::new(Cell::new(0));
     let logic = Retain { deadline, by_deadline: BTreeMap::new(), live: Rc::clone(&live) };
-    (records.epochs(Pipeline, watermarks, select, "Retain", logic), live)
+    (epochs(records, Pipeline, watermarks, select, "Retain", logic), live)
 }
 
 struct Retain<D, F> {

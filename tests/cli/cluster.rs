@@ -46,6 +46,23 @@ fn an_interrupt_of_all_processes_ends_them_in_order() {
 }
 
 #[test]
+fn a_process_whose_peer_hangs_is_ended_by_its_watchdog() {
+    let place = Place::new();
+    for partition in 0..4 {
+        place.write(&format!("in/ad-events/{partition}.ndjson"), impression("10:00:00", partition + 1));
+    }
+    place.write("hosts", free_addresses(2));
+    let start = |process| {
+        let arguments = "--from in --data-dir out --follow -n 2 -h hosts --set watchdog.timeout=2s";
+        place.start(&format!("process-{process}"), &format!("{arguments} -p {process}"))
+    };
+    let mut processes = [start(0), start(1)];
+    place.await_rows("SELECT count(*) FROM ad_performance_metrics_realtime", &["4"]);
+    processes[1].signal(Signal::SIGSTOP);
+    processes[0].finish().failed_saying(&["the frontier has not moved for 2s", "watchdog.timeout"]);
+}
+
+#[test]
 fn wrong_numbers_of_processes_and_workers_are_refused() {
     let place = Place::new();
     place.write("in/ad-events.ndjson", "");

@@ -28,12 +28,18 @@ impl SqliteSink {
             // With WAL, NORMAL loses at most the last commits on power failure and never half of one.
             connection
                 .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -32768;")?;
+            if !resume {
+                // Another version may have kept its progress in other columns.
+                connection.execute_batch(
+                    "DROP TABLE IF EXISTS adtide_progress; DROP TABLE IF EXISTS adtide_progress_partitions;
+                     DROP TABLE IF EXISTS adtide_run;",
+                )?;
+            }
             connection.execute_batch(include_str!("schema.sql"))?;
             if !resume {
                 connection.execute_batch(
                     "BEGIN; DELETE FROM rtb_ranking_cache; DELETE FROM ad_performance_metrics_realtime;
-                     DELETE FROM conversion_attribution_results; DELETE FROM adtide_progress;
-                     DELETE FROM adtide_progress_partitions; DELETE FROM adtide_run; COMMIT;",
+                     DELETE FROM conversion_attribution_results; COMMIT;",
                 )?;
             }
             connection.execute(

@@ -14,6 +14,7 @@ use std::time::Duration;
 use adtide_dataflows::Settings;
 use anyhow::anyhow;
 use timely::worker::Worker;
+use tracing::debug;
 
 pub use monitor::{Monitor, WorkerStatus};
 pub use restart::{Plan, Restart};
@@ -62,6 +63,7 @@ pub fn run(
     stop: &Arc<AtomicBool>,
 ) -> anyhow::Result<()> {
     let plan = Plan::new(config)?;
+    debug!(source = plan.run.source, resume = plan.resume, cuts = plan.cuts.len(), "starting");
     let watchdog = watchdog::start(Arc::clone(monitor), config.watchdog);
     let (config, monitor, stop) = (config.clone(), Arc::clone(monitor), Arc::clone(stop));
     // A worker that just returned would leave its siblings waiting for it.

@@ -4,7 +4,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use adtide_dataflows::Counts;
-use adtide_dataflows::model::Epoch;
 use adtide_dataflows::operators::Watermarks;
 
 /// The workers' latest word, for progress bars, summaries and the watchdog.
@@ -24,20 +23,10 @@ pub struct WorkerStatus {
     pub counts: Counts,
     /// Bytes read, and bytes there are.
     pub bytes: (u64, u64),
-    /// All epochs before this one are committed everywhere.
-    pub frontier: Epoch,
     /// The watermarks it knows of.
     pub watermarks: Option<Watermarks>,
-    /// Rows that statement 2 holds.
-    pub performance_rows: usize,
-    /// Clicks that statement 3 holds, and the memory they take.
-    pub clicks: (usize, usize),
-    /// Conversions that statement 3 holds, open and closed.
-    pub conversions: (usize, usize),
     /// Conversions that repeated another.
     pub repeats: u64,
-    /// Groups that statement 4 holds.
-    pub duplicate_groups: usize,
 }
 
 impl Monitor {

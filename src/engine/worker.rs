@@ -10,6 +10,7 @@ use adtide_dataflows::{Ingest, Inputs, Outputs, State, replay};
 use timely::dataflow::operators::Concat;
 use timely::dataflow::operators::probe::{Handle, Probe};
 use timely::worker::Worker;
+use tracing::debug;
 
 use super::clock::EpochClock;
 use super::{EngineConfig, Monitor, Plan, WorkerStatus};
@@ -124,6 +125,7 @@ impl Driver<'_> {
 
     /// Reads up to a cut, in epochs before it, and ends the cut's own epoch exactly there.
     fn replay(&mut self, worker: &mut Worker, cut: &Progress, stop: &AtomicBool) -> anyhow::Result<()> {
+        debug!(worker = self.index, epoch = cut.epoch, "replaying what a sink has committed");
         self.source.replay_to(Some(cut));
         let mut bytes_before = self.source.bytes_read();
         loop {
@@ -229,18 +231,12 @@ impl Driver<'_> {
     }
 
     fn report(&self) {
-        let matcher = &self.state.matcher;
         self.monitor.report(WorkerStatus {
             worker: self.index,
             counts: self.ingest.counts().clone(),
             bytes: (self.source.bytes_read(), self.source.bytes_total()),
-            frontier: self.probe.with_frontier(|frontier| frontier.first().copied().unwrap_or(Epoch::MAX)),
             watermarks: Some(self.state.watermarks.borrow().reached),
-            performance_rows: self.state.performance_rows.get(),
-            clicks: (matcher.clicks.get(), matcher.click_bytes.get()),
-            conversions: (matcher.open_conversions.get(), matcher.closed_conversions.get()),
-            repeats: matcher.repeats.get(),
-            duplicate_groups: self.state.duplicate_groups.get(),
+            repeats: self.state.matcher.repeats.get(),
         });
     }
 }

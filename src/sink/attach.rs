@@ -12,6 +12,7 @@ use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::operator::Operator;
 use timely::scheduling::SyncActivator;
+use tracing::debug;
 
 use super::{Change, Commit, Progress, Sink};
 use crate::fatal;
@@ -70,6 +71,7 @@ impl Writer {
         let committed = sink.progress().map(|progress| progress.epoch);
         let run = move || {
             for commit in incoming {
+                debug!(sink = name, epoch = commit.progress.epoch, epochs = commit.epochs.len(), "committing");
                 if let Err(error) = sink.commit(commit) {
                     fatal(&error.context(format!("the sink {name} can't go on")));
                 }

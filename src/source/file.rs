@@ -16,6 +16,7 @@ use adtide_dataflows::operators::{PartitionState, WatermarkView, Watermarks};
 use adtide_dataflows::record::MAX_RECORD_BYTES;
 use adtide_dataflows::{Ingest, PartitionHandle};
 use anyhow::Context;
+use tracing::debug;
 
 use super::{Poll, Source};
 use crate::sink::Progress;
@@ -147,6 +148,7 @@ impl FileSource {
                 continue;
             }
             let file = File::open(&path).with_context(|| format!("can't read {}", path.display()))?;
+            debug!(worker = self.worker, path = %path.display(), "reading");
             self.partitions.push(Partition {
                 topic,
                 number,

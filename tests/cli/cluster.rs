@@ -4,12 +4,24 @@ use std::net::TcpListener;
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Place, impression};
+use crate::support::{Place, Running, impression};
 
 /// Addresses that are free at the moment, a line each.
 fn free_addresses(number: usize) -> String {
     let listeners: Vec<_> = (0..number).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     listeners.iter().map(|listener| format!("{}\n", listener.local_addr().unwrap())).collect()
+}
+
+/// Two processes that follow four partitions of one impression each.
+fn start_two(place: &Place, more: &str) -> [Running; 2] {
+    for partition in 0..4 {
+        place.write(&format!("in/ad-events/{partition}.ndjson"), impression("10:00:00", partition + 1));
+    }
+    place.write("hosts", free_addresses(2));
+    [0, 1].map(|process| {
+        let arguments = format!("--from in --data-dir out --follow -n 2 -h hosts -p {process} {more}");
+        place.start(&format!("process-{process}"), &arguments)
+    })
 }
 
 #[test]
@@ -30,15 +42,7 @@ fn two_processes_write_what_one_writes() {
 #[test]
 fn an_interrupt_of_all_processes_ends_them_in_order() {
     let place = Place::new();
-    for partition in 0..4 {
-        place.write(&format!("in/ad-events/{partition}.ndjson"), impression("10:00:00", partition + 1));
-    }
-    place.write("hosts", free_addresses(2));
-    let start = |process| {
-        let arguments = "--from in --data-dir out --follow -n 2 -h hosts";
-        place.start(&format!("process-{process}"), &format!("{arguments} -p {process}"))
-    };
-    let mut processes = [start(0), start(1)];
+    let mut processes = start_two(&place, "");
     place.await_rows("SELECT count(*), sum(is_final) FROM ad_performance_metrics_realtime", &["4 0"]);
     processes.iter().for_each(|process| process.signal(Signal::SIGINT));
     processes.iter_mut().for_each(|process| drop(process.finish().succeeded()));
@@ -48,15 +52,7 @@ fn an_interrupt_of_all_processes_ends_them_in_order() {
 #[test]
 fn a_process_whose_peer_hangs_is_ended_by_its_watchdog() {
     let place = Place::new();
-    for partition in 0..4 {
-        place.write(&format!("in/ad-events/{partition}.ndjson"), impression("10:00:00", partition + 1));
-    }
-    place.write("hosts", free_addresses(2));
-    let start = |process| {
-        let arguments = "--from in --data-dir out --follow -n 2 -h hosts --set watchdog.timeout=2s";
-        place.start(&format!("process-{process}"), &format!("{arguments} -p {process}"))
-    };
-    let mut processes = [start(0), start(1)];
+    let mut processes = start_two(&place, "--set watchdog.timeout=2s");
     place.await_rows("SELECT count(*) FROM ad_performance_metrics_realtime", &["4"]);
     processes[1].signal(Signal::SIGSTOP);
     processes[0].finish().failed_saying(&["the frontier has not moved for 2s", "watchdog.timeout"]);

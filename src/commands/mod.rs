@@ -7,6 +7,7 @@ mod run;
 mod summary;
 mod usage;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use output::say;
@@ -55,7 +56,10 @@ fn config(command: &ConfigCommand) -> anyhow::Result<ExitCode> {
 /// Sends log lines to standard error, so that results on standard output stay clean.
 fn start_log(log: &Log) -> anyhow::Result<()> {
     let filter = log.filter()?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     let started = match log.format {
         LogFormat::Text => builder.with_target(false).try_init(),
         LogFormat::Json => builder.json().try_init(),

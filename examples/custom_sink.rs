@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use adtide::sink::{Change, Commit, Progress, Sink, attach, progress, tables};
+use adtide::sink::{Change, Commit, Sink, Stored, attach, progress, tables};
 use adtide::source::file::{FileSource, FileSourceConfig};
 use adtide::source::{Poll, Source};
 use adtide_dataflows::model::Epoch;
@@ -24,7 +24,7 @@ impl Sink for Printer {
     }
 
     /// Nothing is remembered, so every run starts over.
-    fn progress(&self) -> Option<Progress> {
+    fn stored(&self) -> Option<Stored> {
         None
     }
 
@@ -47,7 +47,8 @@ fn main() -> anyhow::Result<()> {
         let settings = Settings::default();
         let (mut inputs, state) = worker.dataflow(|scope| {
             let (inputs, outputs, state) = dataflow(scope, &settings);
-            attach(tables(&outputs).concat(progress(&outputs)), 0, || Box::new(Printer));
+            let first = outputs.late.scope().index() == 0;
+            attach(tables(&outputs).concat(progress(&outputs)), 0, first.then(|| Box::new(Printer) as Box<dyn Sink>));
             (inputs, state)
         });
         let mut ingest = Ingest::new(&settings);

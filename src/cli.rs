@@ -67,6 +67,9 @@ pub struct RunArgs {
     /// Go on at the end of the topics and read what is appended, until Ctrl-C
     #[arg(long)]
     pub follow: bool,
+    /// Stop at the end of the topics, and close every window [default for files]
+    #[arg(long, conflicts_with_all = ["follow", "live"])]
+    pub until_end: bool,
     /// Go on where the results of an earlier run stop [default with --follow]
     #[arg(long, conflicts_with = "fresh")]
     pub resume: bool,
@@ -197,7 +200,8 @@ impl RunArgs {
             ("source.from", path(&self.from)),
             ("sink.data_dir", path(&self.data_dir)),
             ("sink.kind", self.sink.clone()),
-            ("source.follow", (self.follow || self.live).then(|| "true".to_owned())),
+            ("source.at_end", (self.follow || self.live).then(|| "follow".to_owned())),
+            ("source.at_end", self.until_end.then(|| "stop".to_owned())),
             ("restart", self.resume.then(|| "resume".to_owned())),
             ("restart", (self.fresh || self.live).then(|| "fresh".to_owned())),
             ("statements", self.statements.clone()),

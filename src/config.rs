@@ -5,6 +5,7 @@
 
 mod layers;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +16,10 @@ use serde::{Deserialize, Deserializer};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+use crate::connect::Url;
+use crate::connect::kafka::KafkaConfig;
+use crate::connect::postgres::PostgresConfig;
+use crate::connect::redis::RedisConfig;
 use crate::engine::{EngineConfig, EpochConfig, Restart};
 use crate::source::file::FileSourceConfig;
 use crate::source::generator::GeneratorConfig;
@@ -26,6 +31,7 @@ pub const DEFAULT: &str = include_str!("../config/adtide.toml");
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    name: String,
     #[serde(deserialize_with = "duration")]
     allowed_lateness: Duration,
     #[serde(deserialize_with = "duration")]
@@ -38,6 +44,9 @@ pub struct Config {
     restart: Restart,
     source: Source,
     sink: Sink,
+    kafka: Kafka,
+    postgres: Postgres,
+    redis: Redis,
     watermark: Watermark,
     rtb: Rtb,
     ranking: Ranking,
@@ -52,8 +61,24 @@ pub struct Config {
 
 #[derive(Clone, Debug, Deserialize)]
 struct Source {
+    kind: SourceKind,
     from: PathBuf,
-    follow: bool,
+    at_end: AtEnd,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum SourceKind {
+    Files,
+    Kafka,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum AtEnd {
+    Auto,
+    Follow,
+    Stop,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -66,7 +91,47 @@ struct Sink {
 #[serde(rename_all = "snake_case")]
 enum SinkKind {
     Embedded,
+    Services,
     None,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Kafka {
+    brokers: String,
+    prefix: String,
+    #[serde(deserialize_with = "duration")]
+    connect_timeout: Duration,
+    #[serde(deserialize_with = "duration")]
+    discovery_interval: Duration,
+    #[serde(deserialize_with = "duration")]
+    stall_timeout: Duration,
+    prefetch_bytes: u64,
+    properties: BTreeMap<String, Property>,
+}
+
+/// A property of librdkafka, which takes all of them as text.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum Property {
+    Text(String),
+    Integer(i64),
+    Switch(bool),
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Postgres {
+    url: String,
+    #[serde(deserialize_with = "duration")]
+    connect_timeout: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Redis {
+    url: String,
+    #[serde(deserialize_with = "duration")]
+    ttl: Duration,
+    #[serde(deserialize_with = "duration")]
+    connect_timeout: Duration,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -198,13 +263,15 @@ impl Config {
         Ok(config)
     }
 
-    /// The merged configuration as TOML.
+    /// The merged configuration as TOML, without secrets.
     ///
     /// # Errors
     /// As [`Config::load`].
     pub fn show(file: Option<&Path>, overrides: &[Override]) -> anyhow::Result<String> {
         Config::load(file, overrides)?;
-        Ok(toml::to_string_pretty(&layers::merge(file, overrides)?.values)?)
+        let mut values = layers::merge(file, overrides)?.values;
+        layers::hide_secrets(&mut values);
+        Ok(toml::to_string_pretty(&values)?)
     }
 
     fn check(&self) -> anyhow::Result<()> {
@@ -227,6 +294,19 @@ impl Config {
             !live || !runs(Statement::RtbCacheUpdater) || runs(Statement::PerformanceAggregator),
             "key rtb.product_metrics: \"live\" needs performance_aggregator among the statements; add it, or set \"topic\""
         );
+        let services = self.sink.kind == SinkKind::Services;
+        let needs_kafka = services || self.source.kind == SourceKind::Kafka;
+        let needed = [
+            (needs_kafka, "kafka.brokers", &self.kafka.brokers, "localhost:9092"),
+            (services, "postgres.url", &self.postgres.url, "postgres://user:password@localhost/adtide"),
+            (services, "redis.url", &self.redis.url, "redis://localhost/0"),
+        ];
+        for (needed, key, value, example) in needed {
+            ensure!(!needed || !value.is_empty(), "key {key} is empty; set it, e.g. {key} = \"{example}\"");
+        }
+        let named = !self.name.is_empty()
+            && self.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+        ensure!(named, "key name: {:?} is no name; use letters, digits, '-', '_' and '.'", self.name);
         EventTime::parse(&self.generator.start).context("key generator.start")?;
         self.log.filter()?;
         Ok(())
@@ -256,9 +336,60 @@ impl Config {
         (!self.source.from.as_os_str().is_empty()).then_some(&self.source.from)
     }
 
-    /// Whether the end of the topics is waited at.
+    /// The name of this deployment, by which its progress is kept.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether the topics are Kafka's.
+    pub fn reads_kafka(&self) -> bool {
+        self.source.kind == SourceKind::Kafka
+    }
+
+    /// Whether the end of the topics is waited at: Kafka's are followed unless it is said, files are not.
     pub fn follows(&self) -> bool {
-        self.source.follow
+        match self.source.at_end {
+            AtEnd::Auto => self.reads_kafka(),
+            at_end => at_end == AtEnd::Follow,
+        }
+    }
+
+    /// Whether results go to PostgreSQL, Redis and Kafka.
+    pub fn writes_services(&self) -> bool {
+        self.sink.kind == SinkKind::Services
+    }
+
+    /// How Kafka is reached.
+    pub fn kafka(&self) -> KafkaConfig {
+        let text = |property: &Property| match property {
+            Property::Text(text) => text.clone(),
+            Property::Integer(number) => number.to_string(),
+            Property::Switch(on) => on.to_string(),
+        };
+        let properties = self.kafka.properties.iter();
+        KafkaConfig {
+            brokers: self.kafka.brokers.clone(),
+            prefix: self.kafka.prefix.clone(),
+            properties: properties.map(|(name, value)| (name.clone(), text(value))).collect(),
+            connect_timeout: self.kafka.connect_timeout,
+            discovery_interval: self.kafka.discovery_interval,
+            stall_timeout: self.kafka.stall_timeout,
+            prefetch_bytes: self.kafka.prefetch_bytes,
+        }
+    }
+
+    /// How PostgreSQL is reached.
+    pub fn postgres(&self) -> PostgresConfig {
+        PostgresConfig { url: Url::new(self.postgres.url.clone()), connect_timeout: self.postgres.connect_timeout }
+    }
+
+    /// How Redis is reached.
+    pub fn redis(&self) -> RedisConfig {
+        RedisConfig {
+            url: Url::new(self.redis.url.clone()),
+            ttl: self.redis.ttl,
+            connect_timeout: self.redis.connect_timeout,
+        }
     }
 
     /// The folder of results.
@@ -277,7 +408,7 @@ impl Config {
             settings: self.settings(),
             source: FileSourceConfig {
                 folder: from.to_owned(),
-                follow: self.source.follow,
+                follow: self.follows(),
                 idle_timeout: self.idle_timeout,
                 idle_advance: self.watermark.idle_advance,
                 max_future_skew: ms(self.max_future_skew),

@@ -28,6 +28,7 @@ dir "$dir/redis"
 appendonly yes
 appendfsync always
 save ""
+databases 64
 maxmemory 512mb
 maxmemory-policy noeviction
 EOF

@@ -56,7 +56,7 @@ fn demonstrate(
     );
     ensure!(
         args.live || !config.follows(),
-        "--follow (key source.follow) needs topics to follow: name their folder with --from, or use --live"
+        "--follow (key source.at_end) needs topics to follow: name their folder with --from, or use --live"
     );
     let topics = config.data_dir().join("topics");
     let _lock = lock(config.data_dir())?;

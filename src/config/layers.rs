@@ -7,9 +7,13 @@ use anyhow::{Context, anyhow, bail};
 use toml::{Table, Value};
 
 use super::{DEFAULT, Override};
+use crate::connect::redact;
 
 /// Environment variables of this prefix set keys: `ADTIDE_SINK__DATA_DIR` sets `sink.data_dir`.
 const PREFIX: &str = "ADTIDE_";
+
+/// A section whose keys are not ours: they are whatever librdkafka knows, and may hold dots.
+const OPEN_SECTION: &str = "kafka.properties.";
 
 /// The merged values, and for each key that was set where that was.
 pub struct Layers {
@@ -71,6 +75,13 @@ impl Layers {
     }
 
     fn set(&mut self, key: &str, value: Value, origin: &str) -> anyhow::Result<()> {
+        if let Some(property) = key.strip_prefix(OPEN_SECTION)
+            && let Some(properties) = self.get_mut(OPEN_SECTION.trim_end_matches('.')).and_then(Value::as_table_mut)
+        {
+            properties.insert(property.to_owned(), value);
+            self.origins.insert(key.to_owned(), origin.to_owned());
+            return Ok(());
+        }
         let Some(known) = self.get_mut(key) else {
             let hint = nearest(key, &self.values).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
             bail!("{origin}: unknown key {key}{hint}");
@@ -108,7 +119,28 @@ impl Layers {
     }
 }
 
-/// Replaces `${NAME}` and `${NAME:-default}` in texts.
+/// Puts stars in place of what is secret: passwords in addresses, and properties of librdkafka that are named as such.
+pub fn hide_secrets(values: &mut Table) {
+    for section in values.iter_mut().filter_map(|(_, value)| value.as_table_mut()) {
+        for (key, value) in section.iter_mut() {
+            match value {
+                Value::String(text) if key == "url" => *text = redact(text),
+                Value::Table(properties) => {
+                    let secret = |name: &str| {
+                        ["password", "secret", ".key", "key.pem", "token", "sasl.jaas"]
+                            .iter()
+                            .any(|word| name.contains(word))
+                    };
+                    let secrets = properties.iter_mut().filter(|(name, _)| secret(name));
+                    secrets.for_each(|(_, value)| *value = Value::String("***".to_owned()));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Replaces `${NAME}`, `${NAME:-default}` and `${file:PATH}` in texts.
 fn interpolate(value: Value, key: &str, origin: &str) -> anyhow::Result<Value> {
     Ok(match value {
         Value::String(text) => Value::String(interpolate_text(&text, key, origin)?),
@@ -126,6 +158,14 @@ fn interpolate_text(text: &str, key: &str, origin: &str) -> anyhow::Result<Strin
         let (name, after) = after
             .split_once('}')
             .ok_or_else(|| anyhow!("{origin}: key {key}: \"${{\" without \"}}\"; write ${{NAME}}"))?;
+        if let Some(path) = name.strip_prefix("file:") {
+            let content = std::fs::read_to_string(path);
+            let content = content.with_context(|| format!("{origin}: key {key}: can't read the file {path}"))?;
+            out.push_str(before);
+            out.push_str(content.trim_end_matches(['\r', '\n']));
+            rest = after;
+            continue;
+        }
         let (name, default) = name.split_once(":-").map_or((name, None), |(name, default)| (name, Some(default)));
         let value = std::env::var(name).ok().or(default.map(str::to_owned));
         let value = value.ok_or_else(|| {

@@ -66,11 +66,12 @@ fn connect_sinks(outputs: &Outputs<'_>, config: &EngineConfig, plan: &Plan, prob
         outputs.dead.clone().probe_with(probe);
         return;
     };
+    let first = outputs.late.scope().index() == 0;
     let progress = sink::progress(outputs);
-    let tables = sink::tables(outputs).concat(progress.clone());
+    let tables = sink::rankings(outputs).concat(sink::tables(outputs)).concat(progress.clone());
     let records = sink::records(outputs).concat(progress);
-    sink::attach(tables, 0, || open_tables(data_dir, plan)).probe_with(probe);
-    sink::attach(records, 0, || open_records(data_dir, plan)).probe_with(probe);
+    sink::attach(tables, 0, first.then(|| open_tables(data_dir, plan))).probe_with(probe);
+    sink::attach(records, 0, first.then(|| open_records(data_dir, plan))).probe_with(probe);
 }
 
 fn open_tables(data_dir: &Path, plan: &Plan) -> Box<dyn Sink> {
@@ -79,7 +80,7 @@ fn open_tables(data_dir: &Path, plan: &Plan) -> Box<dyn Sink> {
 }
 
 fn open_records(data_dir: &Path, plan: &Plan) -> Box<dyn Sink> {
-    let sink = TopicSink::open(&data_dir.join("topics"), plan.resume);
+    let sink = TopicSink::open(&data_dir.join("topics"), &plan.run, plan.resume);
     Box::new(sink.unwrap_or_else(|error| crate::fatal(&error)))
 }
 

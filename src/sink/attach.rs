@@ -1,8 +1,9 @@
 //! From the dataflow to a sink's thread and back.
 
 use std::collections::VecDeque;
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use adtide_dataflows::model::Epoch;
 use adtide_dataflows::operators::Stash;
@@ -17,20 +18,22 @@ use tracing::debug;
 use super::{Change, Commit, Progress, Sink};
 use crate::fatal;
 
+/// How often an idle sink is ticked.
+const TICK: Duration = Duration::from_secs(1);
+
 /// Sends the changes to worker `owner` and there commits them to the sink, epoch by epoch; epochs that complete while
 /// a commit is under way go together into the next.
 ///
 /// A sink that had got somewhere before takes nothing of the epochs up to there: a replay brings them once more.
 ///
-/// The stream that comes back is empty; an epoch is in its frontier until it is committed. `open` is called on the
-/// owner only.
+/// The stream that comes back is empty; an epoch is in its frontier until it is committed. `sink` is there on the owner
+/// only.
 pub fn attach<'scope>(
     changes: StreamVec<'scope, Epoch, Change>,
     owner: usize,
-    open: impl FnOnce() -> Box<dyn Sink>,
+    sink: Option<Box<dyn Sink>>,
 ) -> StreamVec<'scope, Epoch, ()> {
     let scope = changes.scope();
-    let sink = (scope.index() == owner).then(open);
     changes.unary_frontier::<CapacityContainerBuilder<Vec<()>>, _, _, _>(
         Exchange::new(move |_| owner as u64),
         "Sink",
@@ -68,9 +71,19 @@ impl Writer {
         let (commits, incoming) = sync_channel::<Commit>(1);
         let (acknowledge, done) = sync_channel(1);
         let name = sink.name();
-        let committed = sink.progress().map(|progress| progress.epoch);
+        let committed = sink.stored().map(|stored| stored.progress.epoch);
         let run = move || {
-            for commit in incoming {
+            loop {
+                let commit = match incoming.recv_timeout(TICK) {
+                    Ok(commit) => commit,
+                    Err(RecvTimeoutError::Disconnected) => break,
+                    Err(RecvTimeoutError::Timeout) => {
+                        if let Err(error) = sink.tick() {
+                            fatal(&error.context(format!("the sink {name} can't go on")));
+                        }
+                        continue;
+                    }
+                };
                 debug!(sink = name, epoch = commit.progress.epoch, epochs = commit.epochs.len(), "committing");
                 if let Err(error) = sink.commit(commit) {
                     fatal(&error.context(format!("the sink {name} can't go on")));

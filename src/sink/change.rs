@@ -7,7 +7,7 @@ use adtide_dataflows::model::{AttributionRow, Compensation, Epoch, EventTime, Pe
 use adtide_dataflows::operators::{PartitionReport, Watermarks};
 use adtide_dataflows::{DeadLetter, LateEvent, Outputs, Settings};
 use rustc_hash::FxHashMap;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use timely::dataflow::StreamVec;
 use timely::dataflow::operators::Concatenate;
 use timely::dataflow::operators::vec::{Filter, Map};
@@ -43,23 +43,52 @@ pub struct Commit {
 }
 
 /// How far a sink has got: what a restart goes by.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
     /// The last epoch.
     pub epoch: Epoch,
     /// The watermarks that had taken effect.
     pub watermarks: Option<Watermarks>,
     /// How far each partition was read.
+    #[serde(with = "as_list")]
     pub partitions: BTreeMap<(Topic, u32), PartitionReport>,
 }
 
+/// The partitions as a list: each report holds its own key.
+mod as_list {
+    use super::*;
+
+    pub fn serialize<S: Serializer>(
+        partitions: &BTreeMap<(Topic, u32), PartitionReport>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(partitions.values())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<(Topic, u32), PartitionReport>, D::Error> {
+        let reports = Vec::<PartitionReport>::deserialize(deserializer)?;
+        Ok(reports.into_iter().map(|report| ((report.topic, report.partition), report)).collect())
+    }
+}
+
 /// A run, as its results remember it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Run {
     /// The statements' settings.
     pub settings: Settings,
-    /// The folder of topics.
+    /// The folder of topics, or the Kafka cluster.
     pub source: String,
+}
+
+/// What a sink holds of an earlier run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stored {
+    /// The run that wrote it.
+    pub run: Run,
+    /// How far it got.
+    pub progress: Progress,
 }
 
 impl Progress {
@@ -69,12 +98,16 @@ impl Progress {
     }
 }
 
-/// The results that are tables: statements 1, 2 and 3.
+/// Statement 1's result.
+pub fn rankings<'scope>(outputs: &Outputs<'scope>) -> StreamVec<'scope, Epoch, Change> {
+    outputs.rankings.clone().inner.map(|(row, _, diff)| Change::Ranking(row, diff))
+}
+
+/// The results of statements 2 and 3.
 pub fn tables<'scope>(outputs: &Outputs<'scope>) -> StreamVec<'scope, Epoch, Change> {
-    let rankings = outputs.rankings.clone().inner.map(|(row, _, diff)| Change::Ranking(row, diff));
     let performance = outputs.performance.clone().inner.map(|(row, _, diff)| Change::Performance(row, diff));
     let attributions = outputs.attributions.clone().inner.map(|(row, _, diff)| Change::Attribution(row, diff));
-    outputs.late.scope().concatenate([rankings, performance, attributions])
+    outputs.late.scope().concatenate([performance, attributions])
 }
 
 /// The results that are records: statement 4, late events and dead letters.

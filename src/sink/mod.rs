@@ -7,23 +7,35 @@
 
 mod attach;
 mod change;
+pub mod kafka;
+pub mod postgres;
+pub mod redis;
 pub mod sqlite;
 pub mod topics;
 
 pub use attach::attach;
-pub use change::{Change, Commit, Progress, Run, latest, progress, records, tables};
+pub use change::{Change, Commit, Progress, Run, Stored, latest, progress, rankings, records, tables};
 
 /// A place that takes results.
 pub trait Sink: Send {
-    /// Its name, for messages and threads.
+    /// Its name, for messages, metrics and threads.
     fn name(&self) -> &'static str;
 
-    /// How far it had got when it was opened; None if it is new.
-    fn progress(&self) -> Option<Progress>;
+    /// What it held when it was opened; None if it is new.
+    fn stored(&self) -> Option<Stored>;
 
-    /// Writes the changes and the progress in one atomic step.
+    /// Writes the changes and the progress in one atomic step. What can be retried it retries by itself, for as long as it
+    /// takes: the sources wait.
     ///
     /// # Errors
     /// What can't be retried; it ends the process.
     fn commit(&mut self, commit: Commit) -> anyhow::Result<()>;
+
+    /// Called about once a second while there is nothing to commit.
+    ///
+    /// # Errors
+    /// As [`Sink::commit`].
+    fn tick(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
 }

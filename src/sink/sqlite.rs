@@ -7,13 +7,13 @@ use adtide_dataflows::operators::PartitionReport;
 use anyhow::Context;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
-use super::{Change, Commit, Progress, Run, Sink, latest};
+use super::{Change, Commit, Progress, Run, Sink, Stored, latest};
 use crate::json;
 
 /// Statements 1, 2 and 3 in one database file, each commit one transaction.
 pub struct SqliteSink {
     connection: Connection,
-    progress: Option<Progress>,
+    stored: Option<Stored>,
 }
 
 impl SqliteSink {
@@ -47,8 +47,8 @@ impl SqliteSink {
                 [serde_json::to_string(&run.settings)?, run.source.clone()],
             )?;
             connection.set_prepared_statement_cache_capacity(32);
-            let progress = read_progress(&connection)?;
-            Ok(SqliteSink { connection, progress })
+            let stored = read_progress(&connection)?.map(|progress| Stored { run: run.clone(), progress });
+            Ok(SqliteSink { connection, stored })
         };
         prepare().with_context(|| {
             format!("can't use {} as the results database; is it writable, and an SQLite file?", path.display())
@@ -115,8 +115,8 @@ impl Sink for SqliteSink {
         NAME
     }
 
-    fn progress(&self) -> Option<Progress> {
-        self.progress.clone()
+    fn stored(&self) -> Option<Stored> {
+        self.stored.clone()
     }
 
     fn commit(&mut self, commit: Commit) -> anyhow::Result<()> {

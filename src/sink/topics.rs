@@ -13,7 +13,7 @@ use adtide_dataflows::operators::{PartitionReport, Watermarks};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use super::{Change, Commit, Progress, Sink};
+use super::{Change, Commit, Progress, Run, Sink, Stored};
 use crate::json;
 
 /// The output topics.
@@ -26,7 +26,7 @@ const PROGRESS: &str = ".adtide-progress.json";
 pub struct TopicSink {
     folder: PathBuf,
     topics: Vec<TopicFile>,
-    progress: Option<Progress>,
+    stored: Option<Stored>,
 }
 
 struct TopicFile {
@@ -38,7 +38,7 @@ struct TopicFile {
 
 /// The progress file.
 #[derive(Serialize, Deserialize)]
-struct Stored {
+struct ProgressFile {
     epoch: Epoch,
     watermarks: Option<Watermarks>,
     partitions: Vec<PartitionReport>,
@@ -52,7 +52,7 @@ impl TopicSink {
     ///
     /// # Errors
     /// The folder or a file in it can't be written, or the progress can't be read.
-    pub fn open(folder: &Path, resume: bool) -> anyhow::Result<TopicSink> {
+    pub fn open(folder: &Path, run: &Run, resume: bool) -> anyhow::Result<TopicSink> {
         std::fs::create_dir_all(folder).with_context(|| format!("can't create the folder {}", folder.display()))?;
         if !resume {
             forget(folder)?;
@@ -61,12 +61,13 @@ impl TopicSink {
         let length = |topic: &str| stored.as_ref().and_then(|stored| stored.lengths.get(topic)).copied().unwrap_or(0);
         let open = |topic: &str| TopicFile::open(folder.join(format!("{topic}.ndjson")), length(topic));
         let topics = TOPICS.into_iter().map(open).collect::<anyhow::Result<_>>()?;
-        Ok(TopicSink { folder: folder.to_owned(), topics, progress: stored.map(Progress::from) })
+        let stored = stored.map(|file| Stored { run: run.clone(), progress: file.into() });
+        Ok(TopicSink { folder: folder.to_owned(), topics, stored })
     }
 
     fn write_progress(&self, progress: &Progress) -> anyhow::Result<()> {
         let lengths = TOPICS.iter().zip(&self.topics).map(|(topic, file)| ((*topic).to_owned(), file.length)).collect();
-        let stored = Stored {
+        let stored = ProgressFile {
             epoch: progress.epoch,
             watermarks: progress.watermarks,
             partitions: progress.partitions.values().copied().collect(),
@@ -83,8 +84,8 @@ impl Sink for TopicSink {
         "topics"
     }
 
-    fn progress(&self) -> Option<Progress> {
-        self.progress.clone()
+    fn stored(&self) -> Option<Stored> {
+        self.stored.clone()
     }
 
     fn commit(&mut self, commit: Commit) -> anyhow::Result<()> {
@@ -115,7 +116,7 @@ pub fn committed(folder: &Path) -> anyhow::Result<Option<Progress>> {
     Ok(read(folder)?.map(Progress::from))
 }
 
-fn read(folder: &Path) -> anyhow::Result<Option<Stored>> {
+fn read(folder: &Path) -> anyhow::Result<Option<ProgressFile>> {
     let path = folder.join(PROGRESS);
     let text = match std::fs::read(&path) {
         Ok(text) => text,
@@ -138,8 +139,8 @@ fn forget(folder: &Path) -> anyhow::Result<()> {
     }
 }
 
-impl From<Stored> for Progress {
-    fn from(stored: Stored) -> Progress {
+impl From<ProgressFile> for Progress {
+    fn from(stored: ProgressFile) -> Progress {
         let partitions = stored.partitions.into_iter().map(|report| ((report.topic, report.partition), report));
         Progress { epoch: stored.epoch, watermarks: stored.watermarks, partitions: partitions.collect() }
     }

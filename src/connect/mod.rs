@@ -1,0 +1,144 @@
+//! Connections to the servers: how each is reached, and which of its errors pass by themselves.
+
+pub mod kafka;
+pub mod postgres;
+pub mod redis;
+
+use std::fmt;
+use std::time::Duration;
+
+use backon::{BlockingRetryable, ExponentialBuilder};
+use tracing::warn;
+
+/// A server's address with all that is secret in it. Prints without the password.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Url(String);
+
+impl Url {
+    /// As it was configured, secrets included.
+    pub fn new(url: String) -> Url {
+        Url(url)
+    }
+
+    /// With the secrets: for connecting only.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether none was configured.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&redact(&self.0))
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The text without what stands between the user's name and the host of a URL, and without `password=...`.
+pub fn redact(text: &str) -> String {
+    let mut out = match (text.split_once("://"), text.rsplit_once('@')) {
+        (Some((scheme, _)), Some((before, host))) => {
+            let user = before.split_once("://").map_or("", |(_, credentials)| credentials);
+            let user = user.split(':').next().unwrap_or_default();
+            format!("{scheme}://{user}:***@{host}")
+        }
+        _ => text.to_owned(),
+    };
+    if let Some(at) = out.find("password=") {
+        let start = at + "password=".len();
+        let end = out[start..].find([' ', '&']).map_or(out.len(), |length| start + length);
+        out.replace_range(start..end, "***");
+    }
+    out
+}
+
+/// What went wrong with a server.
+#[derive(Debug)]
+pub enum Fault {
+    /// It may pass: the server is away or overloaded. Trying again is safe, as every step is atomic and guarded.
+    Passing(anyhow::Error),
+    /// It won't: wrong password, missing table, fenced by another run.
+    Lasting(anyhow::Error),
+}
+
+impl Fault {
+    /// The error, whichever it is.
+    pub fn into_error(self) -> anyhow::Error {
+        match self {
+            Fault::Passing(error) | Fault::Lasting(error) => error,
+        }
+    }
+
+    /// Says more about where it went wrong.
+    #[must_use]
+    pub fn context(self, context: impl fmt::Display + Send + Sync + 'static) -> Fault {
+        match self {
+            Fault::Passing(error) => Fault::Passing(error.context(context)),
+            Fault::Lasting(error) => Fault::Lasting(error.context(context)),
+        }
+    }
+}
+
+/// Tries until it succeeds or fails for good, waiting longer and longer in between, up to five seconds, with jitter.
+/// Gives up after `patience`; None never does. `what` says in the log what is being tried.
+///
+/// # Errors
+/// A fault that lasts, or the last one when patience ran out.
+pub fn persist<T>(
+    what: &str,
+    patience: Option<Duration>,
+    attempt: impl FnMut() -> Result<T, Fault>,
+) -> anyhow::Result<T> {
+    let delays = ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(Duration::from_secs(5))
+        .with_jitter()
+        .without_max_times()
+        .with_total_delay(patience);
+    attempt
+        .retry(delays)
+        .when(|fault| matches!(fault, Fault::Passing(_)))
+        .notify(|fault, delay| {
+            let (Fault::Passing(error) | Fault::Lasting(error)) = fault;
+            warn!(error = format!("{error:#}"), retry_in = ?delay, "{what} does not succeed");
+        })
+        .call()
+        .map_err(Fault::into_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_not_shown() {
+        let shown = |url: &str| Url::new(url.to_owned()).to_string();
+        assert_eq!(shown("postgres://me:secret@host:5432/db"), "postgres://me:***@host:5432/db");
+        assert_eq!(shown("redis://:sec@ret@host/0"), "redis://:***@host/0");
+        assert_eq!(shown("host=h user=me password=secret dbname=d"), "host=h user=me password=*** dbname=d");
+        assert_eq!(shown("postgres://host/db?user=me&password=secret"), "postgres://host/db?user=me&password=***");
+        assert_eq!(shown("postgres://host/db"), "postgres://host/db");
+    }
+
+    #[test]
+    fn what_passes_is_tried_again_and_what_lasts_is_not() {
+        let mut attempts = 0;
+        let result = persist("a test", None, || {
+            attempts += 1;
+            if attempts < 3 { Err(Fault::Passing(anyhow::anyhow!("away"))) } else { Ok(attempts) }
+        });
+        assert_eq!(result.unwrap(), 3);
+        let result: anyhow::Result<()> =
+            persist("a test", None, || Err(Fault::Lasting(anyhow::anyhow!("wrong password"))));
+        assert_eq!(result.unwrap_err().to_string(), "wrong password");
+    }
+}

@@ -1,0 +1,79 @@
+//! PostgreSQL.
+
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use postgres::config::SslMode;
+use postgres::error::SqlState;
+use postgres::{Client, Config, NoTls};
+use postgres_native_tls::MakeTlsConnector;
+
+use super::{Fault, Url};
+
+/// How PostgreSQL is reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PostgresConfig {
+    /// `postgres://user:password@host:port/database?sslmode=...`, as libpq has it.
+    pub url: Url,
+    /// How long to try to connect at the start.
+    pub connect_timeout: Duration,
+}
+
+impl PostgresConfig {
+    /// Opens a connection, once. TLS as `sslmode` says: disable, prefer (the default) or require; the server's
+    /// certificate is checked against the system's authorities.
+    ///
+    /// # Errors
+    /// Passing if the server can't be reached now, lasting if it refuses.
+    pub fn connect(&self, application: &str) -> Result<Client, Fault> {
+        let mut config: Config =
+            self.url.expose().parse().context("key postgres.url is no address").map_err(Fault::Lasting)?;
+        config.application_name(application);
+        config.connect_timeout(Duration::from_secs(5));
+        config.keepalives_idle(Duration::from_secs(10));
+        // Without it a server that vanished in the middle of a statement would be waited for for hours.
+        config.tcp_user_timeout(Duration::from_secs(30));
+        let connected = if config.get_ssl_mode() == SslMode::Disable {
+            config.connect(NoTls)
+        } else {
+            let connector = native_tls::TlsConnector::new().context("can't set up TLS").map_err(Fault::Lasting)?;
+            config.connect(MakeTlsConnector::new(connector))
+        };
+        connected.map_err(|error| self.fault(error))
+    }
+
+    /// What an error means: a server that is away, starting or stopping comes back; anything else stays.
+    pub fn fault(&self, error: postgres::Error) -> Fault {
+        let place = format!("PostgreSQL at {}", self.url);
+        let Some(code) = error.code().cloned() else {
+            // No word from the server: the connection broke, or there never was one.
+            return Fault::Passing(anyhow!(error).context(place));
+        };
+        let passing = [
+            SqlState::CANNOT_CONNECT_NOW,
+            SqlState::ADMIN_SHUTDOWN,
+            SqlState::CRASH_SHUTDOWN,
+            SqlState::TOO_MANY_CONNECTIONS,
+            SqlState::T_R_DEADLOCK_DETECTED,
+            SqlState::T_R_SERIALIZATION_FAILURE,
+            SqlState::LOCK_NOT_AVAILABLE,
+            SqlState::QUERY_CANCELED,
+            SqlState::DISK_FULL,
+            SqlState::OUT_OF_MEMORY,
+        ];
+        // Class 08 is connection trouble.
+        if passing.contains(&code) || code.code().starts_with("08") {
+            return Fault::Passing(anyhow!(error).context(place));
+        }
+        let advice = match code {
+            SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
+                "; check the user and the password in postgres.url"
+            }
+            SqlState::INVALID_CATALOG_NAME => "; create the database, or name another in postgres.url",
+            SqlState::INSUFFICIENT_PRIVILEGE => "; give this user the right to it",
+            SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN => "; run `adtide migrate`",
+            _ => "",
+        };
+        Fault::Lasting(anyhow!(error).context(format!("{place}{advice}")))
+    }
+}

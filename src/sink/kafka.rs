@@ -1,0 +1,1 @@
+//! Kafka: the topics compensation-events, late-events and dead-letter.

@@ -1,0 +1,1 @@
+//! PostgreSQL: the tables of statements 2 and 3.

@@ -23,6 +23,7 @@ use crate::connect::redis::RedisConfig;
 use crate::engine::{EngineConfig, EpochConfig, Restart};
 use crate::source::file::FileSourceConfig;
 use crate::source::generator::GeneratorConfig;
+use crate::worker::{Place, WorkerConfig};
 
 /// The commented default configuration.
 pub const DEFAULT: &str = include_str!("../config/adtide.toml");
@@ -47,6 +48,7 @@ pub struct Config {
     kafka: Kafka,
     postgres: Postgres,
     redis: Redis,
+    worker: Worker,
     watermark: Watermark,
     rtb: Rtb,
     ranking: Ranking,
@@ -132,6 +134,14 @@ struct Redis {
     ttl: Duration,
     #[serde(deserialize_with = "duration")]
     connect_timeout: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Worker {
+    #[serde(deserialize_with = "duration")]
+    status_interval: Duration,
+    #[serde(deserialize_with = "duration")]
+    refund_memory: Duration,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -278,6 +288,8 @@ impl Config {
         let positive = [
             ("epoch_interval", self.epoch_interval),
             ("epoch.catch_up_interval", self.epoch.catch_up_interval),
+            ("worker.status_interval", self.worker.status_interval),
+            ("worker.refund_memory", self.worker.refund_memory),
             ("watchdog.timeout", self.watchdog.timeout),
             ("generator.span", self.generator.span),
         ];
@@ -390,6 +402,38 @@ impl Config {
             ttl: self.redis.ttl,
             connect_timeout: self.redis.connect_timeout,
         }
+    }
+
+    /// The workers' part.
+    ///
+    /// # Errors
+    /// No topics are named, or they and the tables are not of one kind: workers run on files alone or on servers alone.
+    pub fn worker(&self) -> anyhow::Result<WorkerConfig> {
+        ensure!(
+            self.reads_kafka() == self.writes_services() && self.sink.kind != SinkKind::None,
+            "workers need source.kind = \"files\" with sink.kind = \"embedded\", or \"kafka\" with \"services\"; set both"
+        );
+        ensure!(
+            self.reads_kafka() || self.from().is_some(),
+            "key source.from is empty: name the folder of topics there, or with --from"
+        );
+        Ok(WorkerConfig {
+            name: self.name.clone(),
+            max_future_skew: ms(self.max_future_skew),
+            status_interval: self.worker.status_interval,
+            refund_memory: self.worker.refund_memory,
+            place: self.tables().0,
+        })
+    }
+
+    /// Where the workers' tables are, and how long to try to get there.
+    pub fn tables(&self) -> (Place, Duration) {
+        if self.writes_services() {
+            let (kafka, postgres, redis) = (self.kafka(), self.postgres(), self.redis());
+            return (Place::Services { kafka, postgres, redis }, self.postgres.connect_timeout);
+        }
+        let (from, data_dir) = (self.source.from.clone(), self.data_dir().to_owned());
+        (Place::Embedded { from, data_dir }, Duration::from_secs(30))
     }
 
     /// The folder of results.

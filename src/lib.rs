@@ -12,6 +12,7 @@ pub mod json;
 pub mod sink;
 pub mod source;
 pub mod verify;
+pub mod worker;
 
 use adtide_dataflows::model::EventTime;
 

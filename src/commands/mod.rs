@@ -6,6 +6,7 @@ mod progress;
 mod run;
 mod summary;
 mod usage;
+mod worker;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -29,6 +30,8 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(&args),
         Command::Generate(args) => generate::generate(&args),
         Command::Verify(args) => verify_command(&args),
+        Command::Worker(args) => worker::worker(&args),
+        Command::InitDemo(args) => worker::init_demo(&args),
         Command::Config(args) => config(&args.command),
     }
 }

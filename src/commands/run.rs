@@ -38,7 +38,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     ensure!(!args.live, "--live generates its own topics; remove the key source.from, or leave out --live");
     ensure!(from.is_dir(), "key source.from: {} is no folder; name the folder of the topics", from.display());
     // Held until the end. Sinks belong to worker 0, which is in process 0.
-    let _lock = if config.writes() && args.process == 0 { Some(lock(config.data_dir())?) } else { None };
+    let _lock = if config.writes() && args.process == 0 { Some(lock(config.data_dir(), LOCK)?) } else { None };
     execute(args, &config, from, timely, &stop)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -59,7 +59,7 @@ fn demonstrate(
         "--follow (key source.at_end) needs topics to follow: name their folder with --from, or use --live"
     );
     let topics = config.data_dir().join("topics");
-    let _lock = lock(config.data_dir())?;
+    let _lock = lock(config.data_dir(), LOCK)?;
     if args.live {
         return live(args, config, &topics, timely, stop);
     }
@@ -125,10 +125,13 @@ fn execute(
     Ok(())
 }
 
-/// Keeps a second run out of the folder for results, which it creates.
-fn lock(data_dir: &Path) -> anyhow::Result<File> {
+/// The lock of a run.
+const LOCK: &str = ".adtide.lock";
+
+/// Keeps a second process of a kind out of the folder for results, which it creates.
+pub(super) fn lock(data_dir: &Path, name: &str) -> anyhow::Result<File> {
     std::fs::create_dir_all(data_dir).with_context(|| format!("can't create the folder {}", data_dir.display()))?;
-    let path = data_dir.join(".adtide.lock");
+    let path = data_dir.join(name);
     let file = File::create(&path).with_context(|| format!("can't write {}", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -141,7 +144,7 @@ fn lock(data_dir: &Path) -> anyhow::Result<File> {
 
 /// Sets the flag on Ctrl-C and on SIGTERM, which is how a supervisor ends a process. A second signal does not wait for
 /// the sinks. SIGHUP is left alone, so that nohup works.
-fn stop_on_signal(stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
+pub(super) fn stop_on_signal(stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
     for signal in [SIGINT, SIGTERM] {
         flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(stop)).context("can't handle signals")?;
         flag::register(signal, Arc::clone(stop)).context("can't handle signals")?;

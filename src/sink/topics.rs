@@ -116,6 +116,14 @@ pub fn committed(folder: &Path) -> anyhow::Result<Option<Progress>> {
     Ok(read(folder)?.map(Progress::from))
 }
 
+/// How many bytes of a topic of this folder are committed; what lies beyond may be cut off again.
+///
+/// # Errors
+/// The progress file can't be read.
+pub fn committed_length(folder: &Path, topic: &str) -> anyhow::Result<u64> {
+    Ok(read(folder)?.and_then(|stored| stored.lengths.get(topic).copied()).unwrap_or(0))
+}
+
 fn read(folder: &Path) -> anyhow::Result<Option<ProgressFile>> {
     let path = folder.join(PROGRESS);
     let text = match std::fs::read(&path) {

@@ -1,6 +1,7 @@
 //! What the command line can do, command by command.
 
 mod generate;
+mod migrate;
 mod output;
 mod progress;
 mod run;
@@ -30,6 +31,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Generate(args) => generate::generate(&args),
         Command::Verify(args) => verify_command(&args),
         Command::Config(args) => config(&args.command),
+        Command::Migrate(sources) => migrate::migrate(&sources),
     }
 }
 

@@ -48,7 +48,7 @@ impl PostgresConfig {
     }
 
     /// The same for an error of which the server's code is known; None if the server said nothing.
-    pub(super) fn classify(&self, code: Option<SqlState>, error: anyhow::Error) -> Fault {
+    pub(crate) fn classify(&self, code: Option<SqlState>, error: anyhow::Error) -> Fault {
         let place = format!("PostgreSQL at {}", self.url);
         let Some(code) = code else {
             // No word from the server: the connection broke, or there never was one.

@@ -41,6 +41,8 @@ pub enum Command {
     InitDemo(InitDemoArgs),
     /// Check or show the configuration
     Config(ConfigArgs),
+    /// Create the tables in PostgreSQL that are missing; `run` does so too, if its user may
+    Migrate(ConfigSources),
 }
 
 /// Where settings come from.

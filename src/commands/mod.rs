@@ -1,6 +1,7 @@
 //! What the command line can do, command by command.
 
 mod generate;
+mod migrate;
 mod output;
 mod progress;
 mod run;
@@ -33,6 +34,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Worker(args) => worker::worker(&args),
         Command::InitDemo(args) => worker::init_demo(&args),
         Command::Config(args) => config(&args.command),
+        Command::Migrate(sources) => migrate::migrate(&sources),
     }
 }
 

@@ -7,7 +7,8 @@ use adtide_dataflows::operators::PartitionReport;
 use anyhow::Context;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
-use super::{Change, Commit, Progress, Run, Sink, Stored, latest};
+use super::rows::Rows;
+use super::{Commit, Progress, Run, Sink, Stored, latest};
 use crate::json;
 
 /// Statements 1, 2 and 3 in one database file, each commit one transaction.
@@ -132,35 +133,6 @@ impl Sink for SqliteSink {
 }
 
 const NAME: &str = "sqlite";
-
-/// The changes by table, still epoch by epoch.
-#[derive(Default)]
-struct Rows {
-    rankings: Vec<Vec<(RankingRow, isize)>>,
-    performance: Vec<Vec<(PerformanceRow, isize)>>,
-    attributions: Vec<Vec<(AttributionRow, isize)>>,
-}
-
-impl Rows {
-    fn sort(epochs: Vec<Vec<Change>>) -> Rows {
-        let mut rows = Rows::default();
-        for changes in epochs {
-            let (mut rankings, mut performance, mut attributions) = (Vec::new(), Vec::new(), Vec::new());
-            for change in changes {
-                match change {
-                    Change::Ranking(row, diff) => rankings.push((row, diff)),
-                    Change::Performance(row, diff) => performance.push((row, diff)),
-                    Change::Attribution(row, diff) => attributions.push((row, diff)),
-                    _ => {}
-                }
-            }
-            rows.rankings.push(rankings);
-            rows.performance.push(performance);
-            rows.attributions.push(attributions);
-        }
-        rows
-    }
-}
 
 fn write_rankings(
     transaction: &Transaction<'_>,

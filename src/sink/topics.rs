@@ -92,9 +92,9 @@ impl Sink for TopicSink {
         let now = crate::now();
         for change in commit.epochs.into_iter().flatten() {
             let (topic, line) = match change {
-                Change::Compensation(row) => (0, json::compensation(&row, now)),
-                Change::Late(event) => (1, json::late_event(&event)),
-                Change::Dead(letter) => (2, json::dead_letter(&letter)),
+                Change::Compensation(row) => (0, json::compensation(&row, now, usize::MAX)),
+                Change::Late(event) => (1, json::late_event(&event, usize::MAX)),
+                Change::Dead(letter) => (2, json::dead_letter(&letter, usize::MAX)),
                 _ => continue,
             };
             self.topics[topic].buffer.extend_from_slice(line.as_bytes());

@@ -14,6 +14,7 @@ use super::{
     Posted, Settled, Step, Sums, Told, Waiting, judge,
 };
 use crate::connect::Fault;
+use crate::connect::migrate;
 use crate::connect::postgres::PostgresConfig;
 use crate::json;
 use crate::worker::feed::Partition;
@@ -30,19 +31,30 @@ pub struct PostgresLedger {
     config: PostgresConfig,
     application: String,
     client: Option<Client>,
+    has_tables: bool,
 }
 
 impl PostgresLedger {
     /// A ledger that connects when it is needed; `worker` tells the connection from others in the server's views.
     pub fn new(config: PostgresConfig, worker: &str) -> PostgresLedger {
-        PostgresLedger { config, application: format!("adtide {worker}"), client: None }
+        PostgresLedger { config, application: format!("adtide {worker}"), client: None, has_tables: false }
+    }
+
+    /// Connects, and the first time creates the tables that are missing.
+    fn connect(&mut self) -> Result<Client, Fault> {
+        let mut client = self.config.connect(&self.application)?;
+        if !self.has_tables {
+            migrate::apply(&mut client, &self.config)?;
+            self.has_tables = true;
+        }
+        Ok(client)
     }
 
     /// Runs one transaction. A connection that failed is opened anew by the next call.
     fn transaction<T>(&mut self, run: impl FnOnce(&mut Transaction<'_>) -> Result<T, Error>) -> Result<T, Fault> {
         let mut client = match self.client.take() {
             Some(client) if !client.is_closed() => client,
-            _ => self.config.connect(&self.application)?,
+            _ => self.connect()?,
         };
         let attempt = || {
             let mut transaction = client.transaction()?;

@@ -103,6 +103,9 @@ pub struct RunArgs {
     /// When statement 2 writes: on_update or on_close [default: on_update]
     #[arg(long, value_name = "WHEN")]
     pub emit: Option<String>,
+    /// Serve /metrics, /healthz and /readyz at this address, host:port
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
     /// Log level: error, warn, info, debug, trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -212,6 +215,7 @@ impl RunArgs {
             ("rtb.product_metrics", self.product_metrics.clone()),
             ("ranking.limit", self.ranking_limit.clone()),
             ("performance.emit", self.emit.clone()),
+            ("ops.listen", self.listen.clone()),
             ("log.level", self.log_level.clone()),
         ];
         with_flags(&self.sources, flags)

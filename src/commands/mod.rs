@@ -5,7 +5,6 @@ mod output;
 mod progress;
 mod run;
 mod summary;
-mod usage;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -62,7 +61,10 @@ fn start_log(log: &Log) -> anyhow::Result<()> {
         .with_ansi(std::io::stderr().is_terminal());
     let started = match log.format {
         LogFormat::Text => builder.with_target(false).try_init(),
-        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Json => {
+            crate::log_json();
+            builder.json().flatten_event(true).try_init()
+        }
     };
     started.map_err(|error| anyhow::anyhow!("can't start logging: {error}"))
 }

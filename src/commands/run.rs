@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
+use tracing::info;
 
 use super::output::say;
 use super::progress::{RunProgress, meanwhile};
@@ -18,6 +19,7 @@ use super::{VERIFYING, generate, start_log, summary};
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::engine::{self, Monitor};
+use crate::ops::Ops;
 use crate::verify;
 
 /// Runs the statements over the named topics; without any, over generated ones, and then verifies the results.
@@ -110,11 +112,28 @@ fn execute(
     stop_on_signal(stop)?;
     let engine = config.engine(from);
     let monitor = Arc::new(Monitor::default());
+    if let Some(listen) = config.listen() {
+        // Later than all epochs of the usual pace are committed, and long before the watchdog.
+        let stall = 4 * engine.epochs.catch_up_interval + Duration::from_secs(10);
+        Ops::of_run(&monitor, stall, engine.watchdog / 2).serve(listen)?;
+    }
+    let statements: Vec<_> = engine.settings.statements.iter().map(|statement| statement.name()).collect();
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        name = config.name(),
+        statements = statements.join(","),
+        workers = args.workers,
+        process = args.process,
+        processes = args.processes,
+        follow = config.follows(),
+        "starting"
+    );
     let started = Instant::now();
     let progress = RunProgress::start(Arc::clone(&monitor), engine.source.follow, Arc::clone(stop));
     engine::run(timely, &engine, &monitor, stop)?;
     drop(progress);
     let elapsed = started.elapsed();
+    info!(?elapsed, "stopped");
     if args.process == 0 && config.writes() {
         summary::results(config.data_dir())?;
     }

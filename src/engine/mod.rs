@@ -14,9 +14,9 @@ use std::time::Duration;
 use adtide_dataflows::Settings;
 use anyhow::anyhow;
 use timely::worker::Worker;
-use tracing::debug;
+use tracing::info;
 
-pub use monitor::{Monitor, WorkerStatus};
+pub use monitor::{Held, Monitor, PartitionStatus, Phase, SourceStatus, WorkerStatus};
 pub use restart::{Plan, Restart};
 
 use crate::source::file::FileSourceConfig;
@@ -63,7 +63,8 @@ pub fn run(
     stop: &Arc<AtomicBool>,
 ) -> anyhow::Result<()> {
     let plan = Plan::new(config)?;
-    debug!(source = plan.run.source, resume = plan.resume, cuts = plan.cuts.len(), "starting");
+    let epochs: Vec<_> = plan.cuts.iter().map(|cut| cut.epoch).collect();
+    info!(source = plan.run.source, resume = plan.resume, replay_through = ?epochs, "restart plan");
     let watchdog = watchdog::start(Arc::clone(monitor), config.watchdog);
     let (config, monitor, stop) = (config.clone(), Arc::clone(monitor), Arc::clone(stop));
     // A worker that just returned would leave its siblings waiting for it.

@@ -12,9 +12,11 @@ pub mod postgres;
 pub mod redis;
 pub mod sqlite;
 pub mod topics;
+mod watch;
 
 pub use attach::attach;
 pub use change::{Change, Commit, Progress, Run, Stored, latest, progress, rankings, records, tables};
+pub use watch::{SLOW, SinkStatus, sinks, slow_sinks};
 
 /// A place that takes results.
 pub trait Sink: Send {

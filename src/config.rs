@@ -389,6 +389,18 @@ impl Config {
         }
     }
 
+    /// Makes sure that it is said where Kafka is.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn needs_kafka(&self) -> anyhow::Result<()> {
+        ensure!(
+            !self.kafka.brokers.is_empty(),
+            "key kafka.brokers is empty; set it, e.g. kafka.brokers = \"localhost:9092\""
+        );
+        Ok(())
+    }
+
     /// How PostgreSQL is reached.
     pub fn postgres(&self) -> PostgresConfig {
         PostgresConfig { url: Url::new(self.postgres.url.clone()), connect_timeout: self.postgres.connect_timeout }

@@ -9,13 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 use tracing::info;
 
 use super::output::say;
 use super::progress::{RunProgress, meanwhile};
-use super::{VERIFYING, generate, start_log, summary};
+use super::{VERIFYING, generate, start_log, stop_on_signal, summary};
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::engine::{self, Monitor};
@@ -83,12 +81,10 @@ fn live(
     timely: timely::Config,
     stop: &Arc<AtomicBool>,
 ) -> anyhow::Result<ExitCode> {
-    // Nobody watches a demonstration for longer than a month.
-    const MONTH_MS: i64 = 30 * 24 * 60 * 60 * 1000;
     let mut traffic = config.generator();
     traffic.start = crate::now();
     traffic.check()?;
-    let traffic = traffic.for_span(MONTH_MS);
+    let traffic = traffic.for_span(i64::try_from(generate::MONTH.as_millis())?);
     generate::claim(topics)?;
     let (topics_of_thread, flag) = (topics.to_owned(), Arc::clone(stop));
     let generating = std::thread::Builder::new().name("generator".to_owned()).spawn(move || {
@@ -156,16 +152,6 @@ fn lock(data_dir: &Path) -> anyhow::Result<File> {
         }
         Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("can't lock {}", path.display())),
     }
-}
-
-/// Sets the flag on Ctrl-C and on SIGTERM, which is how a supervisor ends a process. A second signal does not wait for
-/// the sinks. SIGHUP is left alone, so that nohup works.
-fn stop_on_signal(stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
-    for signal in [SIGINT, SIGTERM] {
-        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(stop)).context("can't handle signals")?;
-        flag::register(signal, Arc::clone(stop)).context("can't handle signals")?;
-    }
-    Ok(())
 }
 
 /// The workers and processes, by timely's own flags.

@@ -3,10 +3,11 @@
 pub mod kafka;
 pub mod postgres;
 pub mod redis;
+pub mod topics;
 mod trials;
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backon::{BlockingRetryable, ExponentialBuilder};
 use tracing::{info, warn};
@@ -108,10 +109,14 @@ pub fn persist<T>(
         .with_jitter()
         .without_max_times()
         .with_total_delay(patience);
+    let started = Instant::now();
     let mut failed = false;
     let result = attempt
         .retry(delays)
-        .when(|fault| matches!(fault, Fault::Passing(_)))
+        // The attempts themselves take time too.
+        .when(|fault| {
+            matches!(fault, Fault::Passing(_)) && patience.is_none_or(|patience| started.elapsed() < patience)
+        })
         .notify(|fault, delay| {
             let (Fault::Passing(error) | Fault::Lasting(error)) = fault;
             let error = format!("{error:#}");

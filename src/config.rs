@@ -55,6 +55,7 @@ pub struct Config {
     conversion: Conversion,
     epoch: Epoch,
     watchdog: Watchdog,
+    ops: Ops,
     /// Logging.
     pub log: Log,
     generator: Generator,
@@ -189,6 +190,11 @@ struct Watchdog {
     timeout: Duration,
 }
 
+#[derive(Clone, Debug, Deserialize)]
+struct Ops {
+    listen: String,
+}
+
 /// Logging.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Log {
@@ -308,6 +314,11 @@ impl Config {
         let named = !self.name.is_empty()
             && self.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
         ensure!(named, "key name: {:?} is no name; use letters, digits, '-', '_' and '.'", self.name);
+        if let Some(listen) = self.listen() {
+            let port = listen.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+            let right = matches!(port, Some(Ok(_)));
+            ensure!(right, "key ops.listen: {listen:?} is no address; want host:port, such as \"127.0.0.1:9464\"");
+        }
         EventTime::parse(&self.generator.start).context("key generator.start")?;
         self.log.filter()?;
         Ok(())
@@ -379,6 +390,18 @@ impl Config {
         }
     }
 
+    /// Makes sure that it is said where Kafka is.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn needs_kafka(&self) -> anyhow::Result<()> {
+        ensure!(
+            !self.kafka.brokers.is_empty(),
+            "key kafka.brokers is empty; set it, e.g. kafka.brokers = \"localhost:9092\""
+        );
+        Ok(())
+    }
+
     /// How PostgreSQL is reached.
     pub fn postgres(&self) -> PostgresConfig {
         PostgresConfig { url: Url::new(self.postgres.url.clone()), connect_timeout: self.postgres.connect_timeout }
@@ -391,6 +414,11 @@ impl Config {
             ttl: self.redis.ttl,
             connect_timeout: self.redis.connect_timeout,
         }
+    }
+
+    /// Where metrics and health are served, host:port; None for nowhere.
+    pub fn listen(&self) -> Option<&str> {
+        (!self.ops.listen.is_empty()).then_some(self.ops.listen.as_str())
     }
 
     /// The folder of results.

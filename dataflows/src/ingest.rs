@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::conversion_matcher::{Conversion, MatchEvent, MatchKey, StoredClick};
 use crate::duplicate_detector::{ClickGroup, PaidClick};
 use crate::model::{
-    ActiveCampaign, AdEvent, AdEventType, CampaignEvent, ConversionEvent, EventTime, ProductMeta, ProductMetrics, Text,
-    Topic, WINDOW_MS,
+    ActiveCampaign, AdEvent, AdEventType, CampaignEvent, ConversionEvent, EventTime, Money, ProductMeta,
+    ProductMetrics, Text, Topic, WINDOW_MS,
 };
 use crate::operators::{PartitionReport, PartitionState, Watermarks};
 use crate::performance_aggregator::{PartialSums, PreAggregate};
@@ -92,6 +92,8 @@ pub struct Counts {
     pub late: BTreeMap<Statement, u64>,
     /// Ad events that statement 2 left out because they name no campaign.
     pub without_campaign: u64,
+    /// What the good clicks cost, duplicates included.
+    pub spend: Money,
 }
 
 impl Counts {
@@ -107,7 +109,21 @@ impl Counts {
             *self.late.entry(*statement).or_default() += more;
         }
         self.without_campaign += other.without_campaign;
+        self.spend += other.spend;
     }
+}
+
+/// What came of a partition's records so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionCounts {
+    /// The partition's topic.
+    pub topic: Topic,
+    /// Its number.
+    pub partition: u32,
+    /// Good records.
+    pub good: u64,
+    /// Dead letters.
+    pub dead: u64,
 }
 
 /// The input of the dataflow for one epoch.
@@ -142,6 +158,8 @@ struct Partition {
     greatest: Option<EventTime>,
     /// The partition's own watermarks: by these its records are late.
     watermarks: Watermarks,
+    good: u64,
+    dead: u64,
 }
 
 /// One worker's way in.
@@ -184,7 +202,7 @@ impl Ingest {
     /// Adds a partition, to be read from `next_offset` on.
     pub fn add_partition(&mut self, topic: Topic, number: u32, next_offset: u64) -> PartitionHandle {
         let watermarks = Watermarks::MIN;
-        self.partitions.push(Partition { topic, number, next_offset, greatest: None, watermarks });
+        self.partitions.push(Partition { topic, number, next_offset, greatest: None, watermarks, good: 0, dead: 0 });
         PartitionHandle(self.partitions.len() - 1)
     }
 
@@ -239,8 +257,11 @@ impl Ingest {
             }
         };
         match read {
-            Ok(()) => router.counts.good[topic as usize] += 1,
-            Err(bad) => router.turn_away(&bad, &arrival),
+            Ok(()) => {
+                router.counts.good[topic as usize] += 1;
+                arrival.partition.good += 1;
+            }
+            Err(bad) => router.turn_away(&bad, &mut arrival),
         }
     }
 
@@ -249,13 +270,13 @@ impl Ingest {
     pub fn oversized(&mut self, partition: PartitionHandle, envelope: Envelope<'_>, head: &[u8], length: u64) {
         let partition = &mut self.partitions[partition.0];
         partition.next_offset = envelope.offset + 1;
-        let arrival = Arrival { partition, envelope, bytes: head, latest: EventTime::MAX };
-        self.router.turn_away(&BadRecord::TooLarge(length), &arrival);
+        let mut arrival = Arrival { partition, envelope, bytes: head, latest: EventTime::MAX };
+        self.router.turn_away(&BadRecord::TooLarge(length), &mut arrival);
     }
 
     /// Says in this epoch's batch how far a partition has been read.
     pub fn report(&mut self, partition: PartitionHandle, state: PartitionState) {
-        let Partition { topic, number, next_offset, greatest, watermarks } = self.partitions[partition.0];
+        let Partition { topic, number, next_offset, greatest, watermarks, .. } = self.partitions[partition.0];
         let report = PartitionReport { topic, partition: number, next_offset, greatest, watermarks, state };
         self.router.batch.reports.push(report);
     }
@@ -269,6 +290,16 @@ impl Ingest {
     /// What came of the records so far.
     pub fn counts(&self) -> &Counts {
         &self.router.counts
+    }
+
+    /// The same by partition.
+    pub fn partition_counts(&self) -> impl Iterator<Item = PartitionCounts> {
+        self.partitions.iter().map(|&Partition { topic, number, good, dead, .. }| PartitionCounts {
+            topic,
+            partition: number,
+            good,
+            dead,
+        })
     }
 }
 
@@ -305,6 +336,7 @@ impl Router {
             self.aggregate(&event, own.performance, from);
         }
         if event.event_type == AdEventType::Click {
+            self.counts.spend += event.actual_price;
             if self.runs(Statement::DuplicateDetector) {
                 self.paid_click(&event, own.duplicates, from);
             }
@@ -441,7 +473,8 @@ impl Router {
     }
 
     #[cold]
-    fn turn_away(&mut self, bad: &BadRecord, from: &Arrival<'_>) {
+    fn turn_away(&mut self, bad: &BadRecord, from: &mut Arrival<'_>) {
+        from.partition.dead += 1;
         *self.counts.bad.entry(bad.reason().to_owned()).or_default() += 1;
         self.batch.dead.push(DeadLetter {
             topic: from.partition.topic,

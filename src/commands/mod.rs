@@ -6,13 +6,18 @@ mod output;
 mod progress;
 mod run;
 mod summary;
-mod usage;
+mod topics;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
+use anyhow::Context;
 use output::say;
 use progress::meanwhile;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
 use crate::cli::{Cli, Command, ConfigCommand, ConfigSources, VerifyArgs};
 use crate::config::{Config, Log, LogFormat};
@@ -30,6 +35,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(&args),
         Command::Generate(args) => generate::generate(&args),
         Command::Verify(args) => verify_command(&args),
+        Command::Topics(args) => topics::topics(&args.command),
         Command::Config(args) => config(&args.command),
         Command::Migrate(sources) => migrate::migrate(&sources),
     }
@@ -64,7 +70,20 @@ fn start_log(log: &Log) -> anyhow::Result<()> {
         .with_ansi(std::io::stderr().is_terminal());
     let started = match log.format {
         LogFormat::Text => builder.with_target(false).try_init(),
-        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Json => {
+            crate::log_json();
+            builder.json().flatten_event(true).try_init()
+        }
     };
     started.map_err(|error| anyhow::anyhow!("can't start logging: {error}"))
+}
+
+/// Sets the flag on Ctrl-C and on SIGTERM, which is how a supervisor ends a process. A second signal does not wait for
+/// the sinks. SIGHUP is left alone, so that nohup works.
+fn stop_on_signal(stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
+    for signal in [SIGINT, SIGTERM] {
+        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(stop)).context("can't handle signals")?;
+        flag::register(signal, Arc::clone(stop)).context("can't handle signals")?;
+    }
+    Ok(())
 }

@@ -6,18 +6,18 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
+use tracing::info;
 
 use super::output::say;
 use super::progress::{RunProgress, meanwhile};
-use super::{VERIFYING, generate, start_log, summary};
+use super::{VERIFYING, generate, start_log, stop_on_signal, summary};
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::engine::{self, Monitor};
+use crate::ops::Ops;
 use crate::verify;
 
 /// Runs the statements over the named topics; without any, over generated ones, and then verifies the results.
@@ -86,12 +86,10 @@ fn live(
     timely: timely::Config,
     stop: &Arc<AtomicBool>,
 ) -> anyhow::Result<ExitCode> {
-    // Nobody watches a demonstration for longer than a month.
-    const MONTH_MS: i64 = 30 * 24 * 60 * 60 * 1000;
     let mut traffic = config.generator();
     traffic.start = crate::now();
     traffic.check()?;
-    let traffic = traffic.for_span(MONTH_MS);
+    let traffic = traffic.for_span(i64::try_from(generate::MONTH.as_millis())?);
     generate::claim(topics)?;
     let (topics_of_thread, flag) = (topics.to_owned(), Arc::clone(stop));
     let generating = std::thread::Builder::new().name("generator".to_owned()).spawn(move || {
@@ -115,11 +113,28 @@ fn execute(
     stop_on_signal(stop)?;
     let engine = config.engine(from);
     let monitor = Arc::new(Monitor::default());
+    if let Some(listen) = config.listen() {
+        // Later than all epochs of the usual pace are committed, and long before the watchdog.
+        let stall = 4 * engine.epochs.catch_up_interval + Duration::from_secs(10);
+        Ops::of_run(&monitor, stall, engine.watchdog / 2).serve(listen)?;
+    }
+    let statements: Vec<_> = engine.settings.statements.iter().map(|statement| statement.name()).collect();
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        name = config.name(),
+        statements = statements.join(","),
+        workers = args.workers,
+        process = args.process,
+        processes = args.processes,
+        follow = config.follows(),
+        "starting"
+    );
     let started = Instant::now();
     let progress = RunProgress::start(Arc::clone(&monitor), engine.source.follows(), Arc::clone(stop));
     engine::run(timely, &engine, &monitor, stop)?;
     drop(progress);
     let elapsed = started.elapsed();
+    info!(?elapsed, "stopped");
     if args.process == 0 && config.writes() {
         summary::results(config.data_dir())?;
     }
@@ -149,16 +164,6 @@ fn lock(data_dir: &Path) -> anyhow::Result<File> {
         }
         Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("can't lock {}", path.display())),
     }
-}
-
-/// Sets the flag on Ctrl-C and on SIGTERM, which is how a supervisor ends a process. A second signal does not wait for
-/// the sinks. SIGHUP is left alone, so that nohup works.
-fn stop_on_signal(stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
-    for signal in [SIGINT, SIGTERM] {
-        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(stop)).context("can't handle signals")?;
-        flag::register(signal, Arc::clone(stop)).context("can't handle signals")?;
-    }
-    Ok(())
 }
 
 /// The workers and processes, by timely's own flags.

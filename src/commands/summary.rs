@@ -11,8 +11,8 @@ use rusqlite::{Connection, OpenFlags, Row};
 use serde_json::{Value, json};
 
 use super::output::say;
-use super::usage;
 use crate::engine::{EngineConfig, Monitor, Services, SinkConfig, SourceConfig};
+use crate::ops::usage;
 
 /// How many rows of each result are shown.
 const SHOWN: i64 = 5;

@@ -20,6 +20,7 @@ use tracing::debug;
 
 use super::life::{Life, Stage};
 use super::{Poll, Source};
+use crate::engine::{PartitionStatus, SourceStatus};
 use crate::sink::Progress;
 
 /// How much is read at once.
@@ -249,6 +250,19 @@ impl Source for FileSource {
     fn bytes_total(&self) -> u64 {
         let length = |partition: &Partition| partition.file.metadata().map_or(0, |metadata| metadata.len());
         self.partitions.iter().map(length).sum()
+    }
+
+    fn status(&self) -> Option<SourceStatus> {
+        let partitions = self.partitions.iter().map(|partition| PartitionStatus {
+            topic: partition.topic,
+            partition: partition.number,
+            next_offset: partition.next_line,
+            // How many lines there are to come is not known until they are read.
+            end_offset: None,
+            idle: partition.life.stage() == Stage::Idle,
+        });
+        let lag_bytes = self.bytes_total().saturating_sub(self.bytes_read());
+        Some(SourceStatus { partitions: partitions.collect(), lag_bytes: Some(lag_bytes), fault: None })
     }
 }
 

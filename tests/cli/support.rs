@@ -209,7 +209,8 @@ impl Outcome {
     #[track_caller]
     pub fn failed_saying(self, words: &[&str]) -> Outcome {
         let outcome = self.exited_with(1);
-        assert!(outcome.stderr.starts_with("adtide: error: "), "{}", outcome.stderr);
+        // Lines of the log may come before it.
+        assert!(outcome.stderr.lines().any(|line| line.starts_with("adtide: error: ")), "{}", outcome.stderr);
         for word in words {
             assert!(outcome.stderr.contains(word), "{word:?} is not in: {}", outcome.stderr);
         }

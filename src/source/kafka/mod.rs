@@ -26,6 +26,7 @@ use tracing::{info, warn};
 use super::life::{Life, Stage};
 use super::{Poll, Source};
 use crate::connect::kafka::{KafkaConfig, log};
+use crate::engine::{PartitionStatus, SourceStatus};
 use crate::sink::Progress;
 
 pub use watch::Watch;
@@ -406,6 +407,19 @@ impl Source for KafkaSource {
 
     fn bytes_total(&self) -> u64 {
         self.bytes_read
+    }
+
+    fn status(&self) -> Option<SourceStatus> {
+        let partitions = self.partitions.iter().map(|partition| PartitionStatus {
+            topic: partition.topic,
+            partition: partition.number,
+            // Behind the last record there may be markers of transactions: they are no lag.
+            next_offset: self.position(partition),
+            end_offset: self.watch.end((partition.topic, partition.number)),
+            idle: partition.life.stage() == Stage::Idle,
+        });
+        let fault = self.watch.fault().map(|fault| format!("reading Kafka: {fault}"));
+        Some(SourceStatus { partitions: partitions.collect(), lag_bytes: None, fault })
     }
 }
 

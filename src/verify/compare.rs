@@ -1,10 +1,11 @@
 //! Compares what was found, row by row, with what must be there. Knows neither where it was found nor what it was computed from.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
 use adtide_dataflows::Statement;
-use adtide_dataflows::model::{AttributionRow, EventTime, PerformanceRow, RankingRow, Topic, WINDOW_MS};
+use adtide_dataflows::model::{AdId, AttributionRow, EventTime, PerformanceRow, RankingRow, Topic, WINDOW_MS};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -107,8 +108,10 @@ fn ranking_row(row: &RankingRow) -> Row {
 /// Those of [`each_row`].
 pub fn performance(recomputed: &Recomputed, found: &mut dyn Found) -> anyhow::Result<Section> {
     let mut section = Section::default();
+    let stored_text = found.stored_text();
     let mut expected = Expected::new(recomputed.performance.rows.iter().map(|(key, row)| {
-        (json!([key.campaign_id, key.product_id, *key.placement, key.window_start.to_string()]), row)
+        let placement = stored_text(&key.placement);
+        (json!([key.campaign_id, key.product_id, placement, key.window_start.to_string()]), row)
     }));
     each_row(found, &PERFORMANCE, |key, found| {
         if let Some(row) = expected.find(&mut section, key, in_full(&found)) {
@@ -145,21 +148,24 @@ fn quotient(dividend: i64, divisor: i64) -> f64 {
 /// Those of [`each_row`].
 pub fn attributions(recomputed: &Recomputed, found: &mut dyn Found) -> anyhow::Result<Section> {
     let mut section = Section::default();
+    let stored_text = found.stored_text();
     let rows = recomputed.attributions.rows.iter();
-    let mut expected =
-        Expected::new(rows.map(|((order_id, product_id), row)| (json!([**order_id, product_id, "LAST_CLICK"]), row)));
+    let mut expected = Expected::new(
+        rows.map(|((order_id, product_id), row)| (json!([stored_text(order_id), product_id, "LAST_CLICK"]), row)),
+    );
     each_row(found, &ATTRIBUTIONS, |key, found| {
         if let Some(row) = expected.find(&mut section, key, in_full(&found)) {
-            check(&mut section, key, &attribution_row(row), &found);
+            check(&mut section, key, &attribution_row(row, stored_text), &found);
         }
     })?;
-    expected.finish(&mut section, |row| in_full(&attribution_row(row)));
+    expected.finish(&mut section, |row| in_full(&attribution_row(row, stored_text)));
     Ok(section)
 }
 
-fn attribution_row(row: &AttributionRow) -> Row {
+fn attribution_row(row: &AttributionRow, stored_text: fn(&str) -> Cow<'_, str>) -> Row {
+    let ad_id = |id: &AdId| Cell::Text(stored_text(&id.to_string()).into_owned());
     vec![
-        ("ad_id".into(), row.ad_id.as_ref().map_or(Cell::Null, |id| Cell::Text(id.to_string()))),
+        ("ad_id".into(), row.ad_id.as_ref().map_or(Cell::Null, ad_id)),
         ("campaign_id".into(), row.campaign_id.map_or(Cell::Null, Cell::Integer)),
         ("advertiser_id".into(), Cell::Integer(row.advertiser_id)),
         ("revenue_amount".into(), Cell::Text(row.revenue_amount.to_string())),

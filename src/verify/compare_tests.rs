@@ -48,7 +48,7 @@ const CAMPAIGNS: &str = r#"{"event_type":"CAMPAIGN_CREATE","timestamp_field":1,"
 "#;
 
 /// The record of the group's first n clicks.
-fn compensation(n: usize, refund: &str) -> String {
+pub fn compensation(n: usize, refund: &str) -> String {
     compensation_record(&(1..).take(n).collect::<Vec<_>>(), refund)
 }
 
@@ -58,24 +58,27 @@ fn compensation_of(seconds: &[i64; 2]) -> String {
 }
 
 fn compensation_record(seconds: &[i64], refund: &str) -> String {
-    let n = seconds.len();
-    let times: Vec<EventTime> = seconds.iter().map(|second| EventTime(second * 1000)).collect();
-    let texts: Vec<String> = times.iter().map(|time| format!("\"{time}\"")).collect();
-    let id = Compensation {
+    let (n, id) = (seconds.len(), compensation_id(seconds.len()));
+    let times = seconds.iter().map(|second| format!("\"{}\"", EventTime(second * 1000)));
+    format!(
+        r#"{{"timestamp_field":"now","advertiser_id":9,"campaign_id":5,"ad_id":1,"device_id":"d","duplicate_click_count":{n},"refund_amount":{refund},"original_click_timestamps":[{}],"detection_window":"5_MINUTES","reason":"DUPLICATE_CLICK_DETECTED","compensation_type":"BALANCE_REFUND","window_start":"1970-01-01 00:00:00.000","compensation_id":"{id}"}}"#,
+        times.collect::<Vec<_>>().join(",")
+    )
+}
+
+/// The id of the group's record of n clicks.
+pub fn compensation_id(n: usize) -> String {
+    Compensation {
         advertiser_id: 9,
         campaign_id: Some(5),
         ad_id: AdId::Number(1),
         device_id: "d".into(),
         actual_price: Money(150),
         window_start: EventTime(0),
-        click_times: times,
+        click_times: vec![EventTime(0); n],
         refund_amount: Money(0),
     }
-    .id();
-    format!(
-        r#"{{"timestamp_field":"now","advertiser_id":9,"campaign_id":5,"ad_id":1,"device_id":"d","duplicate_click_count":{n},"refund_amount":{refund},"original_click_timestamps":[{}],"detection_window":"5_MINUTES","reason":"DUPLICATE_CLICK_DETECTED","compensation_type":"BALANCE_REFUND","window_start":"1970-01-01 00:00:00.000","compensation_id":"{id}"}}"#,
-        texts.join(",")
-    )
+    .id()
 }
 
 fn write(path: &Path, text: &str) {
@@ -84,7 +87,7 @@ fn write(path: &Path, text: &str) {
 }
 
 /// Verifies a run that is right but for `sql` and the compensations.
-fn verified(sql: &str, compensations: &[String]) -> Report {
+pub fn verified(sql: &str, compensations: &[String]) -> Report {
     let late = r#"{"statement":"performance_aggregator","topic":"ad-events","partition":0,"offset":6}"#;
     let dead = r#"{"topic":"ad-events","partition":0,"offset":4,"reason":"not JSON"}"#;
     verified_with(ADS, sql, compensations, late, dead)

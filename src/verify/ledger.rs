@@ -58,6 +58,9 @@ impl PaidClicks {
 
 /// What the workers have done.
 pub struct Ledger {
+    /// The topics' full names.
+    ad_events: String,
+    compensation_events: String,
     /// How far each worker is in each topic.
     offsets: BTreeMap<(String, String), Offsets>,
     /// The clicks that they have taken: to be filled before [`Ledger::check`].
@@ -88,9 +91,10 @@ impl Ledger {
         if offsets.is_empty() {
             return Ok(None);
         }
-        let mut ledger = Ledger { offsets, clicks: PaidClicks::default() };
+        let (ad_events, compensation_events) = (found.topic(Topic::AdEvents.name()), found.topic(COMPENSATION_EVENTS));
+        let mut ledger = Ledger { ad_events, compensation_events, offsets, clicks: PaidClicks::default() };
         for worker in [BALANCE, BUDGET] {
-            for (partition, offset) in ledger.of(worker, Topic::AdEvents.name()) {
+            for (partition, offset) in ledger.of(worker, &ledger.ad_events) {
                 let known = ledger.clicks.until.entry(partition).or_default();
                 *known = offset.max(*known);
             }
@@ -128,9 +132,9 @@ impl Ledger {
         found: &mut dyn Found,
         report: &mut LedgerReport,
     ) -> anyhow::Result<(Sums<i64>, Sums<i64>)> {
-        let until = self.of(BALANCE, Topic::AdEvents.name());
+        let until = self.of(BALANCE, &self.ad_events);
         let debits = self.clicks.before(&until).map(|((partition, offset), click)| {
-            let key = json!([Topic::AdEvents.name(), partition, offset]);
+            let key = json!([self.ad_events, partition, offset]);
             (key, entry(click.advertiser_id, click.campaign_id, click.price))
         });
         let mut debits = Expected::new(debits);
@@ -187,7 +191,7 @@ impl Ledger {
         worker: &str,
         compensations: &'a Compensations,
     ) -> impl Iterator<Item = (&'a String, &'a Refunded)> {
-        let until = self.of(worker, COMPENSATION_EVENTS);
+        let until = self.of(worker, &self.compensation_events);
         let is_before = move |at: &Refunded| until.get(&at.partition).is_some_and(|until| at.offset < *until);
         compensations.records.iter().filter(move |(_, refunded)| is_before(refunded))
     }
@@ -203,7 +207,7 @@ impl Ledger {
             return Ok(());
         }
         let mut sums = Sums::new();
-        for (_, click) in self.clicks.before(&self.of(BUDGET, Topic::AdEvents.name())) {
+        for (_, click) in self.clicks.before(&self.of(BUDGET, &self.ad_events)) {
             if let Some(campaign_id) = click.campaign_id {
                 sums.entry(campaign_id).or_default().0 += i128::from(click.price.0);
             }

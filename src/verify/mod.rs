@@ -20,6 +20,8 @@ mod found;
 mod input;
 mod kafka;
 mod ledger;
+#[cfg(test)]
+mod ledger_tests;
 mod parse;
 #[cfg(test)]
 mod parse_tests;

@@ -3,6 +3,8 @@
 //! It is seen as it was at one moment of each sink, together with the progress that stands for that moment: a run may go on
 //! while its results are verified.
 
+use std::borrow::Cow;
+
 use adtide_dataflows::Settings;
 use adtide_dataflows::model::EventTime;
 use anyhow::{Context, ensure};
@@ -132,7 +134,7 @@ pub const LEDGER: Table = Table {
     ],
 };
 
-/// What campaigns have spent and got back, for whoever decides on bids.
+/// What campaigns have spent and got back, for whoever decides on bids: a row a campaign.
 pub const BUDGETS: Table = Table {
     name: "campaign_budget",
     key: &[("campaign_id", Kind::Integer)],
@@ -174,6 +176,16 @@ pub struct Sinks {
 pub trait Found {
     /// The sinks and where they stand.
     fn sinks(&self) -> &Sinks;
+
+    /// The full name of a topic, as the workers know it.
+    fn topic(&self, name: &str) -> String {
+        name.to_owned()
+    }
+
+    /// How a text stands in the tables of statements 2 and 3.
+    fn stored_text(&self) -> fn(&str) -> Cow<'_, str> {
+        |text| Cow::Borrowed(text)
+    }
 
     /// Whether a table is there.
     ///

@@ -1,6 +1,6 @@
 //! Rankings and budgets in Redis.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, bail};
 use redis::{Connection, RedisResult};
@@ -50,6 +50,74 @@ pub fn rankings(config: &RedisConfig, connection: &mut Connection, name: &str) -
         before = after;
     }
     bail!("Redis at {}: the rankings change faster than they can be read; stop adtide, then verify", config.url)
+}
+
+/// What campaigns have spent and got back, and how far the budget worker is that says so.
+#[derive(Debug, Default)]
+pub struct Budgets {
+    /// As rows of `campaign_budget`.
+    pub rows: Vec<Row>,
+    /// As rows of `worker_offsets`.
+    pub offsets: Vec<Row>,
+}
+
+/// Reads the budgets of the deployment `name` as they were at one moment.
+///
+/// # Errors
+/// The server can't be read, or the worker commits each time.
+pub fn budgets(config: &RedisConfig, connection: &mut Connection, name: &str) -> anyhow::Result<Budgets> {
+    let fault = |error| config.fault(error).into_error();
+    let mut before = offsets(connection, name).map_err(fault)?;
+    for _ in 0..ATTEMPTS {
+        let rows = read_budgets(connection).map_err(fault)?;
+        let after = offsets(connection, name).map_err(fault)?;
+        if before == after {
+            return Ok(Budgets { rows, offsets: after.iter().map(|(place, next)| offset_row(place, *next)).collect() });
+        }
+        before = after;
+    }
+    bail!("Redis at {}: the budgets change faster than they can be read; stop the worker, then verify", config.url)
+}
+
+/// How far the budget worker is, by `topic/partition`.
+fn offsets(connection: &mut Connection, name: &str) -> RedisResult<BTreeMap<String, i64>> {
+    let fields: BTreeMap<String, String> =
+        redis::cmd("HGETALL").arg(format!("adtide:worker:{name}:budget")).query(connection)?;
+    let next =
+        |(field, value): (&String, &String)| Some((field.strip_suffix(":next")?.to_owned(), value.parse().ok()?));
+    Ok(fields.iter().filter_map(next).collect())
+}
+
+fn offset_row(place: &str, next_offset: i64) -> Row {
+    let (topic, partition) = place.rsplit_once('/').unwrap_or((place, ""));
+    vec![
+        ("worker".into(), Cell::Text("budget".into())),
+        ("topic".into(), Cell::Text(topic.into())),
+        ("partition".into(), partition.parse().map_or(Cell::Null, Cell::Integer)),
+        ("next_offset".into(), Cell::Integer(next_offset)),
+    ]
+}
+
+fn read_budgets(connection: &mut Connection) -> RedisResult<Vec<Row>> {
+    const PREFIX: &str = "budget:campaign:";
+    let keys = keys(connection, &format!("{PREFIX}*"))?;
+    let mut rows = Vec::with_capacity(keys.len());
+    for keys in keys.chunks(BATCH) {
+        let mut pipe = redis::pipe();
+        for key in keys {
+            pipe.cmd("HMGET").arg(key).arg("spent").arg("refunded");
+        }
+        let values: Vec<(Option<String>, Option<String>)> = pipe.query(connection)?;
+        for (key, (spent, refunded)) in keys.iter().zip(values) {
+            let id = key.trim_start_matches(PREFIX);
+            rows.push(vec![
+                ("campaign_id".into(), id.parse().map_or_else(|_| Cell::Text(key.clone()), Cell::Integer)),
+                ("spent".into(), spent.map_or(Cell::Null, Cell::Text)),
+                ("refunded".into(), refunded.map_or(Cell::Null, Cell::Text)),
+            ]);
+        }
+    }
+    Ok(rows)
 }
 
 fn epoch(stored: &Option<Stored>) -> Option<u64> {

@@ -1,13 +1,15 @@
 //! Results in PostgreSQL, Redis and Kafka.
 
+use std::borrow::Cow;
+
 use super::kafka::Records;
 use super::postgres::Tables;
-use super::redis::{self, Rankings};
-use super::{Found, RANKINGS, Sinks, Standing, Table, one_run};
+use super::redis::{self, Budgets, Rankings};
+use super::{BUDGETS, Found, RANKINGS, Sinks, Standing, Table, WORKER_OFFSETS, one_run};
 use crate::connect::kafka::KafkaConfig;
 use crate::connect::postgres::PostgresConfig;
 use crate::connect::redis::RedisConfig;
-use crate::sink::Stored;
+use crate::sink::{self, Stored};
 use crate::verify::cells::Row;
 
 /// How the servers are reached.
@@ -25,8 +27,10 @@ pub struct ServicesConfig {
 
 /// The results on three servers, each as it was at one moment.
 pub struct Services {
+    config: ServicesConfig,
     tables: Tables,
     rankings: Vec<Row>,
+    budgets: Budgets,
     records: Records,
     sinks: Sinks,
 }
@@ -41,6 +45,7 @@ impl Services {
         let (in_tables, committed) = tables.stored(&config.name)?;
         let mut connection = redis::connect(&config.redis)?;
         let Rankings { rows, stored: in_rankings } = redis::rankings(&config.redis, &mut connection, &config.name)?;
+        let budgets = redis::budgets(&config.redis, &mut connection, &config.name)?;
         let epoch = |stored: &Option<Stored>| stored.as_ref().map_or(0, |stored| stored.progress.epoch);
         let records = Records::open(&config.kafka, &config.name, epoch(&in_tables).max(epoch(&in_rankings)))?;
         let all = [("postgres", in_tables), ("redis", in_rankings), ("kafka", records.stored.clone())];
@@ -49,7 +54,7 @@ impl Services {
             all.map(|(sink, stored)| Standing { sink, progress: stored.map(|stored| stored.progress) });
         let sinks =
             Sinks { rankings: rankings_at, tables: tables_at, topics: topics_at, settings: run.settings, committed };
-        Ok(Services { tables, rankings: rows, records, sinks })
+        Ok(Services { config: config.clone(), tables, rankings: rows, budgets, records, sinks })
     }
 }
 
@@ -58,16 +63,31 @@ impl Found for Services {
         &self.sinks
     }
 
+    fn topic(&self, name: &str) -> String {
+        self.config.kafka.topic(name)
+    }
+
+    fn stored_text(&self) -> fn(&str) -> Cow<'_, str> {
+        sink::postgres::stored_text
+    }
+
     fn has(&mut self, table: &Table) -> anyhow::Result<bool> {
-        self.tables.has(table)
+        Ok(table.name == BUDGETS.name || self.tables.has(table)?)
     }
 
     fn each_row(&mut self, table: &Table, each: &mut dyn FnMut(Row)) -> anyhow::Result<()> {
-        if table.name == RANKINGS.name {
-            self.rankings.iter().cloned().for_each(each);
-            return Ok(());
-        }
-        self.tables.each_row(table, each)
+        let in_redis = match table.name {
+            name if name == RANKINGS.name => &self.rankings,
+            name if name == BUDGETS.name => &self.budgets.rows,
+            name => {
+                if name == WORKER_OFFSETS.name {
+                    self.budgets.offsets.iter().cloned().for_each(&mut *each);
+                }
+                return self.tables.each_row(table, each);
+            }
+        };
+        in_redis.iter().cloned().for_each(each);
+        Ok(())
     }
 
     fn each_record(&mut self, topic: &str, each: &mut dyn FnMut(u32, u64, &[u8])) -> anyhow::Result<()> {

@@ -63,7 +63,7 @@ pub struct RunArgs {
     /// Folder for results: DIR/adtide.db and DIR/topics/ [default: ./adtide-data]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Where results go: embedded (SQLite and topic files) or none
+    /// Where results go: embedded (SQLite and topic files), services (PostgreSQL, Redis, Kafka) or none
     #[arg(long, value_name = "SINK")]
     pub sink: Option<String>,
     /// Go on at the end of the topics and read what is appended, until Ctrl-C
@@ -210,6 +210,7 @@ impl RunArgs {
     pub fn overrides(&self) -> Vec<Override> {
         let flags = [
             ("source.from", path(&self.from)),
+            ("source.kind", self.from.as_ref().map(|_| "files".to_owned())),
             ("sink.data_dir", path(&self.data_dir)),
             ("sink.kind", self.sink.clone()),
             ("source.at_end", (self.follow || self.live).then(|| "follow".to_owned())),

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use adtide_dataflows::model::EventTime;
+use adtide_dataflows::model::{EventTime, Topic};
 use adtide_dataflows::{Emit, MetricsSource, Settings, Statement};
 use anyhow::{Context, anyhow, ensure};
 use serde::{Deserialize, Deserializer};
@@ -20,9 +20,10 @@ use crate::connect::Url;
 use crate::connect::kafka::KafkaConfig;
 use crate::connect::postgres::PostgresConfig;
 use crate::connect::redis::RedisConfig;
-use crate::engine::{EngineConfig, EpochConfig, Restart};
+use crate::engine::{EngineConfig, EpochConfig, Restart, Services, SinkConfig, SourceConfig};
 use crate::source::file::FileSourceConfig;
 use crate::source::generator::GeneratorConfig;
+use crate::source::kafka::KafkaSourceConfig;
 
 /// The commented default configuration.
 pub const DEFAULT: &str = include_str!("../config/adtide.toml");
@@ -402,18 +403,22 @@ impl Config {
         self.sink.kind == SinkKind::Embedded
     }
 
-    /// The engine's part, reading the topics in `from`.
+    /// The engine's part, reading the topics in the folder `from`, or those in Kafka.
     pub fn engine(&self, from: &Path) -> EngineConfig {
+        let sinks = match self.sink.kind {
+            SinkKind::None => SinkConfig::None,
+            SinkKind::Embedded => SinkConfig::Embedded(self.data_dir().to_owned()),
+            SinkKind::Services => SinkConfig::Services(Box::new(Services {
+                name: self.name.clone(),
+                redis: self.redis(),
+                postgres: self.postgres(),
+                kafka: self.kafka(),
+            })),
+        };
         EngineConfig {
             settings: self.settings(),
-            source: FileSourceConfig {
-                folder: from.to_owned(),
-                follow: self.follows(),
-                idle_timeout: self.idle_timeout,
-                idle_advance: self.watermark.idle_advance,
-                max_future_skew: ms(self.max_future_skew),
-            },
-            data_dir: self.writes().then(|| self.data_dir().to_owned()),
+            source: self.source(from),
+            sinks,
             restart: self.restart,
             epochs: EpochConfig {
                 interval: self.epoch_interval,
@@ -423,6 +428,42 @@ impl Config {
             },
             watchdog: self.watchdog.timeout,
         }
+    }
+
+    fn source(&self, from: &Path) -> SourceConfig {
+        let (follow, idle_timeout, idle_advance) = (self.follows(), self.idle_timeout, self.watermark.idle_advance);
+        let max_future_skew = ms(self.max_future_skew);
+        match self.source.kind {
+            SourceKind::Files => SourceConfig::Files(FileSourceConfig {
+                folder: from.to_owned(),
+                follow,
+                idle_timeout,
+                idle_advance,
+                max_future_skew,
+            }),
+            SourceKind::Kafka => SourceConfig::Kafka(KafkaSourceConfig {
+                kafka: self.kafka(),
+                name: self.name.clone(),
+                topics: self.topics(),
+                follow,
+                idle_timeout,
+                idle_advance,
+                max_future_skew,
+            }),
+        }
+    }
+
+    /// The input topics that the statements read.
+    pub fn topics(&self) -> Vec<Topic> {
+        let runs = |statements: &[Statement]| statements.iter().any(|statement| self.statements.contains(statement));
+        let read = |topic: &Topic| match topic {
+            Topic::AdEvents => {
+                runs(&[Statement::PerformanceAggregator, Statement::ConversionMatcher, Statement::DuplicateDetector])
+            }
+            Topic::ConversionEvents => runs(&[Statement::ConversionMatcher]),
+            Topic::CampaignEvents | Topic::ProductMetrics | Topic::ProductMeta => runs(&[Statement::RtbCacheUpdater]),
+        };
+        Topic::ALL.into_iter().filter(read).collect()
     }
 
     /// The generator's part.

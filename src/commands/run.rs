@@ -25,6 +25,12 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     start_log(&config.log)?;
     let timely = timely_config(args)?;
     let stop = Arc::new(AtomicBool::new(false));
+    if config.reads_kafka() {
+        ensure!(!args.live, "--live generates its own topics, and source.kind is \"kafka\"; leave out one of them");
+        let _lock = lock_results(args, &config)?;
+        execute(args, &config, Path::new(""), timely, &stop)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let Some(from) = config.from() else {
         let file = args.sources.config.as_ref();
         ensure!(
@@ -36,8 +42,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     };
     ensure!(!args.live, "--live generates its own topics; remove the key source.from, or leave out --live");
     ensure!(from.is_dir(), "key source.from: {} is no folder; name the folder of the topics", from.display());
-    // Held until the end. Sinks belong to worker 0, which is in process 0.
-    let _lock = if config.writes() && args.process == 0 { Some(lock(config.data_dir())?) } else { None };
+    let _lock = lock_results(args, &config)?;
     execute(args, &config, from, timely, &stop)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -108,18 +113,25 @@ fn execute(
     let engine = config.engine(from);
     let monitor = Arc::new(Monitor::default());
     let started = Instant::now();
-    let progress = RunProgress::start(Arc::clone(&monitor), engine.source.follow, Arc::clone(stop));
+    let progress = RunProgress::start(Arc::clone(&monitor), engine.source.follows(), Arc::clone(stop));
     engine::run(timely, &engine, &monitor, stop)?;
     drop(progress);
     let elapsed = started.elapsed();
     if args.process == 0 && config.writes() {
         summary::results(config.data_dir())?;
     }
-    summary::run(&monitor, elapsed, from, &engine);
+    summary::run(&monitor, elapsed, &engine);
     if let Some(file) = &args.report {
         summary::report(&monitor, elapsed, file)?;
     }
     Ok(())
+}
+
+/// Keeps a second run out of the folder for results while the lock is held, if there is one. Sinks belong to worker 0,
+/// which is in process 0.
+fn lock_results(args: &RunArgs, config: &Config) -> anyhow::Result<Option<File>> {
+    let writes = config.writes() && args.process == 0;
+    writes.then(|| lock(config.data_dir())).transpose()
 }
 
 /// Keeps a second run out of the folder for results, which it creates.

@@ -177,12 +177,15 @@ pub struct GenerateArgs {
 /// Arguments of `verify`.
 #[derive(Clone, Debug, Args)]
 pub struct VerifyArgs {
+    /// Settings: where the topics and the results are. The statements' own settings come from the run
+    #[command(flatten)]
+    pub sources: ConfigSources,
     /// Folder of topics that the run read
     #[arg(long, value_name = "DIR")]
-    pub from: PathBuf,
-    /// Folder that the run wrote to
-    #[arg(long, value_name = "DIR", default_value = "./adtide-data")]
-    pub data_dir: PathBuf,
+    pub from: Option<PathBuf>,
+    /// Folder that the run wrote to [default: ./adtide-data]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
 }
 
 /// Arguments of `topics`.
@@ -240,10 +243,17 @@ fn key_value(text: &str) -> Result<Override, String> {
     Ok((key.trim().to_owned(), value.trim().to_owned()))
 }
 
+impl VerifyArgs {
+    /// What the flags and `--set` say, flags last.
+    pub fn overrides(&self) -> Vec<Override> {
+        let flags = [("source.from", path(&self.from)), ("sink.data_dir", path(&self.data_dir))];
+        with_flags(&self.sources, flags)
+    }
+}
+
 impl RunArgs {
     /// What the flags and `--set` say, flags last.
     pub fn overrides(&self) -> Vec<Override> {
-        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
         let flags = [
             ("source.from", path(&self.from)),
             ("source.kind", self.from.as_ref().map(|_| "files".to_owned())),
@@ -282,6 +292,10 @@ impl GenerateArgs {
         ];
         with_flags(&self.sources, flags)
     }
+}
+
+fn path(path: &Option<PathBuf>) -> Option<String> {
+    path.as_ref().map(|path| path.display().to_string())
 }
 
 fn with_flags<const N: usize>(sources: &ConfigSources, flags: [(&str, Option<String>); N]) -> Vec<Override> {

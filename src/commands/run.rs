@@ -11,14 +11,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use tracing::info;
 
-use super::output::say;
-use super::progress::{RunProgress, meanwhile};
-use super::{VERIFYING, generate, start_log, stop_on_signal, summary};
+use super::progress::RunProgress;
+use super::{generate, start_log, stop_on_signal, summary, verify};
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::engine::{self, Monitor};
 use crate::ops::Ops;
-use crate::verify;
+use crate::verify::{Results, Topics};
 
 /// Runs the statements over the named topics; without any, over generated ones, and then verifies the results.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
@@ -73,9 +72,7 @@ fn demonstrate(
     if !config.writes() || stop.load(Ordering::Relaxed) {
         return Ok(ExitCode::SUCCESS);
     }
-    let report = meanwhile(VERIFYING, || verify::verify_run(&topics, config.data_dir()))?;
-    say!("{report}");
-    Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    verify::report(&Topics::Files(topics), &Results::Embedded(config.data_dir().to_owned()))
 }
 
 /// Runs over traffic that another thread generates in real time.

@@ -116,6 +116,18 @@ pub fn committed(folder: &Path) -> anyhow::Result<Option<Progress>> {
     Ok(read(folder)?.map(Progress::from))
 }
 
+/// As [`committed`], with how many bytes of each topic that is.
+///
+/// # Errors
+/// The progress file can't be read.
+pub fn committed_lengths(folder: &Path) -> anyhow::Result<Option<(Progress, BTreeMap<String, u64>)>> {
+    let stored = read(folder)?;
+    Ok(stored.map(|mut file| {
+        let lengths = std::mem::take(&mut file.lengths);
+        (file.into(), lengths)
+    }))
+}
+
 fn read(folder: &Path) -> anyhow::Result<Option<ProgressFile>> {
     let path = folder.join(PROGRESS);
     let text = match std::fs::read(&path) {

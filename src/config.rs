@@ -295,6 +295,9 @@ impl Config {
         ensure!(self.rtb.live_windows > 0, "key rtb.live_windows must be at least 1");
         ensure!(self.epoch.max_in_flight > 0, "key epoch.max_in_flight must be at least 1");
         ensure!(self.epoch.max_bytes > 0, "key epoch.max_bytes must be at least 1");
+        // It is refreshed once a second at most.
+        let ttl = self.redis.ttl;
+        ensure!(ttl.is_zero() || ttl >= Duration::from_secs(5), "key redis.ttl must be 0s or at least 5s");
         let live = matches!(self.rtb.product_metrics, ProductMetrics::Live);
         let runs = |statement| self.statements.contains(&statement);
         ensure!(

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Override;
+use crate::worker::Job;
 
 /// The stream processor for advertising platforms.
 ///
@@ -36,6 +37,10 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Create or list the topics in Kafka
     Topics(TopicsArgs),
+    /// Run workers: debit clicks, count what campaigns spend, pause those that are exhausted, credit refunds
+    Worker(WorkerArgs),
+    /// Give the advertisers and campaigns of generated traffic their balances and budgets
+    InitDemo(InitDemoArgs),
     /// Check or show the configuration
     Config(ConfigArgs),
     /// Create the tables in PostgreSQL that are missing; `run` does so too, if its user may
@@ -220,6 +225,68 @@ pub struct TopicsCreateArgs {
     pub replication: Option<i32>,
 }
 
+/// Arguments of `worker`.
+#[derive(Clone, Debug, Args)]
+pub struct WorkerArgs {
+    /// Which one
+    #[arg(value_enum, default_value_t = WorkerChoice::All)]
+    pub worker: WorkerChoice,
+    /// Settings.
+    #[command(flatten)]
+    pub sources: ConfigSources,
+    /// Folder of topics to read: DIR/TOPIC/PARTITION.ndjson or DIR/TOPIC.ndjson
+    #[arg(long, value_name = "DIR")]
+    pub from: Option<PathBuf>,
+    /// Folder for results: DIR/adtide.db, and DIR/topics/ with the compensations [default: ./adtide-data]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// End when everything that is there has had its effect
+    #[arg(long)]
+    pub until_end: bool,
+    /// Log level: error, warn, info, debug, trace [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+/// Which worker to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WorkerChoice {
+    /// Debit clicks
+    Balance,
+    /// Count what campaigns spend
+    Budget,
+    /// Pause campaigns that have spent their budget, and activate those that a refund brings back
+    CampaignStatus,
+    /// Credit refunds
+    Compensation,
+    /// All four
+    All,
+}
+
+impl WorkerChoice {
+    /// The workers to run.
+    pub fn jobs(self) -> &'static [Job] {
+        match self {
+            WorkerChoice::Balance => &[Job::Balance],
+            WorkerChoice::Budget => &[Job::Budget],
+            WorkerChoice::CampaignStatus => &[Job::CampaignStatus],
+            WorkerChoice::Compensation => &[Job::Compensation],
+            WorkerChoice::All => &Job::ALL,
+        }
+    }
+}
+
+/// Arguments of `init-demo`.
+#[derive(Clone, Debug, Args)]
+pub struct InitDemoArgs {
+    /// Settings; the generator's are under `generator.`
+    #[command(flatten)]
+    pub sources: ConfigSources,
+    /// Folder for results [default: ./adtide-data]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
 /// Arguments of `config`.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
@@ -296,6 +363,25 @@ impl GenerateArgs {
 
 fn path(path: &Option<PathBuf>) -> Option<String> {
     path.as_ref().map(|path| path.display().to_string())
+}
+
+impl WorkerArgs {
+    /// What the flags and `--set` say, flags last.
+    pub fn overrides(&self) -> Vec<Override> {
+        let flags = [
+            ("source.from", path(&self.from)),
+            ("sink.data_dir", path(&self.data_dir)),
+            ("log.level", self.log_level.clone()),
+        ];
+        with_flags(&self.sources, flags)
+    }
+}
+
+impl InitDemoArgs {
+    /// What the flags and `--set` say, flags last.
+    pub fn overrides(&self) -> Vec<Override> {
+        with_flags(&self.sources, [("sink.data_dir", path(&self.data_dir))])
+    }
 }
 
 fn with_flags<const N: usize>(sources: &ConfigSources, flags: [(&str, Option<String>); N]) -> Vec<Override> {

@@ -24,6 +24,7 @@ use crate::engine::{EngineConfig, EpochConfig, Restart, Services, SinkConfig, So
 use crate::source::file::FileSourceConfig;
 use crate::source::generator::GeneratorConfig;
 use crate::source::kafka::KafkaSourceConfig;
+use crate::worker::{Place, WorkerConfig};
 
 /// The commented default configuration.
 pub const DEFAULT: &str = include_str!("../config/adtide.toml");
@@ -48,6 +49,7 @@ pub struct Config {
     kafka: Kafka,
     postgres: Postgres,
     redis: Redis,
+    worker: Worker,
     watermark: Watermark,
     rtb: Rtb,
     ranking: Ranking,
@@ -134,6 +136,14 @@ struct Redis {
     ttl: Duration,
     #[serde(deserialize_with = "duration")]
     connect_timeout: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Worker {
+    #[serde(deserialize_with = "duration")]
+    status_interval: Duration,
+    #[serde(deserialize_with = "duration")]
+    refund_memory: Duration,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -285,6 +295,8 @@ impl Config {
         let positive = [
             ("epoch_interval", self.epoch_interval),
             ("epoch.catch_up_interval", self.epoch.catch_up_interval),
+            ("worker.status_interval", self.worker.status_interval),
+            ("worker.refund_memory", self.worker.refund_memory),
             ("watchdog.timeout", self.watchdog.timeout),
             ("generator.span", self.generator.span),
         ];
@@ -422,6 +434,38 @@ impl Config {
     /// Where metrics and health are served, host:port; None for nowhere.
     pub fn listen(&self) -> Option<&str> {
         (!self.ops.listen.is_empty()).then_some(self.ops.listen.as_str())
+    }
+
+    /// The workers' part.
+    ///
+    /// # Errors
+    /// No topics are named, or they and the tables are not of one kind: workers run on files alone or on servers alone.
+    pub fn worker(&self) -> anyhow::Result<WorkerConfig> {
+        ensure!(
+            self.reads_kafka() == self.writes_services() && self.sink.kind != SinkKind::None,
+            "workers need source.kind = \"files\" with sink.kind = \"embedded\", or \"kafka\" with \"services\"; set both"
+        );
+        ensure!(
+            self.reads_kafka() || self.from().is_some(),
+            "key source.from is empty: name the folder of topics there, or with --from"
+        );
+        Ok(WorkerConfig {
+            name: self.name.clone(),
+            max_future_skew: ms(self.max_future_skew),
+            status_interval: self.worker.status_interval,
+            refund_memory: self.worker.refund_memory,
+            place: self.tables().0,
+        })
+    }
+
+    /// Where the workers' tables are, and how long to try to get there.
+    pub fn tables(&self) -> (Place, Duration) {
+        if self.writes_services() {
+            let (kafka, postgres, redis) = (self.kafka(), self.postgres(), self.redis());
+            return (Place::Services { kafka, postgres, redis }, self.postgres.connect_timeout);
+        }
+        let (from, data_dir) = (self.source.from.clone(), self.data_dir().to_owned());
+        (Place::Embedded { from, data_dir }, Duration::from_secs(30))
     }
 
     /// The folder of results.

@@ -4,6 +4,8 @@ use adtide_dataflows::model::{AdId, Compensation, EventTime, Money, RankingEntry
 use adtide_dataflows::{DeadLetter, LateEvent};
 use serde_json::{Map, Number, Value, json};
 
+use crate::worker::store::{Announcement, Campaign};
+
 /// An amount as a JSON number with two decimals.
 fn money(amount: Money) -> Value {
     Value::Number(Number::from_string_unchecked(amount.to_string()))
@@ -109,6 +111,31 @@ pub fn compensation(row: &Compensation, now: EventTime, longest: usize) -> Strin
     if truncated {
         fields.push(("truncated", json!(true)));
     }
+    object(fields)
+}
+
+/// Who tells of a campaign: owners leave the field out.
+pub const ANNOUNCER: &str = "adtide-campaign-status";
+
+/// A record of `campaign-events` that adtide itself writes. An activation has all that the campaign's owner said last.
+pub fn announcement(campaign: &Campaign, announcement: Announcement, time: EventTime) -> String {
+    let mut fields = vec![
+        ("event_type", json!(announcement.name())),
+        ("timestamp_field", json!(time.to_string())),
+        ("campaign_id", json!(campaign.campaign_id)),
+    ];
+    match (announcement, &campaign.active) {
+        (Announcement::Activate, Some(active)) => fields.extend([
+            ("advertiser_id", json!(active.advertiser_id)),
+            ("product_id", json!(active.product_id)),
+            ("placement", json!(active.placement)),
+            ("category", json!(active.category)),
+            ("bid_price", money(active.bid_price)),
+            ("status", json!("ACTIVE")),
+        ]),
+        _ => fields.push(("status", json!("BUDGET_EXHAUSTED"))),
+    }
+    fields.push(("source", json!(ANNOUNCER)));
     object(fields)
 }
 

@@ -8,6 +8,7 @@ mod run;
 mod summary;
 mod topics;
 mod verify;
+mod worker;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -32,6 +33,8 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Generate(args) => generate::generate(&args),
         Command::Topics(args) => topics::topics(&args.command),
         Command::Verify(args) => verify::verify(&args),
+        Command::Worker(args) => worker::worker(&args),
+        Command::InitDemo(args) => worker::init_demo(&args),
         Command::Config(args) => config(&args.command),
         Command::Migrate(sources) => migrate::migrate(&sources),
     }

@@ -63,7 +63,7 @@ fn demonstrate(
         "--follow (key source.at_end) needs topics to follow: name their folder with --from, or use --live"
     );
     let topics = config.data_dir().join("topics");
-    let _lock = lock(config.data_dir())?;
+    let _lock = lock(config.data_dir(), LOCK)?;
     if args.live {
         return live(args, config, &topics, timely, stop);
     }
@@ -146,13 +146,16 @@ fn execute(
 /// which is in process 0.
 fn lock_results(args: &RunArgs, config: &Config) -> anyhow::Result<Option<File>> {
     let writes = config.writes() && args.process == 0;
-    writes.then(|| lock(config.data_dir())).transpose()
+    writes.then(|| lock(config.data_dir(), LOCK)).transpose()
 }
 
-/// Keeps a second run out of the folder for results, which it creates.
-fn lock(data_dir: &Path) -> anyhow::Result<File> {
+/// The lock of a run.
+const LOCK: &str = ".adtide.lock";
+
+/// Keeps a second process of a kind out of the folder for results, which it creates.
+pub(super) fn lock(data_dir: &Path, name: &str) -> anyhow::Result<File> {
     std::fs::create_dir_all(data_dir).with_context(|| format!("can't create the folder {}", data_dir.display()))?;
-    let path = data_dir.join(".adtide.lock");
+    let path = data_dir.join(name);
     let file = File::create(&path).with_context(|| format!("can't write {}", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),

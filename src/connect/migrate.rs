@@ -9,7 +9,10 @@ use super::Fault;
 use super::postgres::PostgresConfig;
 
 /// The steps, by number. A step that was released never changes: a change is another step.
-const STEPS: &[(&str, &str)] = &[("V1__results", include_str!("../../migrations/V1__results.sql"))];
+const STEPS: &[(&str, &str)] = &[
+    ("V1__results", include_str!("../../migrations/V1__results.sql")),
+    ("V2__ledger", include_str!("../../migrations/V2__ledger.sql")),
+];
 
 /// The advisory lock that is held while steps are applied: any number that nobody else uses.
 const LOCK: i64 = 0x6164_7469_6465;

@@ -116,7 +116,7 @@ pub fn committed(folder: &Path) -> anyhow::Result<Option<Progress>> {
     Ok(read(folder)?.map(Progress::from))
 }
 
-/// As [`committed`], with how many bytes of each topic that is.
+/// As [`committed`], with how many bytes of each topic that is; what lies beyond may be cut off again.
 ///
 /// # Errors
 /// The progress file can't be read.
@@ -126,6 +126,14 @@ pub fn committed_lengths(folder: &Path) -> anyhow::Result<Option<(Progress, BTre
         let lengths = std::mem::take(&mut file.lengths);
         (file.into(), lengths)
     }))
+}
+
+/// How many bytes of a topic of this folder are committed.
+///
+/// # Errors
+/// The progress file can't be read.
+pub fn committed_length(folder: &Path, topic: &str) -> anyhow::Result<u64> {
+    Ok(read(folder)?.and_then(|stored| stored.lengths.get(topic).copied()).unwrap_or(0))
 }
 
 fn read(folder: &Path) -> anyhow::Result<Option<ProgressFile>> {

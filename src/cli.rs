@@ -35,6 +35,8 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Recompute the results of a run in batch and compare them with what it wrote, row by row
     Verify(VerifyArgs),
+    /// Create or list the topics in Kafka
+    Topics(TopicsArgs),
     /// Run workers: debit clicks, count what campaigns spend, pause those that are exhausted, credit refunds
     Worker(WorkerArgs),
     /// Give the advertisers and campaigns of generated traffic their balances and budgets
@@ -68,7 +70,7 @@ pub struct RunArgs {
     /// Folder for results: DIR/adtide.db and DIR/topics/ [default: ./adtide-data]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Where results go: embedded (SQLite and topic files) or none
+    /// Where results go: embedded (SQLite and topic files), services (PostgreSQL, Redis, Kafka) or none
     #[arg(long, value_name = "SINK")]
     pub sink: Option<String>,
     /// Go on at the end of the topics and read what is appended, until Ctrl-C
@@ -110,6 +112,9 @@ pub struct RunArgs {
     /// When statement 2 writes: on_update or on_close [default: on_update]
     #[arg(long, value_name = "WHEN")]
     pub emit: Option<String>,
+    /// Serve /metrics, /healthz and /readyz at this address, host:port
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
     /// Log level: error, warn, info, debug, trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -137,17 +142,26 @@ pub struct GenerateArgs {
     #[command(flatten)]
     pub sources: ConfigSources,
     /// Folder for the topics
-    #[arg(long, value_name = "DIR")]
-    pub to: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "to_kafka")]
+    pub to: Option<PathBuf>,
+    /// Send to the topics in Kafka instead (kafka.brokers, kafka.prefix), as fast as it takes them or as --rate or --speed say
+    #[arg(long, conflicts_with_all = ["to", "partitions"])]
+    pub to_kafka: bool,
     /// Another seed gives other traffic
     #[arg(long)]
     pub seed: Option<String>,
     /// Ad events in all
     #[arg(long, value_name = "N")]
     pub ad_events: Option<String>,
-    /// Ad events a second of event time, instead of a number in all
+    /// Ad events a second of event time, instead of a number in all; to Kafka: live traffic, whose events happen now
     #[arg(long, value_name = "N", conflicts_with = "ad_events")]
     pub rate: Option<f64>,
+    /// To Kafka: event time passes X times as fast as the clock
+    #[arg(long, value_name = "X", requires = "to_kafka", conflicts_with = "rate")]
+    pub speed: Option<f64>,
+    /// To Kafka with --rate: stop after this long [default: at Ctrl-C]
+    #[arg(long = "for", value_name = "DURATION", requires_all = ["to_kafka", "rate"], conflicts_with_all = ["span", "start"])]
+    pub duration: Option<humantime::Duration>,
     /// Event time to span
     #[arg(long, value_name = "DURATION")]
     pub span: Option<String>,
@@ -168,12 +182,47 @@ pub struct GenerateArgs {
 /// Arguments of `verify`.
 #[derive(Clone, Debug, Args)]
 pub struct VerifyArgs {
+    /// Settings: where the topics and the results are. The statements' own settings come from the run
+    #[command(flatten)]
+    pub sources: ConfigSources,
     /// Folder of topics that the run read
     #[arg(long, value_name = "DIR")]
-    pub from: PathBuf,
-    /// Folder that the run wrote to
-    #[arg(long, value_name = "DIR", default_value = "./adtide-data")]
-    pub data_dir: PathBuf,
+    pub from: Option<PathBuf>,
+    /// Folder that the run wrote to [default: ./adtide-data]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
+/// Arguments of `topics`.
+#[derive(Debug, Args)]
+pub struct TopicsArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: TopicsCommand,
+}
+
+/// What can be done with the topics.
+#[derive(Debug, Subcommand)]
+#[command(disable_help_flag = true)]
+pub enum TopicsCommand {
+    /// Create those that are not there
+    Create(TopicsCreateArgs),
+    /// Say which there are, and what of their settings would lose data
+    List(ConfigSources),
+}
+
+/// Arguments of `topics create`.
+#[derive(Clone, Debug, Args)]
+pub struct TopicsCreateArgs {
+    /// Settings; kafka.brokers and kafka.prefix matter here
+    #[command(flatten)]
+    pub sources: ConfigSources,
+    /// Partitions of each new topic, but of adtide-progress, which has one
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(i32).range(1..))]
+    pub partitions: i32,
+    /// Copies of each new topic [default: as the brokers are configured]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    pub replication: Option<i32>,
 }
 
 /// Arguments of `worker`.
@@ -261,12 +310,20 @@ fn key_value(text: &str) -> Result<Override, String> {
     Ok((key.trim().to_owned(), value.trim().to_owned()))
 }
 
+impl VerifyArgs {
+    /// What the flags and `--set` say, flags last.
+    pub fn overrides(&self) -> Vec<Override> {
+        let flags = [("source.from", path(&self.from)), ("sink.data_dir", path(&self.data_dir))];
+        with_flags(&self.sources, flags)
+    }
+}
+
 impl RunArgs {
     /// What the flags and `--set` say, flags last.
     pub fn overrides(&self) -> Vec<Override> {
-        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
         let flags = [
             ("source.from", path(&self.from)),
+            ("source.kind", self.from.as_ref().map(|_| "files".to_owned())),
             ("sink.data_dir", path(&self.data_dir)),
             ("sink.kind", self.sink.clone()),
             ("source.at_end", (self.follow || self.live).then(|| "follow".to_owned())),
@@ -281,6 +338,7 @@ impl RunArgs {
             ("rtb.product_metrics", self.product_metrics.clone()),
             ("ranking.limit", self.ranking_limit.clone()),
             ("performance.emit", self.emit.clone()),
+            ("ops.listen", self.listen.clone()),
             ("log.level", self.log_level.clone()),
         ];
         with_flags(&self.sources, flags)
@@ -303,10 +361,13 @@ impl GenerateArgs {
     }
 }
 
+fn path(path: &Option<PathBuf>) -> Option<String> {
+    path.as_ref().map(|path| path.display().to_string())
+}
+
 impl WorkerArgs {
     /// What the flags and `--set` say, flags last.
     pub fn overrides(&self) -> Vec<Override> {
-        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
         let flags = [
             ("source.from", path(&self.from)),
             ("sink.data_dir", path(&self.data_dir)),
@@ -319,8 +380,7 @@ impl WorkerArgs {
 impl InitDemoArgs {
     /// What the flags and `--set` say, flags last.
     pub fn overrides(&self) -> Vec<Override> {
-        let data_dir = self.data_dir.as_ref().map(|path| path.display().to_string());
-        with_flags(&self.sources, [("sink.data_dir", data_dir)])
+        with_flags(&self.sources, [("sink.data_dir", path(&self.data_dir))])
     }
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use adtide_dataflows::model::EventTime;
+use adtide_dataflows::model::{EventTime, Topic};
 use adtide_dataflows::{Emit, MetricsSource, Settings, Statement};
 use anyhow::{Context, anyhow, ensure};
 use serde::{Deserialize, Deserializer};
@@ -20,9 +20,10 @@ use crate::connect::Url;
 use crate::connect::kafka::KafkaConfig;
 use crate::connect::postgres::PostgresConfig;
 use crate::connect::redis::RedisConfig;
-use crate::engine::{EngineConfig, EpochConfig, Restart};
+use crate::engine::{EngineConfig, EpochConfig, Restart, Services, SinkConfig, SourceConfig};
 use crate::source::file::FileSourceConfig;
 use crate::source::generator::GeneratorConfig;
+use crate::source::kafka::KafkaSourceConfig;
 use crate::worker::{Place, WorkerConfig};
 
 /// The commented default configuration.
@@ -56,6 +57,7 @@ pub struct Config {
     conversion: Conversion,
     epoch: Epoch,
     watchdog: Watchdog,
+    ops: Ops,
     /// Logging.
     pub log: Log,
     generator: Generator,
@@ -198,6 +200,11 @@ struct Watchdog {
     timeout: Duration,
 }
 
+#[derive(Clone, Debug, Deserialize)]
+struct Ops {
+    listen: String,
+}
+
 /// Logging.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Log {
@@ -300,6 +307,9 @@ impl Config {
         ensure!(self.rtb.live_windows > 0, "key rtb.live_windows must be at least 1");
         ensure!(self.epoch.max_in_flight > 0, "key epoch.max_in_flight must be at least 1");
         ensure!(self.epoch.max_bytes > 0, "key epoch.max_bytes must be at least 1");
+        // It is refreshed once a second at most.
+        let ttl = self.redis.ttl;
+        ensure!(ttl.is_zero() || ttl >= Duration::from_secs(5), "key redis.ttl must be 0s or at least 5s");
         let live = matches!(self.rtb.product_metrics, ProductMetrics::Live);
         let runs = |statement| self.statements.contains(&statement);
         ensure!(
@@ -319,6 +329,11 @@ impl Config {
         let named = !self.name.is_empty()
             && self.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
         ensure!(named, "key name: {:?} is no name; use letters, digits, '-', '_' and '.'", self.name);
+        if let Some(listen) = self.listen() {
+            let port = listen.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+            let right = matches!(port, Some(Ok(_)));
+            ensure!(right, "key ops.listen: {listen:?} is no address; want host:port, such as \"127.0.0.1:9464\"");
+        }
         EventTime::parse(&self.generator.start).context("key generator.start")?;
         self.log.filter()?;
         Ok(())
@@ -390,6 +405,18 @@ impl Config {
         }
     }
 
+    /// Makes sure that it is said where Kafka is.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn needs_kafka(&self) -> anyhow::Result<()> {
+        ensure!(
+            !self.kafka.brokers.is_empty(),
+            "key kafka.brokers is empty; set it, e.g. kafka.brokers = \"localhost:9092\""
+        );
+        Ok(())
+    }
+
     /// How PostgreSQL is reached.
     pub fn postgres(&self) -> PostgresConfig {
         PostgresConfig { url: Url::new(self.postgres.url.clone()), connect_timeout: self.postgres.connect_timeout }
@@ -402,6 +429,11 @@ impl Config {
             ttl: self.redis.ttl,
             connect_timeout: self.redis.connect_timeout,
         }
+    }
+
+    /// Where metrics and health are served, host:port; None for nowhere.
+    pub fn listen(&self) -> Option<&str> {
+        (!self.ops.listen.is_empty()).then_some(self.ops.listen.as_str())
     }
 
     /// The workers' part.
@@ -446,18 +478,22 @@ impl Config {
         self.sink.kind == SinkKind::Embedded
     }
 
-    /// The engine's part, reading the topics in `from`.
+    /// The engine's part, reading the topics in the folder `from`, or those in Kafka.
     pub fn engine(&self, from: &Path) -> EngineConfig {
+        let sinks = match self.sink.kind {
+            SinkKind::None => SinkConfig::None,
+            SinkKind::Embedded => SinkConfig::Embedded(self.data_dir().to_owned()),
+            SinkKind::Services => SinkConfig::Services(Box::new(Services {
+                name: self.name.clone(),
+                redis: self.redis(),
+                postgres: self.postgres(),
+                kafka: self.kafka(),
+            })),
+        };
         EngineConfig {
             settings: self.settings(),
-            source: FileSourceConfig {
-                folder: from.to_owned(),
-                follow: self.follows(),
-                idle_timeout: self.idle_timeout,
-                idle_advance: self.watermark.idle_advance,
-                max_future_skew: ms(self.max_future_skew),
-            },
-            data_dir: self.writes().then(|| self.data_dir().to_owned()),
+            source: self.source(from),
+            sinks,
             restart: self.restart,
             epochs: EpochConfig {
                 interval: self.epoch_interval,
@@ -467,6 +503,42 @@ impl Config {
             },
             watchdog: self.watchdog.timeout,
         }
+    }
+
+    fn source(&self, from: &Path) -> SourceConfig {
+        let (follow, idle_timeout, idle_advance) = (self.follows(), self.idle_timeout, self.watermark.idle_advance);
+        let max_future_skew = ms(self.max_future_skew);
+        match self.source.kind {
+            SourceKind::Files => SourceConfig::Files(FileSourceConfig {
+                folder: from.to_owned(),
+                follow,
+                idle_timeout,
+                idle_advance,
+                max_future_skew,
+            }),
+            SourceKind::Kafka => SourceConfig::Kafka(KafkaSourceConfig {
+                kafka: self.kafka(),
+                name: self.name.clone(),
+                topics: self.topics(),
+                follow,
+                idle_timeout,
+                idle_advance,
+                max_future_skew,
+            }),
+        }
+    }
+
+    /// The input topics that the statements read.
+    pub fn topics(&self) -> Vec<Topic> {
+        let runs = |statements: &[Statement]| statements.iter().any(|statement| self.statements.contains(statement));
+        let read = |topic: &Topic| match topic {
+            Topic::AdEvents => {
+                runs(&[Statement::PerformanceAggregator, Statement::ConversionMatcher, Statement::DuplicateDetector])
+            }
+            Topic::ConversionEvents => runs(&[Statement::ConversionMatcher]),
+            Topic::CampaignEvents | Topic::ProductMetrics | Topic::ProductMeta => runs(&[Statement::RtbCacheUpdater]),
+        };
+        Topic::ALL.into_iter().filter(read).collect()
     }
 
     /// The generator's part.

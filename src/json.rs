@@ -11,16 +11,31 @@ fn money(amount: Money) -> Value {
     Value::Number(Number::from_string_unchecked(amount.to_string()))
 }
 
-/// A record's bytes, of which no more than `longest` are told: as text where they are UTF-8, else in base 16.
-fn value(bytes: &[u8], longest: usize) -> Vec<(&'static str, Value)> {
+/// A record as it was, as far as it had these: key, timestamp, value. What is needed to send it again.
+fn original(
+    key: Option<&[u8]>,
+    timestamp: Option<EventTime>,
+    value: &[u8],
+    longest: usize,
+) -> Vec<(&'static str, Value)> {
+    let key = key.map(|key| bytes(["key", "key_hex", "key_truncated"], key, longest)).unwrap_or_default();
+    let timestamp = timestamp.map(|timestamp| ("timestamp", json!(timestamp.0)));
+    let value = bytes(["value", "value_hex", "value_truncated"], value, longest);
+    key.into_iter().chain(timestamp).chain(value).collect()
+}
+
+/// Bytes, of which no more than `longest` are told: as text where they are UTF-8, else in base 16. The names are of either
+/// form, and of the field that says that something is left out.
+fn bytes(names: [&'static str; 3], bytes: &[u8], longest: usize) -> Vec<(&'static str, Value)> {
+    let [text, hex, truncated] = names;
     let told = &bytes[..bytes.len().min(longest)];
     let mut fields = match std::str::from_utf8(bytes) {
         // The cut may be in the middle of a character.
-        Ok(_) => vec![("value", json!(String::from_utf8_lossy(told)))],
-        Err(_) => vec![("value_hex", json!(told.iter().map(|byte| format!("{byte:02x}")).collect::<String>()))],
+        Ok(_) => vec![(text, json!(String::from_utf8_lossy(told)))],
+        Err(_) => vec![(hex, json!(told.iter().map(|byte| format!("{byte:02x}")).collect::<String>()))],
     };
     if told.len() < bytes.len() {
-        fields.push(("value_truncated", json!(true)));
+        fields.push((truncated, json!(true)));
     }
     fields
 }
@@ -137,7 +152,7 @@ pub fn late_event(event: &LateEvent, longest: usize) -> String {
         ("event_time", json!(event.event_time.to_string())),
         ("watermark", json!(event.watermark.to_string())),
     ];
-    fields.extend(value(&event.value, longest));
+    fields.extend(original(event.key.as_deref(), event.timestamp, &event.value, longest));
     object(fields)
 }
 
@@ -150,6 +165,6 @@ pub fn dead_letter(letter: &DeadLetter, longest: usize) -> String {
         ("reason", json!(letter.reason)),
         ("detail", json!(cut(&letter.detail, longest))),
     ];
-    fields.extend(value(&letter.value, longest));
+    fields.extend(original(letter.key.as_deref(), letter.timestamp, &letter.value, longest));
     object(fields)
 }

@@ -9,10 +9,13 @@ pub mod config;
 pub mod connect;
 pub mod engine;
 pub mod json;
+pub mod ops;
 pub mod sink;
 pub mod source;
 pub mod verify;
 pub mod worker;
+
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use adtide_dataflows::model::EventTime;
 
@@ -25,6 +28,28 @@ pub fn now() -> EventTime {
 
 /// Ends the process with a message: for faults on threads that nobody joins. Status 1.
 pub fn fatal(error: &anyhow::Error) -> ! {
-    eprintln!("adtide: error: {error:#}");
+    complain(error);
     std::process::exit(1);
+}
+
+/// Whether all that goes to standard error is lines of JSON.
+static JSON_LOG: AtomicBool = AtomicBool::new(false);
+
+/// Says from now on in JSON what would be said in words, because the log is JSON.
+pub(crate) fn log_json() {
+    JSON_LOG.store(true, Ordering::Relaxed);
+}
+
+/// Whether the log is JSON.
+pub(crate) fn logs_json() -> bool {
+    JSON_LOG.load(Ordering::Relaxed)
+}
+
+/// Prints what ended the process, on standard error.
+pub fn complain(error: &anyhow::Error) {
+    if logs_json() {
+        tracing::error!("{error:#}");
+    } else {
+        eprintln!("adtide: error: {error:#}");
+    }
 }

@@ -19,7 +19,7 @@ fn main() -> ExitCode {
     match commands::dispatch(Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("adtide: error: {error:#}");
+            adtide::complain(&error);
             ExitCode::FAILURE
         }
     }

@@ -18,7 +18,7 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
 
 use crate::Settings;
-use crate::hash::mix;
+use crate::hash::{mix, table_bytes};
 use crate::model::{AdId, AttributionRow, Epoch, EventTime, IdHash, Money, Text};
 use crate::operators::{EpochLogic, Watermarks, epochs};
 
@@ -104,6 +104,8 @@ pub struct MatcherState {
     pub open_conversions: Cell<usize>,
     /// Identities of conversions, open ones not counted.
     pub closed_conversions: Cell<usize>,
+    /// Bytes of memory for open and closed conversions, about, texts of ids not counted.
+    pub conversion_bytes: Cell<usize>,
     /// Conversions that repeated another and were ignored.
     pub repeats: Cell<u64>,
 }
@@ -280,11 +282,24 @@ impl Matcher {
         self.clicks.expire(watermark);
     }
 
+    /// Each open conversion waits in a list of its own for each of its keys, as good as always, and each open or
+    /// closed one is in one bucket.
+    fn conversion_bytes(&self) -> usize {
+        let waiting: usize =
+            self.waiting.iter().map(|ids| table_bytes::<(MatchKey, Vec<IdHash>)>(ids.capacity())).sum();
+        let listed = (3 * self.open.len() + self.closed.len()) * size_of::<IdHash>();
+        table_bytes::<(IdHash, Open)>(self.open.capacity())
+            + table_bytes::<IdHash>(self.closed.capacity())
+            + waiting
+            + listed
+    }
+
     fn report(&self) {
         self.state.clicks.set(self.clicks.len());
         self.state.click_bytes.set(self.clicks.bytes());
         self.state.open_conversions.set(self.open.len());
         self.state.closed_conversions.set(self.closed.len());
+        self.state.conversion_bytes.set(self.conversion_bytes());
     }
 }
 

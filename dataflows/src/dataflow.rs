@@ -10,10 +10,10 @@ use timely::dataflow::operators::core::input::Handle;
 use timely::dataflow::{Scope, StreamVec};
 
 use crate::conversion_matcher::{MatchEvent, MatcherState, conversion_matcher};
-use crate::duplicate_detector::{PaidClick, duplicate_detector};
+use crate::duplicate_detector::{DetectorState, PaidClick, duplicate_detector};
 use crate::model::{AttributionRow, Compensation, Epoch, PerformanceRow, RankingRow};
 use crate::operators::{Cut, PartitionReport, WatermarkView, Watermarks, watermarks};
-use crate::performance_aggregator::{PartialSums, performance_aggregator};
+use crate::performance_aggregator::{AggregatorState, PartialSums, performance_aggregator};
 use crate::rtb_cache_updater::{CampaignUpdate, PriceUpdate, RatesUpdate, rtb_cache_updater};
 use crate::{Batch, DeadLetter, LateEvent, Settings};
 
@@ -86,12 +86,14 @@ pub struct Outputs<'scope> {
 pub struct State {
     /// The watermarks, as far as this worker knows.
     pub watermarks: Rc<RefCell<WatermarkView>>,
+    /// Campaigns in the rankings of statement 1.
+    pub ranked_campaigns: Rc<Cell<u64>>,
     /// Rows of open windows in statement 2.
-    pub performance_rows: Rc<Cell<usize>>,
+    pub performance: Rc<AggregatorState>,
     /// Clicks and conversions in statement 3.
     pub matcher: Rc<MatcherState>,
     /// Groups of open windows in statement 4.
-    pub duplicate_groups: Rc<Cell<usize>>,
+    pub duplicates: Rc<DetectorState>,
 }
 
 /// Builds the four statements in a scope. Call it on every worker.
@@ -119,10 +121,16 @@ pub fn replay<'scope>(
     let (reports_input, reports) = scope.new_input();
 
     let (marks, view) = watermarks(reports.clone(), settings, cuts);
-    let (performance, performance_rows) = performance_aggregator(sums, marks.clone(), settings);
+    let (performance, aggregator) = performance_aggregator(sums, marks.clone(), settings);
     let (attributions, matcher) = conversion_matcher(match_events, marks.clone(), settings);
-    let (compensations, duplicate_groups) = duplicate_detector(paid_clicks, marks.clone(), settings);
+    let (compensations, detector) = duplicate_detector(paid_clicks, marks.clone(), settings);
     let rankings = rtb_cache_updater(campaigns, rates, prices, performance.clone(), settings);
+    let ranked_campaigns = Rc::new(Cell::new(0u64));
+    let ranked = Rc::clone(&ranked_campaigns);
+    let rankings = rankings.inspect(move |(row, _, diff)| {
+        // An update retracts as many campaigns as stood before, in either order.
+        ranked.set(ranked.get().wrapping_add_signed(row.total_campaigns as i64 * *diff as i64));
+    });
 
     let inputs = Inputs {
         campaigns: campaigns_input,
@@ -137,6 +145,6 @@ pub fn replay<'scope>(
     };
     let outputs =
         Outputs { rankings, performance, attributions, compensations, late, dead, reports, watermarks: marks };
-    let state = State { watermarks: view, performance_rows, matcher, duplicate_groups };
+    let state = State { watermarks: view, ranked_campaigns, performance: aggregator, matcher, duplicates: detector };
     (inputs, outputs, state)
 }

@@ -15,7 +15,7 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
 
 use crate::Settings;
-use crate::hash::{mix, text};
+use crate::hash::{mix, table_bytes, text};
 use crate::model::{AdId, Compensation, Epoch, EventTime, Money, Text, WINDOW_MS};
 use crate::operators::{EpochLogic, Watermarks, epochs};
 
@@ -43,34 +43,45 @@ pub struct ClickGroup {
     pub actual_price: Money,
 }
 
+/// How much statement 4 holds and has seen, for metrics and tests.
+#[derive(Debug, Default)]
+pub struct DetectorState {
+    /// Groups of the windows that still take late clicks.
+    pub groups: Cell<usize>,
+    /// The memory allocated for them, about, texts of ids not counted.
+    pub bytes: Cell<usize>,
+    /// The sum of the refunds emitted so far.
+    pub refunds: Cell<Money>,
+}
+
 /// The refunds owed: each record once, at +1, never retracted.
 ///
 /// The refunds of a group add up to (n - 1) * price at every moment after its window closed, whatever the order and
 /// batching of its clicks. Each record carries all click times of its group so far.
-///
-/// The second result is the number of groups held.
 pub fn duplicate_detector<'scope>(
     clicks: StreamVec<'scope, Epoch, PaidClick>,
     watermarks: StreamVec<'scope, Epoch, Watermarks>,
     settings: &Settings,
-) -> (VecCollection<'scope, Epoch, Compensation>, Rc<Cell<usize>>) {
-    let held = Rc::new(Cell::new(0));
+) -> (VecCollection<'scope, Epoch, Compensation>, Rc<DetectorState>) {
+    let state = Rc::new(DetectorState::default());
     let logic =
-        Detector { windows: BTreeMap::new(), allowed_lateness: settings.allowed_lateness, held: Rc::clone(&held) };
+        Detector { windows: BTreeMap::new(), allowed_lateness: settings.allowed_lateness, state: Rc::clone(&state) };
     let exchange = Exchange::new(|click: &PaidClick| mix(&[click.group.advertiser_id]) ^ text(&click.group.device_id));
-    (epochs(clicks, exchange, watermarks, |marks| marks.duplicates, "DuplicateDetector", logic), held)
+    (epochs(clicks, exchange, watermarks, |marks| marks.duplicates, "DuplicateDetector", logic), state)
 }
 
 struct Detector {
     windows: BTreeMap<EventTime, Window>,
     allowed_lateness: i64,
-    held: Rc<Cell<usize>>,
+    state: Rc<DetectorState>,
 }
 
 #[derive(Default)]
 struct Window {
     closed: bool,
     groups: FxHashMap<ClickGroup, Group>,
+    /// Number of clicks in them.
+    clicks: usize,
     /// Groups with new clicks since the window closed.
     raised: Vec<ClickGroup>,
 }
@@ -90,7 +101,11 @@ impl EpochLogic for Detector {
         for click in records {
             self.windows.entry(click.time.window_start()).or_default().add(click);
         }
-        let mut held = 0;
+        let mut refunds = self.state.refunds.get();
+        let mut emit = |compensation: Compensation, diff| {
+            refunds += compensation.refund_amount;
+            emit(compensation, diff);
+        };
         for (&start, window) in &mut self.windows {
             if window.closed {
                 for group in std::mem::take(&mut window.raised) {
@@ -104,19 +119,27 @@ impl EpochLogic for Detector {
                     clicks.refund(group, start, &mut emit);
                 }
             }
-            held += window.groups.len();
         }
         while let Some(window) = self.windows.first_entry()
             && window.key().plus(WINDOW_MS - 1 + self.allowed_lateness) < watermark
         {
-            held -= window.remove().groups.len();
+            window.remove();
         }
-        self.held.set(held);
+        self.state.refunds.set(refunds);
+        self.state.groups.set(self.windows.values().map(|window| window.groups.len()).sum());
+        self.state.bytes.set(self.windows.values().map(Window::bytes).sum());
     }
 }
 
 impl Window {
+    /// A group's list of times has room for four at first; beyond that it is as good as full.
+    fn bytes(&self) -> usize {
+        let times = self.clicks.max(4 * self.groups.len()) * size_of::<EventTime>();
+        table_bytes::<(ClickGroup, Group)>(self.groups.capacity()) + times
+    }
+
     fn add(&mut self, click: PaidClick) {
+        self.clicks += 1;
         if self.closed {
             self.raised.push(click.group.clone());
         }

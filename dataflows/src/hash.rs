@@ -21,3 +21,9 @@ pub fn text(text: &str) -> u64 {
     hasher.write(text.as_bytes());
     hasher.finish()
 }
+
+/// The memory of a hash table with room for `capacity` entries: it keeps a control byte beside every bucket and fills
+/// seven eighths of them at most.
+pub(crate) fn table_bytes<T>(capacity: usize) -> usize {
+    capacity * 8 / 7 * (size_of::<T>() + 1)
+}

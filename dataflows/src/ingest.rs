@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::conversion_matcher::{Conversion, MatchEvent, MatchKey, StoredClick};
 use crate::duplicate_detector::{ClickGroup, PaidClick};
 use crate::model::{
-    ActiveCampaign, AdEvent, AdEventType, CampaignEvent, ConversionEvent, EventTime, ProductMeta, ProductMetrics, Text,
-    Topic, WINDOW_MS,
+    ActiveCampaign, AdEvent, AdEventType, CampaignEvent, ConversionEvent, EventTime, Money, ProductMeta,
+    ProductMetrics, Text, Topic, WINDOW_MS,
 };
 use crate::operators::{PartitionReport, PartitionState, Watermarks};
 use crate::performance_aggregator::{PartialSums, PreAggregate};
@@ -32,6 +32,10 @@ pub struct DeadLetter {
     pub reason: String,
     /// What is wrong, in a sentence.
     pub detail: String,
+    /// Its key, if it has one.
+    pub key: Option<Vec<u8>>,
+    /// Its own timestamp, if it has one.
+    pub timestamp: Option<EventTime>,
     /// Its bytes.
     pub value: Vec<u8>,
 }
@@ -51,8 +55,30 @@ pub struct LateEvent {
     pub event_time: EventTime,
     /// The watermark of its partition when it came.
     pub watermark: EventTime,
+    /// Its key, if it has one.
+    pub key: Option<Vec<u8>>,
+    /// Its own timestamp, if it has one.
+    pub timestamp: Option<EventTime>,
     /// Its bytes.
     pub value: Vec<u8>,
+}
+
+/// Where in its partition a record stands, and what it carries beside its value.
+#[derive(Clone, Copy, Debug)]
+pub struct Envelope<'a> {
+    /// Its offset.
+    pub offset: u64,
+    /// Its key.
+    pub key: Option<&'a [u8]>,
+    /// Its own timestamp.
+    pub timestamp: Option<EventTime>,
+}
+
+impl Envelope<'_> {
+    /// Of a record that has nothing but a value.
+    pub fn at(offset: u64) -> Envelope<'static> {
+        Envelope { offset, key: None, timestamp: None }
+    }
 }
 
 /// What came of the records so far.
@@ -66,6 +92,8 @@ pub struct Counts {
     pub late: BTreeMap<Statement, u64>,
     /// Ad events that statement 2 left out because they name no campaign.
     pub without_campaign: u64,
+    /// What the good clicks cost, duplicates included.
+    pub spend: Money,
 }
 
 impl Counts {
@@ -81,7 +109,21 @@ impl Counts {
             *self.late.entry(*statement).or_default() += more;
         }
         self.without_campaign += other.without_campaign;
+        self.spend += other.spend;
     }
+}
+
+/// What came of a partition's records so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionCounts {
+    /// The partition's topic.
+    pub topic: Topic,
+    /// Its number.
+    pub partition: u32,
+    /// Good records.
+    pub good: u64,
+    /// Dead letters.
+    pub dead: u64,
 }
 
 /// The input of the dataflow for one epoch.
@@ -116,6 +158,8 @@ struct Partition {
     greatest: Option<EventTime>,
     /// The partition's own watermarks: by these its records are late.
     watermarks: Watermarks,
+    good: u64,
+    dead: u64,
 }
 
 /// One worker's way in.
@@ -137,7 +181,7 @@ struct Router {
 /// A record, where it is from and what its partition knows.
 struct Arrival<'a> {
     partition: &'a mut Partition,
-    offset: u64,
+    envelope: Envelope<'a>,
     bytes: &'a [u8],
     latest: EventTime,
 }
@@ -158,7 +202,7 @@ impl Ingest {
     /// Adds a partition, to be read from `next_offset` on.
     pub fn add_partition(&mut self, topic: Topic, number: u32, next_offset: u64) -> PartitionHandle {
         let watermarks = Watermarks::MIN;
-        self.partitions.push(Partition { topic, number, next_offset, greatest: None, watermarks });
+        self.partitions.push(Partition { topic, number, next_offset, greatest: None, watermarks, good: 0, dead: 0 });
         PartitionHandle(self.partitions.len() - 1)
     }
 
@@ -184,12 +228,18 @@ impl Ingest {
     /// timestamp (for files, now) plus `max_future_skew`.
     #[inline]
     pub fn record(&mut self, partition: PartitionHandle, offset: u64, bytes: &[u8], latest: EventTime) {
+        self.record_in(partition, Envelope::at(offset), bytes, latest);
+    }
+
+    /// As [`Ingest::record`], for a record with a key or a timestamp: both are kept if it is turned away.
+    #[inline]
+    pub fn record_in(&mut self, partition: PartitionHandle, envelope: Envelope<'_>, bytes: &[u8], latest: EventTime) {
         let partition = &mut self.partitions[partition.0];
-        partition.next_offset = offset + 1;
+        partition.next_offset = envelope.offset + 1;
         let topic = partition.topic;
         let scanner = &mut self.scanners[topic as usize];
         let router = &mut self.router;
-        let mut arrival = Arrival { partition, offset, bytes, latest };
+        let mut arrival = Arrival { partition, envelope, bytes, latest };
         let from = &mut arrival;
         let read = match topic {
             Topic::AdEvents => scanner.read(bytes, |fields| router.ad_event(record::ad_event(fields)?, from)),
@@ -207,23 +257,26 @@ impl Ingest {
             }
         };
         match read {
-            Ok(()) => router.counts.good[topic as usize] += 1,
-            Err(bad) => router.turn_away(&bad, &arrival),
+            Ok(()) => {
+                router.counts.good[topic as usize] += 1;
+                arrival.partition.good += 1;
+            }
+            Err(bad) => router.turn_away(&bad, &mut arrival),
         }
     }
 
     /// Takes a record of which only the first bytes are known, because it is longer than
     /// [`record::MAX_RECORD_BYTES`].
-    pub fn oversized(&mut self, partition: PartitionHandle, offset: u64, head: &[u8], length: u64) {
+    pub fn oversized(&mut self, partition: PartitionHandle, envelope: Envelope<'_>, head: &[u8], length: u64) {
         let partition = &mut self.partitions[partition.0];
-        partition.next_offset = offset + 1;
-        let arrival = Arrival { partition, offset, bytes: head, latest: EventTime::MAX };
-        self.router.turn_away(&BadRecord::TooLarge(length), &arrival);
+        partition.next_offset = envelope.offset + 1;
+        let mut arrival = Arrival { partition, envelope, bytes: head, latest: EventTime::MAX };
+        self.router.turn_away(&BadRecord::TooLarge(length), &mut arrival);
     }
 
     /// Says in this epoch's batch how far a partition has been read.
     pub fn report(&mut self, partition: PartitionHandle, state: PartitionState) {
-        let Partition { topic, number, next_offset, greatest, watermarks } = self.partitions[partition.0];
+        let Partition { topic, number, next_offset, greatest, watermarks, .. } = self.partitions[partition.0];
         let report = PartitionReport { topic, partition: number, next_offset, greatest, watermarks, state };
         self.router.batch.reports.push(report);
     }
@@ -237,6 +290,16 @@ impl Ingest {
     /// What came of the records so far.
     pub fn counts(&self) -> &Counts {
         &self.router.counts
+    }
+
+    /// The same by partition.
+    pub fn partition_counts(&self) -> impl Iterator<Item = PartitionCounts> {
+        self.partitions.iter().map(|&Partition { topic, number, good, dead, .. }| PartitionCounts {
+            topic,
+            partition: number,
+            good,
+            dead,
+        })
     }
 }
 
@@ -257,7 +320,7 @@ impl Arrival<'_> {
     }
 
     fn position(&self) -> (u32, u64) {
-        (self.partition.number, self.offset)
+        (self.partition.number, self.envelope.offset)
     }
 }
 
@@ -273,6 +336,7 @@ impl Router {
             self.aggregate(&event, own.performance, from);
         }
         if event.event_type == AdEventType::Click {
+            self.counts.spend += event.actual_price;
             if self.runs(Statement::DuplicateDetector) {
                 self.paid_click(&event, own.duplicates, from);
             }
@@ -397,9 +461,11 @@ impl Router {
                 statement,
                 topic: from.partition.topic,
                 partition: from.partition.number,
-                offset: from.offset,
+                offset: from.envelope.offset,
                 event_time,
                 watermark,
+                key: from.envelope.key.map(<[u8]>::to_vec),
+                timestamp: from.envelope.timestamp,
                 value: from.bytes.to_vec(),
             });
         }
@@ -407,12 +473,15 @@ impl Router {
     }
 
     #[cold]
-    fn turn_away(&mut self, bad: &BadRecord, from: &Arrival<'_>) {
+    fn turn_away(&mut self, bad: &BadRecord, from: &mut Arrival<'_>) {
+        from.partition.dead += 1;
         *self.counts.bad.entry(bad.reason().to_owned()).or_default() += 1;
         self.batch.dead.push(DeadLetter {
             topic: from.partition.topic,
             partition: from.partition.number,
-            offset: from.offset,
+            offset: from.envelope.offset,
+            key: from.envelope.key.map(<[u8]>::to_vec),
+            timestamp: from.envelope.timestamp,
             reason: bad.reason().to_owned(),
             detail: bad.to_string(),
             value: from.bytes.to_vec(),

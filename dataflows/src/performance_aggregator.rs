@@ -15,7 +15,7 @@ use rustc_hash::FxHashMap;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
 
-use crate::hash::{mix, text};
+use crate::hash::{mix, table_bytes, text};
 use crate::model::{
     AdEvent, AdEventType, Epoch, EventTime, PerformanceKey, PerformanceRow, PerformanceSums, Text, WINDOW_MS,
 };
@@ -87,31 +87,38 @@ impl PreAggregate {
     }
 }
 
+/// How much statement 2 holds, for metrics and tests.
+#[derive(Debug, Default)]
+pub struct AggregatorState {
+    /// Rows of the windows that still take corrections.
+    pub rows: Cell<usize>,
+    /// The memory allocated for them, texts of placements not counted.
+    pub bytes: Cell<usize>,
+}
+
 /// The metrics of every window, final once the watermark has passed its end. With [`Emit::OnClose`], only final
 /// rows are in the collection. Rows of windows that no longer take corrections stay in it, but are forgotten here.
-///
-/// The second result is the number of rows held.
 pub fn performance_aggregator<'scope>(
     sums: StreamVec<'scope, Epoch, PartialSums>,
     watermarks: StreamVec<'scope, Epoch, Watermarks>,
     settings: &Settings,
-) -> (VecCollection<'scope, Epoch, PerformanceRow>, Rc<Cell<usize>>) {
-    let held = Rc::new(Cell::new(0));
+) -> (VecCollection<'scope, Epoch, PerformanceRow>, Rc<AggregatorState>) {
+    let state = Rc::new(AggregatorState::default());
     let logic = Aggregator {
         windows: BTreeMap::new(),
         emit_open: settings.emit == Emit::OnUpdate,
         allowed_lateness: settings.allowed_lateness,
-        held: Rc::clone(&held),
+        state: Rc::clone(&state),
     };
     let exchange = Exchange::new(|(key, _): &PartialSums| mix(&[key.campaign_id, key.product_id]));
-    (epochs(sums, exchange, watermarks, |marks| marks.performance, "PerformanceAggregator", logic), held)
+    (epochs(sums, exchange, watermarks, |marks| marks.performance, "PerformanceAggregator", logic), state)
 }
 
 struct Aggregator {
     windows: BTreeMap<EventTime, Window>,
     emit_open: bool,
     allowed_lateness: i64,
-    held: Rc<Cell<usize>>,
+    state: Rc<AggregatorState>,
 }
 
 #[derive(Default)]
@@ -141,23 +148,26 @@ impl EpochLogic for Aggregator {
         for (key, sums) in records {
             self.windows.entry(key.window_start).or_default().add(key, sums);
         }
-        let mut held = 0;
         for (&start, window) in &mut self.windows {
             let closes = !window.closed && watermark >= start.plus(WINDOW_MS);
             window.closed |= closes;
             window.emit(start, closes, self.emit_open, &mut emit);
-            held += window.rows.len();
         }
         while let Some(window) = self.windows.first_entry()
             && window.key().plus(WINDOW_MS - 1 + self.allowed_lateness) < watermark
         {
-            held -= window.remove().rows.len();
+            window.remove();
         }
-        self.held.set(held);
+        self.state.rows.set(self.windows.values().map(|window| window.rows.len()).sum());
+        self.state.bytes.set(self.windows.values().map(Window::bytes).sum());
     }
 }
 
 impl Window {
+    fn bytes(&self) -> usize {
+        self.rows.capacity() * size_of::<Row>() + table_bytes::<u32>(self.index.capacity())
+    }
+
     fn add(&mut self, key: PerformanceKey, sums: PerformanceSums) {
         let hash = |campaign_id, product_id, placement: &str| mix(&[campaign_id, product_id]) ^ text(placement);
         let rows = &mut self.rows;

@@ -6,21 +6,22 @@ mod output;
 mod progress;
 mod run;
 mod summary;
-mod usage;
+mod topics;
+mod verify;
 mod worker;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
+use anyhow::Context;
 use output::say;
-use progress::meanwhile;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
-use crate::cli::{Cli, Command, ConfigCommand, ConfigSources, VerifyArgs};
+use crate::cli::{Cli, Command, ConfigCommand, ConfigSources};
 use crate::config::{Config, Log, LogFormat};
-use crate::verify;
-
-/// What `verify` does while nothing else is to be seen.
-const VERIFYING: &str = "recomputing all results in batch to compare them";
 
 /// Carries out a command. The code says whether all went well; of `verify`, whether there is no difference.
 ///
@@ -30,18 +31,13 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command.unwrap_or(Command::Run(cli.run)) {
         Command::Run(args) => run::run(&args),
         Command::Generate(args) => generate::generate(&args),
-        Command::Verify(args) => verify_command(&args),
+        Command::Topics(args) => topics::topics(&args.command),
+        Command::Verify(args) => verify::verify(&args),
         Command::Worker(args) => worker::worker(&args),
         Command::InitDemo(args) => worker::init_demo(&args),
         Command::Config(args) => config(&args.command),
         Command::Migrate(sources) => migrate::migrate(&sources),
     }
-}
-
-fn verify_command(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
-    let report = meanwhile(VERIFYING, || verify::verify_run(&args.from, &args.data_dir))?;
-    say!("{report}");
-    Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn config(command: &ConfigCommand) -> anyhow::Result<ExitCode> {
@@ -67,7 +63,20 @@ fn start_log(log: &Log) -> anyhow::Result<()> {
         .with_ansi(std::io::stderr().is_terminal());
     let started = match log.format {
         LogFormat::Text => builder.with_target(false).try_init(),
-        LogFormat::Json => builder.json().try_init(),
+        LogFormat::Json => {
+            crate::log_json();
+            builder.json().flatten_event(true).try_init()
+        }
     };
     started.map_err(|error| anyhow::anyhow!("can't start logging: {error}"))
+}
+
+/// Sets the flag on Ctrl-C and on SIGTERM, which is how a supervisor ends a process. A second signal does not wait for
+/// the sinks. SIGHUP is left alone, so that nohup works.
+fn stop_on_signal(stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
+    for signal in [SIGINT, SIGTERM] {
+        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(stop)).context("can't handle signals")?;
+        flag::register(signal, Arc::clone(stop)).context("can't handle signals")?;
+    }
+    Ok(())
 }

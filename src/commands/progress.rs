@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use adtide_dataflows::model::EventTime;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
+use tracing::info;
 
 use super::output::tell;
 use crate::engine::Monitor;
@@ -40,7 +41,12 @@ impl Bar {
         self.bar.set_position(done);
         if self.bar.is_hidden() && self.last_line.get().elapsed() >= LINE_INTERVAL {
             self.last_line.set(Instant::now());
-            tell!("{}: {} of {} {}", self.name, HumanCount(done), HumanCount(self.total), self.unit);
+            let line = format!("{}: {} of {} {}", self.name, HumanCount(done), HumanCount(self.total), self.unit);
+            if crate::logs_json() {
+                info!("{line}");
+            } else {
+                tell!("{line}");
+            }
         }
     }
 
@@ -48,15 +54,6 @@ impl Bar {
     pub fn finish(&self) {
         self.bar.finish();
     }
-}
-
-/// Does something that takes a while and has no measure, saying on a terminal what it is.
-pub fn meanwhile<R>(message: &'static str, work: impl FnOnce() -> R) -> R {
-    let spinner = ProgressBar::new_spinner().with_message(message);
-    spinner.enable_steady_tick(Duration::from_millis(100));
-    let result = work();
-    spinner.finish_and_clear();
-    result
 }
 
 /// Shows the progress of a run until it is dropped.
@@ -104,11 +101,20 @@ fn show(monitor: &Monitor, follow: bool, running: &AtomicBool, stop: &AtomicBool
         bar.set_message(message.clone());
         if !terminal && last_line.elapsed() >= LINE_INTERVAL {
             last_line = Instant::now();
-            tell!("running: {} of {}, {message}", HumanBytes(read), HumanBytes(total));
+            if crate::logs_json() {
+                info!(read_bytes = read, total_bytes = total, "running: {message}");
+            } else {
+                tell!("running: {} of {}, {message}", HumanBytes(read), HumanBytes(total));
+            }
         }
         if !stopping && stop.load(Ordering::Relaxed) {
             stopping = true;
-            bar.suspend(|| tell!("stopping: committing what has been read; again to stop at once"));
+            const STOPPING: &str = "stopping: committing what has been read";
+            if crate::logs_json() {
+                info!("{STOPPING}");
+            } else {
+                bar.suspend(|| tell!("{STOPPING}; again to stop at once"));
+            }
         }
         if !running.load(Ordering::Relaxed) {
             break;

@@ -6,19 +6,18 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
+use tracing::info;
 
-use super::output::say;
-use super::progress::{RunProgress, meanwhile};
-use super::{VERIFYING, generate, start_log, summary};
+use super::progress::RunProgress;
+use super::{generate, start_log, stop_on_signal, summary, verify};
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::engine::{self, Monitor};
-use crate::verify;
+use crate::ops::Ops;
+use crate::verify::{Results, Topics};
 
 /// Runs the statements over the named topics; without any, over generated ones, and then verifies the results.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
@@ -26,6 +25,12 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     start_log(&config.log)?;
     let timely = timely_config(args)?;
     let stop = Arc::new(AtomicBool::new(false));
+    if config.reads_kafka() {
+        ensure!(!args.live, "--live generates its own topics, and source.kind is \"kafka\"; leave out one of them");
+        let _lock = lock_results(args, &config)?;
+        execute(args, &config, Path::new(""), timely, &stop)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let Some(from) = config.from() else {
         let file = args.sources.config.as_ref();
         ensure!(
@@ -37,8 +42,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     };
     ensure!(!args.live, "--live generates its own topics; remove the key source.from, or leave out --live");
     ensure!(from.is_dir(), "key source.from: {} is no folder; name the folder of the topics", from.display());
-    // Held until the end. Sinks belong to worker 0, which is in process 0.
-    let _lock = if config.writes() && args.process == 0 { Some(lock(config.data_dir(), LOCK)?) } else { None };
+    let _lock = lock_results(args, &config)?;
     execute(args, &config, from, timely, &stop)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -68,9 +72,7 @@ fn demonstrate(
     if !config.writes() || stop.load(Ordering::Relaxed) {
         return Ok(ExitCode::SUCCESS);
     }
-    let report = meanwhile(VERIFYING, || verify::verify_run(&topics, config.data_dir()))?;
-    say!("{report}");
-    Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    verify::report(&Topics::Files(topics), &Results::Embedded(config.data_dir().to_owned()))
 }
 
 /// Runs over traffic that another thread generates in real time.
@@ -81,12 +83,10 @@ fn live(
     timely: timely::Config,
     stop: &Arc<AtomicBool>,
 ) -> anyhow::Result<ExitCode> {
-    // Nobody watches a demonstration for longer than a month.
-    const MONTH_MS: i64 = 30 * 24 * 60 * 60 * 1000;
     let mut traffic = config.generator();
     traffic.start = crate::now();
     traffic.check()?;
-    let traffic = traffic.for_span(MONTH_MS);
+    let traffic = traffic.for_span(i64::try_from(generate::MONTH.as_millis())?);
     generate::claim(topics)?;
     let (topics_of_thread, flag) = (topics.to_owned(), Arc::clone(stop));
     let generating = std::thread::Builder::new().name("generator".to_owned()).spawn(move || {
@@ -110,19 +110,43 @@ fn execute(
     stop_on_signal(stop)?;
     let engine = config.engine(from);
     let monitor = Arc::new(Monitor::default());
+    if let Some(listen) = config.listen() {
+        // Later than all epochs of the usual pace are committed, and long before the watchdog.
+        let stall = 4 * engine.epochs.catch_up_interval + Duration::from_secs(10);
+        Ops::of_run(&monitor, stall, engine.watchdog / 2).serve(listen)?;
+    }
+    let statements: Vec<_> = engine.settings.statements.iter().map(|statement| statement.name()).collect();
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        name = config.name(),
+        statements = statements.join(","),
+        workers = args.workers,
+        process = args.process,
+        processes = args.processes,
+        follow = config.follows(),
+        "starting"
+    );
     let started = Instant::now();
-    let progress = RunProgress::start(Arc::clone(&monitor), engine.source.follow, Arc::clone(stop));
+    let progress = RunProgress::start(Arc::clone(&monitor), engine.source.follows(), Arc::clone(stop));
     engine::run(timely, &engine, &monitor, stop)?;
     drop(progress);
     let elapsed = started.elapsed();
+    info!(?elapsed, "stopped");
     if args.process == 0 && config.writes() {
         summary::results(config.data_dir())?;
     }
-    summary::run(&monitor, elapsed, from, &engine);
+    summary::run(&monitor, elapsed, &engine);
     if let Some(file) = &args.report {
         summary::report(&monitor, elapsed, file)?;
     }
     Ok(())
+}
+
+/// Keeps a second run out of the folder for results while the lock is held, if there is one. Sinks belong to worker 0,
+/// which is in process 0.
+fn lock_results(args: &RunArgs, config: &Config) -> anyhow::Result<Option<File>> {
+    let writes = config.writes() && args.process == 0;
+    writes.then(|| lock(config.data_dir(), LOCK)).transpose()
 }
 
 /// The lock of a run.
@@ -140,16 +164,6 @@ pub(super) fn lock(data_dir: &Path, name: &str) -> anyhow::Result<File> {
         }
         Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("can't lock {}", path.display())),
     }
-}
-
-/// Sets the flag on Ctrl-C and on SIGTERM, which is how a supervisor ends a process. A second signal does not wait for
-/// the sinks. SIGHUP is left alone, so that nohup works.
-pub(super) fn stop_on_signal(stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
-    for signal in [SIGINT, SIGTERM] {
-        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(stop)).context("can't handle signals")?;
-        flag::register(signal, Arc::clone(stop)).context("can't handle signals")?;
-    }
-    Ok(())
 }
 
 /// The workers and processes, by timely's own flags.

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::output::say;
-use super::run::{lock, stop_on_signal};
+use super::run::lock;
 use super::start_log;
+use super::stop_on_signal;
 use crate::cli::{InitDemoArgs, WorkerArgs};
 use crate::config::Config;
 use crate::connect::persist;

@@ -5,8 +5,11 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{ClientConfig, ClientContext};
+use tracing::debug;
 
 use super::Fault;
 
@@ -91,4 +94,25 @@ impl KafkaConfig {
             _ => Fault::Passing(anyhow!("Kafka at {}: {said}", self.brokers)),
         }
     }
+}
+
+/// The context of a client whose state is watched elsewhere: what librdkafka has to say of it goes to the debug log.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct QuietContext;
+
+impl ClientContext for QuietContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        debug!(%error, reason, "librdkafka");
+    }
+}
+
+impl ConsumerContext for QuietContext {}
+
+/// A line of librdkafka's own log: it repeats itself while a broker is away, so it is for those who look for it.
+pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    debug!(?level, facility, message, "librdkafka");
 }

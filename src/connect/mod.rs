@@ -4,12 +4,16 @@ pub mod kafka;
 pub mod migrate;
 pub mod postgres;
 pub mod redis;
+pub mod topics;
+mod trials;
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backon::{BlockingRetryable, ExponentialBuilder};
-use tracing::warn;
+use tracing::{info, warn};
+
+pub use trials::{Trial, Trouble, trials, troubles};
 
 /// A server's address with all that is secret in it. Prints without the password.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -90,7 +94,8 @@ impl Fault {
 }
 
 /// Tries until it succeeds or fails for good, waiting longer and longer in between, up to five seconds, with jitter.
-/// Gives up after `patience`; None never does. `what` says in the log what is being tried.
+/// Gives up after `patience`; None never does. `what` says in the log, in the metrics and to who asks for readiness what is
+/// being tried, e.g. "writing to Redis"; as the label of a metric it names no epoch, offset or other thing that varies.
 ///
 /// # Errors
 /// A fault that lasts, or the last one when patience ran out.
@@ -105,15 +110,29 @@ pub fn persist<T>(
         .with_jitter()
         .without_max_times()
         .with_total_delay(patience);
-    attempt
+    let started = Instant::now();
+    let mut failed = false;
+    let result = attempt
         .retry(delays)
-        .when(|fault| matches!(fault, Fault::Passing(_)))
+        // The attempts themselves take time too.
+        .when(|fault| {
+            matches!(fault, Fault::Passing(_)) && patience.is_none_or(|patience| started.elapsed() < patience)
+        })
         .notify(|fault, delay| {
             let (Fault::Passing(error) | Fault::Lasting(error)) = fault;
-            warn!(error = format!("{error:#}"), retry_in = ?delay, "{what} does not succeed");
+            let error = format!("{error:#}");
+            warn!(error, retry_in = ?delay, "{what} does not succeed");
+            trials::failed(what, error);
+            failed = true;
         })
-        .call()
-        .map_err(Fault::into_error)
+        .call();
+    if failed {
+        trials::ended(what);
+        if result.is_ok() {
+            info!("{what} succeeds again");
+        }
+    }
+    result.map_err(Fault::into_error)
 }
 
 #[cfg(test)]

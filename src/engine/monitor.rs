@@ -1,17 +1,39 @@
 //! What the workers of this process tell the rest of it.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use adtide_dataflows::Counts;
+use adtide_dataflows::model::{Epoch, EventTime, Money, Topic};
 use adtide_dataflows::operators::Watermarks;
+use adtide_dataflows::{Counts, PartitionCounts, Statement};
 
-/// The workers' latest word, for progress bars, summaries and the watchdog.
-#[derive(Debug, Default)]
+/// The workers' and sources' latest word, for progress bars, summaries, metrics and the watchdog.
+#[derive(Debug)]
 pub struct Monitor {
     workers: Mutex<Vec<WorkerStatus>>,
-    /// Moves whenever a frontier does.
-    heartbeat: AtomicU64,
+    sources: Mutex<BTreeMap<usize, SourceStatus>>,
+    heartbeat: Mutex<Heartbeat>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Heartbeat {
+    beats: u64,
+    last: Instant,
+}
+
+/// What a worker is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// It sets up its sources and sinks.
+    #[default]
+    Starting,
+    /// It brings back the state in which the sinks have committed last.
+    Replaying,
+    /// It reads what is new.
+    Running,
+    /// It waits for the sinks to commit the last epochs.
+    Stopping,
 }
 
 /// Where a worker is.
@@ -19,20 +41,79 @@ pub struct Monitor {
 pub struct WorkerStatus {
     /// The worker's number in the cluster.
     pub worker: usize,
+    /// What it is about.
+    pub phase: Phase,
     /// What came of the records it read.
     pub counts: Counts,
+    /// The same by partition.
+    pub partitions: Vec<PartitionCounts>,
     /// Bytes read, and bytes there are.
     pub bytes: (u64, u64),
     /// The watermarks it knows of.
     pub watermarks: Option<Watermarks>,
+    /// The first epoch that is not committed everywhere; None when all are.
+    pub frontier: Option<Epoch>,
+    /// How many ended epochs wait for the sinks.
+    pub in_flight: usize,
+    /// What its share of each statement holds.
+    pub held: Vec<Held>,
     /// Conversions that repeated another.
     pub repeats: u64,
+    /// The sum of the refunds that its share of statement 4 has found.
+    pub refunds: Money,
+}
+
+/// What a worker's share of a statement holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The statement.
+    pub statement: Statement,
+    /// What of it.
+    pub what: &'static str,
+    /// How many.
+    pub rows: u64,
+    /// How much memory, about; None where that is not known.
+    pub bytes: Option<u64>,
+}
+
+/// How a worker's source is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceStatus {
+    /// The partitions that it reads.
+    pub partitions: Vec<PartitionStatus>,
+    /// Bytes that are there and not read yet; None where they are not known, as with Kafka.
+    pub lag_bytes: Option<u64>,
+    /// What keeps it from reading, in words for an operator, e.g. "reading Kafka: no broker answers"; None if nothing
+    /// does.
+    pub fault: Option<String>,
+}
+
+/// How far a partition has been read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionStatus {
+    /// The partition's topic.
+    pub topic: Topic,
+    /// Its number.
+    pub partition: u32,
+    /// The offset of the first record that was not read.
+    pub next_offset: u64,
+    /// The offset that the next record appended will get, if the source knows it: with `next_offset`, the lag.
+    pub end_offset: Option<u64>,
+    /// Whether it is idle, and so does not hold the watermark back.
+    pub idle: bool,
+}
+
+impl Default for Monitor {
+    fn default() -> Self {
+        let heartbeat = Heartbeat { beats: 0, last: Instant::now() };
+        Monitor { workers: Mutex::default(), sources: Mutex::default(), heartbeat: Mutex::new(heartbeat) }
+    }
 }
 
 impl Monitor {
     /// Takes a worker's word.
     pub fn report(&self, status: WorkerStatus) {
-        let mut workers = self.workers.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut workers = lock(&self.workers);
         match workers.iter_mut().find(|known| known.worker == status.worker) {
             Some(known) => *known = status,
             None => workers.push(status),
@@ -41,17 +122,64 @@ impl Monitor {
 
     /// All workers' latest words.
     pub fn workers(&self) -> Vec<WorkerStatus> {
-        self.workers.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        lock(&self.workers).clone()
+    }
+
+    /// Takes the word of worker `worker`'s source, in place of its last. Workers call it at each epoch's end with what
+    /// [`Source::status`](crate::source::Source::status) gives; a source may do so itself at any other moment too, as
+    /// when its brokers went away.
+    pub fn source(&self, worker: usize, status: SourceStatus) {
+        lock(&self.sources).insert(worker, status);
+    }
+
+    /// All sources' latest words.
+    pub fn sources(&self) -> Vec<SourceStatus> {
+        lock(&self.sources).values().cloned().collect()
+    }
+
+    /// What all workers are past: a process replays as long as one of its workers does.
+    pub fn phase(&self) -> Phase {
+        let workers = lock(&self.workers);
+        let phases: Vec<_> = workers.iter().map(|worker| worker.phase).collect();
+        let order = [Phase::Starting, Phase::Replaying, Phase::Stopping];
+        let first = order.into_iter().find(|phase| phases.contains(phase));
+        first.unwrap_or(if phases.is_empty() { Phase::Starting } else { Phase::Running })
+    }
+
+    /// The least of the workers' watermarks; None before there are any.
+    pub fn watermarks(&self) -> Option<Watermarks> {
+        let workers = lock(&self.workers);
+        let all: Option<Vec<_>> = workers.iter().map(|worker| worker.watermarks).collect();
+        let least = |pick: fn(&Watermarks) -> EventTime| all.iter().flatten().map(pick).min();
+        Some(Watermarks {
+            performance: least(|marks| marks.performance)?,
+            conversions: least(|marks| marks.conversions)?,
+            duplicates: least(|marks| marks.duplicates)?,
+        })
+    }
+
+    /// The first epoch that is not committed everywhere, while the workers read what is new; None before and when all
+    /// are.
+    pub fn frontier(&self) -> Option<Epoch> {
+        let workers = lock(&self.workers);
+        let running = workers.iter().filter(|worker| matches!(worker.phase, Phase::Running | Phase::Stopping));
+        running.filter_map(|worker| worker.frontier).min()
     }
 
     /// Says that a frontier has moved.
     pub fn beat(&self) {
-        self.heartbeat.fetch_add(1, Ordering::Relaxed);
+        let mut heartbeat = lock(&self.heartbeat);
+        *heartbeat = Heartbeat { beats: heartbeat.beats + 1, last: Instant::now() };
     }
 
     /// How often a frontier has moved.
     pub fn heartbeat(&self) -> u64 {
-        self.heartbeat.load(Ordering::Relaxed)
+        lock(&self.heartbeat).beats
+    }
+
+    /// For how long no frontier has moved.
+    pub fn still_for(&self) -> Duration {
+        lock(&self.heartbeat).last.elapsed()
     }
 
     /// The counts of all workers together.
@@ -62,4 +190,8 @@ impl Monitor {
         }
         total
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Monitor;
+use crate::connect;
 use crate::fatal;
 
 /// Watches the frontier, which moves with every epoch even when there is no input, and ends the process when it has
-/// stood still for `timeout`. Clear the flag that comes back to end the watch.
+/// stood still for `timeout`. While a server is away and is tried again, that is no reason: starting anew would not bring
+/// it back. Clear the flag that comes back to end the watch.
 pub fn start(monitor: Arc<Monitor>, timeout: Duration) -> Arc<AtomicBool> {
     let watching = Arc::new(AtomicBool::new(true));
     let flag = Arc::clone(&watching);
@@ -17,7 +19,7 @@ pub fn start(monitor: Arc<Monitor>, timeout: Duration) -> Arc<AtomicBool> {
         while flag.load(Ordering::Relaxed) {
             std::thread::sleep((timeout / 10).min(Duration::from_millis(200)));
             let now = monitor.heartbeat();
-            if now != last.0 {
+            if now != last.0 || !connect::troubles().is_empty() {
                 last = (now, Instant::now());
             } else if last.1.elapsed() > timeout && flag.load(Ordering::Relaxed) {
                 fatal(&anyhow::anyhow!(

@@ -1,38 +1,43 @@
 //! One worker's loop.
 
 use std::collections::VecDeque;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adtide_dataflows::model::Epoch;
-use adtide_dataflows::{Ingest, Inputs, Outputs, State, replay};
-use timely::dataflow::operators::Concat;
-use timely::dataflow::operators::probe::{Handle, Probe};
+use adtide_dataflows::{Ingest, Inputs, State, Statement, replay};
+use timely::dataflow::operators::probe::Handle;
 use timely::worker::Worker;
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::clock::EpochClock;
-use super::{EngineConfig, Monitor, Plan, WorkerStatus};
-use crate::sink::sqlite::SqliteSink;
-use crate::sink::topics::TopicSink;
-use crate::sink::{self, Progress, Sink};
-use crate::source::file::FileSource;
+use super::{EngineConfig, Held, Input, Monitor, Phase, Plan, WorkerStatus, outlets, restart};
+use crate::sink::Progress;
 use crate::source::{Poll, Source};
+
+/// How often a worker that can't end an epoch says how it is doing.
+const REPORT: Duration = Duration::from_secs(1);
 
 /// Replays what the sinks have committed, then reads, cuts epochs and steps the dataflow until the input ends or `stop`
 /// is set; then waits for the sinks.
 pub fn run(
     worker: &mut Worker,
     config: &EngineConfig,
-    plan: &Plan,
+    input: &Input,
     monitor: &Monitor,
     stop: &AtomicBool,
 ) -> anyhow::Result<()> {
+    let opened = if worker.index() == 0 { Some(restart::open(config, input.describe()?, monitor)?) } else { None };
+    let (plan, sinks) = opened.unzip();
+    let plan = restart::share(worker, plan)?;
+    if worker.index() == 0 {
+        let epochs: Vec<_> = plan.cuts.iter().map(|cut| cut.epoch).collect();
+        info!(source = plan.run.source, resume = plan.resume, replay_through = ?epochs, "restart plan");
+    }
     let probe = Handle::new();
     let (inputs, state) = worker.dataflow(|scope| {
         let (inputs, outputs, state) = replay(scope, &config.settings, &plan.dataflow_cuts());
-        connect_sinks(&outputs, config, plan, &probe);
+        outlets::connect(&outputs, &config.sinks, &config.settings, sinks.unwrap_or_default(), &probe);
         (inputs, state)
     });
     let last = plan.cuts.last().map_or(0, |cut| cut.epoch);
@@ -46,42 +51,15 @@ pub fn run(
         inputs,
         state,
         probe,
-        source: FileSource::new(config.source.clone(), worker.index(), worker.peers()),
+        source: input.source(worker.index(), worker.peers()),
         monitor,
+        phase: Phase::Starting,
+        last_report: Instant::now(),
     };
-    driver.start(worker, plan, stop)?;
+    driver.start(worker, &plan, stop)?;
     while driver.turn(worker, stop)? {}
     driver.finish(worker);
     Ok(())
-}
-
-/// Attaches the sinks, or only the probe if nothing is to be written.
-fn connect_sinks(outputs: &Outputs<'_>, config: &EngineConfig, plan: &Plan, probe: &Handle<Epoch>) {
-    let Some(data_dir) = &config.data_dir else {
-        outputs.rankings.clone().probe_with(probe);
-        outputs.performance.clone().probe_with(probe);
-        outputs.attributions.clone().probe_with(probe);
-        outputs.compensations.clone().probe_with(probe);
-        outputs.late.clone().probe_with(probe);
-        outputs.dead.clone().probe_with(probe);
-        return;
-    };
-    let first = outputs.late.scope().index() == 0;
-    let progress = sink::progress(outputs);
-    let tables = sink::rankings(outputs).concat(sink::tables(outputs)).concat(progress.clone());
-    let records = sink::records(outputs).concat(progress);
-    sink::attach(tables, 0, first.then(|| open_tables(data_dir, plan))).probe_with(probe);
-    sink::attach(records, 0, first.then(|| open_records(data_dir, plan))).probe_with(probe);
-}
-
-fn open_tables(data_dir: &Path, plan: &Plan) -> Box<dyn Sink> {
-    let sink = SqliteSink::open(&data_dir.join("adtide.db"), &plan.run, plan.resume);
-    Box::new(sink.unwrap_or_else(|error| crate::fatal(&error)))
-}
-
-fn open_records(data_dir: &Path, plan: &Plan) -> Box<dyn Sink> {
-    let sink = TopicSink::open(&data_dir.join("topics"), &plan.run, plan.resume);
-    Box::new(sink.unwrap_or_else(|error| crate::fatal(&error)))
 }
 
 /// What a worker has in its hands.
@@ -96,8 +74,10 @@ struct Driver<'a> {
     inputs: Inputs,
     state: State,
     probe: Handle<Epoch>,
-    source: FileSource,
+    source: Box<dyn Source>,
     monitor: &'a Monitor,
+    phase: Phase,
+    last_report: Instant,
 }
 
 /// What has happened in the epoch that is being filled.
@@ -113,14 +93,17 @@ impl Driver<'_> {
         self.inputs.send(self.ingest.batch());
         let Some(last) = plan.cuts.last() else {
             self.inputs.advance_to(now_ms().max(1));
+            self.enter(Phase::Running);
             return Ok(());
         };
         self.inputs.advance_to(1);
+        self.enter(Phase::Replaying);
         for cut in &plan.cuts {
             self.replay(worker, cut, stop)?;
         }
         self.source.replay_to(None);
         self.source.resume(&mut self.ingest, last);
+        self.enter(Phase::Running);
         Ok(())
     }
 
@@ -132,10 +115,11 @@ impl Driver<'_> {
         loop {
             if stop.load(Ordering::Relaxed) {
                 // Half a replay says nothing that the sinks don't know better.
-                eprintln!("adtide: stopped before anything new was read");
+                info!("stopped before anything new was read");
                 std::process::exit(0);
             }
-            if self.poll()? == Poll::Finished {
+            let poll = self.poll()?;
+            if poll == Poll::Finished {
                 break;
             }
             if self.source.bytes_read() - bytes_before >= self.max_bytes
@@ -145,7 +129,7 @@ impl Driver<'_> {
                 bytes_before = self.source.bytes_read();
                 self.end_epoch(self.inputs.epoch() + 1);
             }
-            if self.is_behind() {
+            if poll == Poll::Pending || self.is_behind() {
                 worker.step_or_park(Some(Duration::from_millis(10)));
             } else {
                 worker.step();
@@ -167,6 +151,9 @@ impl Driver<'_> {
                 return Ok(false);
             }
             filling.busy &= poll == Poll::Ready;
+            if self.last_report.elapsed() >= REPORT {
+                self.report();
+            }
             let now = now_ms();
             let bytes = self.source.bytes_read() - filling.bytes_before;
             if !self.is_behind()
@@ -219,6 +206,7 @@ impl Driver<'_> {
     fn finish(mut self, worker: &mut Worker) {
         self.send();
         self.inputs.advance_to(Epoch::MAX);
+        self.enter(Phase::Stopping);
         let mut frontier = None;
         while self.probe.less_than(&Epoch::MAX) {
             worker.step_or_park(Some(Duration::from_millis(100)));
@@ -231,15 +219,57 @@ impl Driver<'_> {
         self.report();
     }
 
-    fn report(&self) {
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.report();
+    }
+
+    fn report(&mut self) {
+        self.last_report = Instant::now();
+        if let Some(status) = self.source.status() {
+            self.monitor.source(self.index, status);
+        }
         self.monitor.report(WorkerStatus {
             worker: self.index,
+            phase: self.phase,
             counts: self.ingest.counts().clone(),
+            partitions: self.ingest.partition_counts().collect(),
             bytes: (self.source.bytes_read(), self.source.bytes_total()),
             watermarks: Some(self.state.watermarks.borrow().reached),
+            frontier: self.probe.with_frontier(|frontier| frontier.first().copied()),
+            in_flight: self.in_flight.len(),
+            held: held(&self.state),
             repeats: self.state.matcher.repeats.get(),
+            refunds: self.state.duplicates.refunds.get(),
         });
     }
+}
+
+/// What a worker's share of the statements holds.
+fn held(state: &State) -> Vec<Held> {
+    let held = |statement, what, rows, bytes: Option<usize>| {
+        let bytes = bytes.map(|bytes| bytes as u64);
+        Held { statement, what, rows, bytes }
+    };
+    let (performance, matcher, duplicates) = (&state.performance, &state.matcher, &state.duplicates);
+    let conversions = matcher.open_conversions.get() + matcher.closed_conversions.get();
+    vec![
+        held(Statement::RtbCacheUpdater, "ranked_campaigns", state.ranked_campaigns.get(), None),
+        held(
+            Statement::PerformanceAggregator,
+            "window_rows",
+            performance.rows.get() as u64,
+            Some(performance.bytes.get()),
+        ),
+        held(Statement::ConversionMatcher, "clicks", matcher.clicks.get() as u64, Some(matcher.click_bytes.get())),
+        held(Statement::ConversionMatcher, "conversions", conversions as u64, Some(matcher.conversion_bytes.get())),
+        held(
+            Statement::DuplicateDetector,
+            "click_groups",
+            duplicates.groups.get() as u64,
+            Some(duplicates.bytes.get()),
+        ),
+    ]
 }
 
 fn now_ms() -> u64 {

@@ -13,9 +13,8 @@ use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::operator::Operator;
 use timely::scheduling::SyncActivator;
-use tracing::debug;
 
-use super::{Change, Commit, Progress, Sink};
+use super::{Change, Commit, Progress, Sink, watch};
 use crate::fatal;
 
 /// How often an idle sink is ticked.
@@ -71,6 +70,7 @@ impl Writer {
         let (commits, incoming) = sync_channel::<Commit>(1);
         let (acknowledge, done) = sync_channel(1);
         let name = sink.name();
+        watch::opened(&*sink);
         let committed = sink.stored().map(|stored| stored.progress.epoch);
         let run = move || {
             loop {
@@ -84,8 +84,7 @@ impl Writer {
                         continue;
                     }
                 };
-                debug!(sink = name, epoch = commit.progress.epoch, epochs = commit.epochs.len(), "committing");
-                if let Err(error) = sink.commit(commit) {
+                if let Err(error) = watch::commit(&mut *sink, commit) {
                     fatal(&error.context(format!("the sink {name} can't go on")));
                 }
                 // The dataflow may be gone already when the process is ending.

@@ -13,12 +13,14 @@ pub mod redis;
 mod rows;
 pub mod sqlite;
 pub mod topics;
+mod watch;
 
 use adtide_dataflows::model::Epoch;
 use anyhow::anyhow;
 
 pub use attach::attach;
 pub use change::{Change, Commit, Progress, Run, Stored, latest, progress, rankings, records, tables};
+pub use watch::{SLOW, SinkStatus, sinks, slow_sinks};
 
 /// A place that takes results.
 pub trait Sink: Send {

@@ -65,20 +65,25 @@ pub fn committed(path: &Path) -> anyhow::Result<Option<(Run, Option<Progress>)>>
     if !path.is_file() {
         return Ok(None);
     }
-    let read = || -> anyhow::Result<Option<(Run, Option<Progress>)>> {
-        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        let run = connection
-            .query_row("SELECT settings, source FROM adtide_run", [], |row| {
-                Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
-            })
-            .optional()?;
-        let Some((settings, source)) = run else { return Ok(None) };
-        let run = Run { settings: serde_json::from_str(&settings)?, source };
-        Ok(Some((run, read_progress(&connection)?)))
-    };
+    let read = || stored(&Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?);
     read().with_context(|| {
         format!("can't read what {} holds; was it written by another version? start over with --fresh", path.display())
     })
+}
+
+/// As [`committed`], in an open database.
+///
+/// # Errors
+/// As [`committed`].
+pub fn stored(connection: &Connection) -> anyhow::Result<Option<(Run, Option<Progress>)>> {
+    let run = connection
+        .query_row("SELECT settings, source FROM adtide_run", [], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
+        })
+        .optional()?;
+    let Some((settings, source)) = run else { return Ok(None) };
+    let run = Run { settings: serde_json::from_str(&settings)?, source };
+    Ok(Some((run, read_progress(connection)?)))
 }
 
 fn read_progress(connection: &Connection) -> anyhow::Result<Option<Progress>> {

@@ -116,7 +116,19 @@ pub fn committed(folder: &Path) -> anyhow::Result<Option<Progress>> {
     Ok(read(folder)?.map(Progress::from))
 }
 
-/// How many bytes of a topic of this folder are committed; what lies beyond may be cut off again.
+/// As [`committed`], with how many bytes of each topic that is; what lies beyond may be cut off again.
+///
+/// # Errors
+/// The progress file can't be read.
+pub fn committed_lengths(folder: &Path) -> anyhow::Result<Option<(Progress, BTreeMap<String, u64>)>> {
+    let stored = read(folder)?;
+    Ok(stored.map(|mut file| {
+        let lengths = std::mem::take(&mut file.lengths);
+        (file.into(), lengths)
+    }))
+}
+
+/// How many bytes of a topic of this folder are committed.
 ///
 /// # Errors
 /// The progress file can't be read.

@@ -2,11 +2,14 @@
 
 pub mod file;
 pub mod generator;
+pub mod kafka;
+mod life;
 
 use adtide_dataflows::Ingest;
 use adtide_dataflows::model::Epoch;
 use adtide_dataflows::operators::WatermarkView;
 
+use crate::engine::SourceStatus;
 use crate::sink::Progress;
 
 /// One worker's share of the input.
@@ -38,6 +41,12 @@ pub trait Source {
 
     /// How many bytes there are to read, as far as is known.
     fn bytes_total(&self) -> u64;
+
+    /// How it is doing, for metrics and readiness; asked at each epoch's end. None if it tells the
+    /// [`Monitor`](crate::engine::Monitor) itself, or has nothing to tell.
+    fn status(&self) -> Option<SourceStatus> {
+        None
+    }
 }
 
 /// What came of a poll.

@@ -12,6 +12,7 @@ mod files;
 mod follow;
 mod generate;
 mod help;
+mod ops;
 mod restart;
 mod run;
 mod verify;

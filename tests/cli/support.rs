@@ -209,7 +209,8 @@ impl Outcome {
     #[track_caller]
     pub fn failed_saying(self, words: &[&str]) -> Outcome {
         let outcome = self.exited_with(1);
-        assert!(outcome.stderr.starts_with("adtide: error: "), "{}", outcome.stderr);
+        // Lines of the log may come before it.
+        assert!(outcome.stderr.lines().any(|line| line.starts_with("adtide: error: ")), "{}", outcome.stderr);
         for word in words {
             assert!(outcome.stderr.contains(word), "{word:?} is not in: {}", outcome.stderr);
         }
@@ -259,6 +260,11 @@ impl Running {
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+
+    /// What it has said on standard error so far.
+    pub fn stderr(&self) -> String {
+        fs::read_to_string(&self.stderr).unwrap()
     }
 
     /// Sends a signal and waits for the end.

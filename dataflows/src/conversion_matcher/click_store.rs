@@ -15,6 +15,7 @@ use hashbrown::hash_table::Entry;
 use rustc_hash::FxHashMap;
 
 use super::{MatchKey, StoredClick};
+use crate::hash::table_bytes;
 use crate::model::{AdId, EventTime, IdHash};
 
 /// Clicks a chunk.
@@ -131,10 +132,9 @@ impl ClickStore {
     /// The memory allocated for them, texts of ad ids not counted.
     pub fn bytes(&self) -> usize {
         let slots: usize = self.chunks.iter().map(Vec::capacity).sum();
-        // A hash table keeps a control byte beside every bucket and fills seven eighths of them at most.
-        let links: usize = self.heads.iter().map(|heads| heads.capacity() * 8 / 7).sum();
+        let links: usize = self.heads.iter().map(|heads| table_bytes::<Link>(heads.capacity())).sum();
         let ordered: usize = self.ordered.iter().flat_map(FxHashMap::values).map(BTreeSet::len).sum();
-        slots * size_of::<Slot>() + links * (size_of::<Link>() + 1) + ordered * size_of::<(EventTime, Link)>()
+        slots * size_of::<Slot>() + links + ordered * size_of::<(EventTime, Link)>()
     }
 
     /// Adds a click.

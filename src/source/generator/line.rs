@@ -175,6 +175,13 @@ pub(super) fn tombstone(line: &mut Vec<u8>, product: i64) {
     line.push(b'}');
 }
 
+/// Whether a line is a product's tombstone, unspoiled.
+pub(super) fn is_tombstone(text: &[u8], product: i64) -> bool {
+    let mut whole = Vec::with_capacity(40);
+    tombstone(&mut whole, product);
+    text == whole
+}
+
 /// What is alike in all ad events of a campaign and in its campaign events.
 pub(super) fn targeting(line: &mut Vec<u8>, campaign: &Campaign, quirk: Quirk) {
     match quirk {

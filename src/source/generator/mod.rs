@@ -10,6 +10,7 @@
 
 mod audience;
 mod dice;
+mod kafka;
 mod line;
 mod schedule;
 mod spoil;
@@ -22,6 +23,7 @@ mod write;
 use adtide_dataflows::model::EventTime;
 use anyhow::ensure;
 
+pub use kafka::{Pace, produce};
 pub use traffic::{Arrival, Traffic};
 pub use write::{Generated, generate, live};
 

@@ -21,6 +21,8 @@ pub struct Arrival {
     pub topic: Topic,
     /// The partition of the topic.
     pub partition: u32,
+    /// The product or campaign that it is about, by which its topic is keyed; None where the topic has no key.
+    pub key: Option<i64>,
     /// When it arrives, by the traffic's own time; never before the arrival of the record before it, nor before
     /// the event that a good record tells of.
     pub at: EventTime,
@@ -84,17 +86,29 @@ impl Traffic {
         }
         let due = [self.ads.due(), self.campaigns.due(), self.metrics.due(), self.meta.due(), self.conversions.due()];
         let at = due.into_iter().min().filter(|at| *at < self.end)?;
-        let (topic, partition) = match due.iter().position(|time| *time == at)? {
-            0 => (Topic::AdEvents, self.ad_event(at, line)),
-            1 => (Topic::CampaignEvents, self.campaign_event(at, line)),
-            2 => (Topic::ProductMetrics, self.metrics_change(line)),
-            3 => (Topic::ProductMeta, self.meta_change(line)),
-            _ => (Topic::ConversionEvents, self.conversion(line)?),
+        let (topic, partition, key) = match due.iter().position(|time| *time == at)? {
+            0 => (Topic::AdEvents, self.ad_event(at, line), None),
+            1 => self.keyed(Topic::CampaignEvents, Traffic::campaign_event, line, at),
+            2 => self.keyed(Topic::ProductMetrics, Traffic::metrics_change, line, at),
+            3 => self.keyed(Topic::ProductMeta, Traffic::meta_change, line, at),
+            _ => (Topic::ConversionEvents, self.conversion(line)?, None),
         };
         if self.dice.below(1 << 32) < self.malformed {
             spoil(line, &mut self.dice);
         }
-        Some(Arrival { topic, partition, at: EventTime(at) })
+        Some(Arrival { topic, partition, key, at: EventTime(at) })
+    }
+
+    /// Tells something of a product or campaign, in the partition of its id.
+    fn keyed(
+        &mut self,
+        topic: Topic,
+        tell: fn(&mut Traffic, i64, &mut Vec<u8>) -> i64,
+        line: &mut Vec<u8>,
+        at: i64,
+    ) -> (Topic, u32, Option<i64>) {
+        let id = tell(self, at, line);
+        (topic, self.by_id(id as u64), Some(id))
     }
 
     fn by_id(&self, id: u64) -> u32 {
@@ -135,7 +149,7 @@ impl Traffic {
                 Topic::ProductMetrics => self.rates(id as i64, line),
                 _ => line::product_meta(line, id as i64, self.world.price(id as i64), Quirk::None),
             }
-            return Some(Arrival { topic, partition: self.by_id(id), at: EventTime(at) });
+            return Some(Arrival { topic, partition: self.by_id(id), key: Some(id as i64), at: EventTime(at) });
         }
         None
     }
@@ -143,18 +157,17 @@ impl Traffic {
 
 /// Changes of the catalogue.
 impl Traffic {
-    fn campaign_event(&mut self, at: i64, line: &mut Vec<u8>) -> u32 {
+    fn campaign_event(&mut self, at: i64, line: &mut Vec<u8>) -> i64 {
         self.campaigns.advance();
         let late = if self.dice.percent(2) { self.dice.within(5 * SECOND..40 * SECOND) } else { 0 };
         let time = (at - late - self.dice.within(0..300)).max(self.start);
         let quirk = Quirk::draw_format(&mut self.dice);
         let (event_type, campaign) = self.world.change(&mut self.dice);
         line::campaign_event(line, event_type, EventTime(time), campaign, quirk);
-        let id = campaign.id as u64;
-        self.by_id(id)
+        campaign.id
     }
 
-    fn metrics_change(&mut self, line: &mut Vec<u8>) -> u32 {
+    fn metrics_change(&mut self, _at: i64, line: &mut Vec<u8>) -> i64 {
         self.metrics.advance();
         let product = self.world.any_product(&mut self.dice);
         if self.dice.percent(4) {
@@ -162,10 +175,10 @@ impl Traffic {
         } else {
             self.rates(product, line)
         }
-        self.by_id(product as u64)
+        product
     }
 
-    fn meta_change(&mut self, line: &mut Vec<u8>) -> u32 {
+    fn meta_change(&mut self, _at: i64, line: &mut Vec<u8>) -> i64 {
         self.meta.advance();
         let product = self.world.any_product(&mut self.dice);
         if self.dice.percent(4) {
@@ -174,7 +187,7 @@ impl Traffic {
             let quirk = Quirk::draw_format(&mut self.dice);
             line::product_meta(line, product, self.world.reprice(product, &mut self.dice), quirk);
         }
-        self.by_id(product as u64)
+        product
     }
 
     fn rates(&mut self, product: i64, line: &mut Vec<u8>) {

@@ -162,11 +162,11 @@ impl Held {
 
     fn of(state: &State) -> Held {
         Held {
-            performance_rows: state.performance_rows.get(),
+            performance_rows: state.performance.rows.get(),
             clicks: state.matcher.clicks.get(),
             open_conversions: state.matcher.open_conversions.get(),
             closed_conversions: state.matcher.closed_conversions.get(),
-            duplicate_groups: state.duplicate_groups.get(),
+            duplicate_groups: state.duplicates.groups.get(),
         }
     }
 }
@@ -187,6 +187,7 @@ fn merge_counts(counts: &mut Counts, other: Counts) {
         *counts.late.entry(statement).or_default() += other;
     }
     counts.without_campaign += other.without_campaign;
+    counts.spend += other.spend;
 }
 
 /// How a history is run.

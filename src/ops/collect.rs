@@ -1,0 +1,164 @@
+//! The metrics, computed when they are asked for from what the parts of the process know of themselves.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use adtide_dataflows::Statement;
+use adtide_dataflows::model::{EventTime, Money};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+
+use super::scrape::{Labels, Scrape};
+use super::{names, usage};
+use crate::connect;
+use crate::engine::{Monitor, SourceStatus, WorkerStatus};
+use crate::sink;
+
+/// The process itself.
+#[derive(Debug)]
+pub struct Process {
+    started: EventTime,
+}
+
+impl Process {
+    /// From now on.
+    pub fn start() -> Process {
+        Process { started: crate::now() }
+    }
+}
+
+impl Collector for Process {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut scrape = Scrape::new(encoder);
+        scrape.info(&names::BUILD, vec![env!("CARGO_PKG_VERSION").to_owned()])?;
+        scrape.sample(&names::MEMORY, usage::resident_memory().map(|bytes| bytes as f64))?;
+        scrape.sample(&names::CPU, usage::cpu_seconds())?;
+        scrape.sample(&names::START, seconds(self.started))
+    }
+}
+
+/// What is tried again and again.
+#[derive(Debug)]
+pub struct Trials;
+
+impl Collector for Trials {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let trials = connect::trials().into_iter().map(|(what, trial)| (vec![what], trial.failures as f64));
+        Scrape::new(encoder).samples(&names::RETRIES, trials)
+    }
+}
+
+/// The sinks.
+#[derive(Debug)]
+pub struct Sinks;
+
+impl Collector for Sinks {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut scrape = Scrape::new(encoder);
+        let sinks = sink::sinks();
+        let each = |value: fn(&sink::SinkStatus) -> Option<f64>| {
+            let samples =
+                sinks.iter().filter_map(move |(name, status)| Some((vec![(*name).to_owned()], value(status)?)));
+            samples.collect::<Vec<_>>()
+        };
+        scrape.samples(&names::SINK_ROWS, each(|status| Some(status.rows as f64)))?;
+        scrape.samples(&names::SINK_COMMITS, each(|status| Some(status.commits as f64)))?;
+        scrape.samples(&names::SINK_EPOCHS, each(|status| Some(status.epochs as f64)))?;
+        let histograms = sinks.iter().map(|(name, status)| (vec![(*name).to_owned()], status.seconds.clone()));
+        scrape.histograms(&names::SINK_SECONDS, histograms)?;
+        scrape.samples(&names::SINK_AGE, each(|status| Some(status.last_commit?.elapsed().as_secs_f64())))?;
+        let writing =
+            |status: &sink::SinkStatus| Some(status.writing_since.map_or(0.0, |since| since.elapsed().as_secs_f64()));
+        scrape.samples(&names::SINK_WRITING, each(writing))
+    }
+}
+
+/// The engine: workers, sources and statements.
+#[derive(Debug)]
+pub struct Engine(pub Arc<Monitor>);
+
+impl Collector for Engine {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut scrape = Scrape::new(encoder);
+        let (workers, sources) = (self.0.workers(), self.0.sources());
+        records(&mut scrape, &self.0, &workers)?;
+        progress(&mut scrape, &self.0, &workers)?;
+        lag(&mut scrape, &sources)?;
+        held(&mut scrape, &workers)
+    }
+}
+
+fn records(scrape: &mut Scrape<'_>, monitor: &Monitor, workers: &[WorkerStatus]) -> fmt::Result {
+    let counts = monitor.counts();
+    let outcomes = workers.iter().flat_map(|worker| &worker.partitions).flat_map(|partition| {
+        let labels = |outcome: &str| {
+            vec![partition.topic.name().to_owned(), partition.partition.to_string(), outcome.to_owned()]
+        };
+        [(labels("good"), partition.good as f64), (labels("dead"), partition.dead as f64)]
+    });
+    scrape.samples(&names::EVENTS, outcomes)?;
+    let dead = counts.bad.into_iter().map(|(reason, count)| (vec![reason], count as f64));
+    scrape.samples(&names::DEAD_LETTERS, dead)?;
+    let late = counts.late.into_iter().map(|(statement, count)| (vec![statement.name().to_owned()], count as f64));
+    scrape.samples(&names::LATE_EVENTS, late)?;
+    scrape.sample(&names::WITHOUT_CAMPAIGN, counts.without_campaign as f64)?;
+    let repeats: u64 = workers.iter().map(|worker| worker.repeats).sum();
+    scrape.sample(&names::REPEATED_CONVERSIONS, repeats as f64)?;
+    // Sums are exact; only what a metric shows of them is a float, as all that Prometheus knows is.
+    scrape.sample(&names::SPEND, counts.spend.to_f64())?;
+    scrape.sample(&names::REFUNDS, workers.iter().map(|worker| worker.refunds).sum::<Money>().to_f64())?;
+    scrape.sample(&names::READ_BYTES, workers.iter().map(|worker| worker.bytes.0).sum::<u64>() as f64)
+}
+
+fn progress(scrape: &mut Scrape<'_>, monitor: &Monitor, workers: &[WorkerStatus]) -> fmt::Result {
+    let marks = monitor.watermarks().into_iter().flat_map(|marks| {
+        [
+            (Statement::PerformanceAggregator, marks.performance),
+            (Statement::ConversionMatcher, marks.conversions),
+            (Statement::DuplicateDetector, marks.duplicates),
+        ]
+    });
+    // Before the first event and after the end there is no time to tell.
+    let known = marks.filter(|(_, mark)| *mark > EventTime::MIN && *mark <= EventTime::LAST);
+    let known = known.map(|(statement, mark)| (vec![statement.name().to_owned()], seconds(mark)));
+    scrape.samples(&names::WATERMARK, known)?;
+    let now = crate::now().0 as f64;
+    let lag = monitor.frontier().map(|frontier| ((now - frontier as f64) / 1000.0).max(0.0));
+    scrape.sample(&names::FRONTIER_LAG, lag)?;
+    scrape.sample(&names::IN_FLIGHT, workers.iter().map(|worker| worker.in_flight).max().map(|epochs| epochs as f64))
+}
+
+fn lag(scrape: &mut Scrape<'_>, sources: &[SourceStatus]) -> fmt::Result {
+    let partitions: Vec<_> = sources.iter().flat_map(|source| &source.partitions).collect();
+    let at = |status: &crate::engine::PartitionStatus| -> Labels {
+        vec![status.topic.name().to_owned(), status.partition.to_string()]
+    };
+    let lags = partitions.iter().filter_map(|status| {
+        let lag = status.end_offset?.saturating_sub(status.next_offset);
+        Some((at(status), lag as f64))
+    });
+    scrape.samples(&names::LAG_RECORDS, lags)?;
+    let bytes: Vec<_> = sources.iter().filter_map(|source| source.lag_bytes).collect();
+    scrape.sample(&names::LAG_BYTES, (!bytes.is_empty()).then(|| bytes.iter().sum::<u64>() as f64))?;
+    scrape.samples(&names::NEXT_OFFSET, partitions.iter().map(|status| (at(status), status.next_offset as f64)))?;
+    scrape.samples(&names::IDLE, partitions.iter().map(|status| (at(status), f64::from(u8::from(status.idle)))))
+}
+
+fn held(scrape: &mut Scrape<'_>, workers: &[WorkerStatus]) -> fmt::Result {
+    let (mut rows, mut bytes) = (BTreeMap::new(), BTreeMap::new());
+    for held in workers.iter().flat_map(|worker| &worker.held) {
+        let key = vec![held.statement.name().to_owned(), held.what.to_owned()];
+        if let Some(more) = held.bytes {
+            *bytes.entry(key.clone()).or_insert(0.0) += more as f64;
+        }
+        *rows.entry(key).or_insert(0.0) += held.rows as f64;
+    }
+    scrape.samples(&names::STATE_ROWS, rows)?;
+    scrape.samples(&names::STATE_BYTES, bytes)
+}
+
+/// A point of time in seconds since 1970.
+fn seconds(time: EventTime) -> f64 {
+    time.0 as f64 / 1000.0
+}

@@ -1,0 +1,107 @@
+//! The names of all metrics and labels: the contract that docs/metrics.md describes.
+
+/// How a metric behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows while the process lives; its samples end in `_total`.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// A distribution: its samples end in `_bucket`, `_sum` and `_count`.
+    Histogram,
+    /// Always 1; what it tells is in its labels. Its sample ends in `_info`.
+    Info,
+}
+
+/// A metric: what it is called and what it is.
+#[derive(Debug)]
+pub struct Metric {
+    /// Its name without what its kind puts behind it.
+    pub name: &'static str,
+    /// What it counts.
+    pub help: &'static str,
+    /// How it behaves.
+    pub kind: Kind,
+    /// Its labels.
+    pub labels: &'static [&'static str],
+}
+
+impl Metric {
+    /// The name as it is seen: in queries, and in docs/metrics.md.
+    pub fn seen_as(&self) -> String {
+        let ending = match self.kind {
+            Kind::Counter => "_total",
+            Kind::Info => "_info",
+            Kind::Gauge | Kind::Histogram => "",
+        };
+        format!("{}{ending}", self.name)
+    }
+}
+
+/// A topic of the input.
+pub const TOPIC: &str = "topic";
+/// A partition of it.
+pub const PARTITION: &str = "partition";
+/// What came of a record: `good` or `dead`.
+pub const OUTCOME: &str = "outcome";
+/// A statement.
+pub const STATEMENT: &str = "statement";
+/// What a statement holds.
+pub const WHAT: &str = "what";
+/// Why a record is a dead letter.
+pub const REASON: &str = "reason";
+/// A sink.
+pub const SINK: &str = "sink";
+/// Something that is tried until it succeeds.
+pub const ACTION: &str = "action";
+/// The version of the binary.
+pub const VERSION: &str = "version";
+
+macro_rules! metrics {
+    ($($constant:ident = $kind:ident $name:literal [$($label:ident),*] $help:literal;)*) => {
+        $(
+            #[doc = concat!("`", $name, "`: ", $help, ".")]
+            pub const $constant: Metric =
+                Metric { name: $name, help: $help, kind: Kind::$kind, labels: &[$($label),*] };
+        )*
+        /// Every metric.
+        pub const ALL: &[&Metric] = &[$(&$constant),*];
+    };
+}
+
+metrics! {
+    BUILD = Info "adtide_build" [VERSION] "The version of the binary";
+    READY = Gauge "adtide_ready" [] "1 when /readyz answers 200, else 0";
+
+    EVENTS = Counter "adtide_events" [TOPIC, PARTITION, OUTCOME] "Records read";
+    DEAD_LETTERS = Counter "adtide_dead_letters" [REASON] "Records that could not be read";
+    LATE_EVENTS = Counter "adtide_late_events" [STATEMENT] "Records that came too late for a statement";
+    WITHOUT_CAMPAIGN = Counter "adtide_events_without_campaign" [] "Ad events that statement 2 left out";
+    REPEATED_CONVERSIONS = Counter "adtide_repeated_conversions" [] "Conversions that repeated another";
+    SPEND = Counter "adtide_spend" [] "What the clicks read cost, duplicates included, in currency units";
+    REFUNDS = Counter "adtide_refunds" [] "Refunds found for duplicate clicks, in currency units";
+
+    LAG_RECORDS = Gauge "adtide_source_lag_records" [TOPIC, PARTITION] "Records in Kafka that were not read yet";
+    LAG_BYTES = Gauge "adtide_source_lag_bytes" [] "Bytes of the topic files that were not read yet";
+    NEXT_OFFSET = Gauge "adtide_source_next_offset" [TOPIC, PARTITION] "The offset to be read next";
+    IDLE = Gauge "adtide_source_idle" [TOPIC, PARTITION] "1 if the partition is idle, else 0";
+    READ_BYTES = Counter "adtide_source_read_bytes" [] "Bytes read";
+
+    WATERMARK = Gauge "adtide_watermark_seconds" [STATEMENT] "The watermark, in seconds since 1970";
+    FRONTIER_LAG = Gauge "adtide_frontier_lag_seconds" [] "Now minus the first epoch that is not committed everywhere";
+    IN_FLIGHT = Gauge "adtide_epochs_in_flight" [] "Ended epochs that wait for a sink";
+    STATE_ROWS = Gauge "adtide_state_rows" [STATEMENT, WHAT] "What a statement holds";
+    STATE_BYTES = Gauge "adtide_state_bytes" [STATEMENT, WHAT] "How much memory that takes, about";
+
+    SINK_ROWS = Counter "adtide_sink_rows" [SINK] "Rows and records committed";
+    SINK_COMMITS = Counter "adtide_sink_commits" [SINK] "Commits that succeeded";
+    SINK_EPOCHS = Counter "adtide_sink_epochs" [SINK] "Epochs committed";
+    SINK_SECONDS = Histogram "adtide_sink_commit_seconds" [SINK] "How long a commit took, retries included";
+    SINK_AGE = Gauge "adtide_sink_last_commit_age_seconds" [SINK] "How long ago the last commit was";
+    SINK_WRITING = Gauge "adtide_sink_writing_seconds" [SINK] "How long the commit under way has taken; 0 without one";
+    RETRIES = Counter "adtide_retries" [ACTION] "Attempts that failed and were or will be made again";
+
+    MEMORY = Gauge "process_resident_memory_bytes" [] "Resident memory";
+    CPU = Counter "process_cpu_seconds" [] "Processor time, of user and system together";
+    START = Gauge "process_start_time_seconds" [] "When the process started, in seconds since 1970";
+}

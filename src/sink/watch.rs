@@ -1,0 +1,115 @@
+//! How the sinks of this process are doing, for metrics and readiness.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use adtide_dataflows::model::Epoch;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use tracing::{debug, info, warn};
+
+use super::{Change, Commit, Sink};
+
+/// A commit that takes longer is worth a word in the log, and makes a process unready while it goes on.
+pub const SLOW: Duration = Duration::from_secs(5);
+
+static SINKS: Mutex<BTreeMap<&'static str, SinkStatus>> = Mutex::new(BTreeMap::new());
+
+/// How a sink is doing.
+#[derive(Clone, Debug)]
+pub struct SinkStatus {
+    /// Rows and records committed: an update of a row counts once, a deletion does not.
+    pub rows: u64,
+    /// Commits that succeeded.
+    pub commits: u64,
+    /// Epochs in them.
+    pub epochs: u64,
+    /// How long they took, in seconds, retries included.
+    pub seconds: Histogram,
+    /// The last epoch committed, now or by an earlier run.
+    pub committed: Option<Epoch>,
+    /// When the last commit succeeded.
+    pub last_commit: Option<Instant>,
+    /// Since when a commit is under way.
+    pub writing_since: Option<Instant>,
+}
+
+impl Default for SinkStatus {
+    fn default() -> Self {
+        SinkStatus {
+            rows: 0,
+            commits: 0,
+            epochs: 0,
+            // From a millisecond to half a minute.
+            seconds: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
+            committed: None,
+            last_commit: None,
+            writing_since: None,
+        }
+    }
+}
+
+/// The sinks that were opened, by name.
+pub fn sinks() -> BTreeMap<&'static str, SinkStatus> {
+    lock().clone()
+}
+
+/// The sinks that take too long to commit, in words.
+pub fn slow_sinks() -> Vec<String> {
+    let sinks = lock();
+    let writing = sinks.iter().filter_map(|(name, sink)| Some((name, sink.writing_since?.elapsed())));
+    let slow = writing.filter(|(_, taken)| *taken >= SLOW);
+    slow.map(|(name, taken)| format!("the sink {name} has not committed for {} s", taken.as_secs())).collect()
+}
+
+/// Takes note of a sink that was opened.
+pub(super) fn opened(sink: &dyn Sink) {
+    let (name, committed) = (sink.name(), sink.stored().map(|stored| stored.progress.epoch));
+    match committed {
+        Some(epoch) => info!(sink = name, epoch, "sink opened: it has committed up to this epoch"),
+        None => info!(sink = name, "sink opened: it is new"),
+    }
+    let status = SinkStatus { committed, ..SinkStatus::default() };
+    lock().insert(name, status);
+}
+
+/// Commits to a sink and takes note of it.
+pub(super) fn commit(sink: &mut dyn Sink, commit: Commit) -> anyhow::Result<()> {
+    let (name, started) = (sink.name(), Instant::now());
+    let (epoch, epochs) = (commit.progress.epoch, commit.epochs.len() as u64);
+    let rows = commit.epochs.iter().flatten().filter(|change| is_row(change)).count() as u64;
+    with(name, |status| status.writing_since = Some(started));
+    sink.commit(commit)?;
+    let took = started.elapsed();
+    with(name, |status| {
+        status.rows += rows;
+        status.commits += 1;
+        status.epochs += epochs;
+        status.seconds.observe(took.as_secs_f64());
+        status.committed = Some(epoch);
+        status.last_commit = Some(Instant::now());
+        status.writing_since = None;
+    });
+    if took >= SLOW {
+        warn!(sink = name, epoch, rows, ?took, "a commit took long");
+    } else {
+        debug!(sink = name, epoch, epochs, rows, ?took, "committed");
+    }
+    Ok(())
+}
+
+fn is_row(change: &Change) -> bool {
+    match change {
+        Change::Ranking(_, diff) | Change::Performance(_, diff) | Change::Attribution(_, diff) => *diff > 0,
+        Change::Compensation(_) | Change::Late(_) | Change::Dead(_) => true,
+        Change::Report(_) | Change::Watermarks(_) => false,
+    }
+}
+
+fn with(name: &'static str, change: impl FnOnce(&mut SinkStatus)) {
+    change(lock().entry(name).or_default());
+}
+
+fn lock() -> MutexGuard<'static, BTreeMap<&'static str, SinkStatus>> {
+    SINKS.lock().unwrap_or_else(PoisonError::into_inner)
+}

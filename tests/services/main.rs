@@ -1,0 +1,3 @@
+//! Against real servers: PostgreSQL, Redis and Kafka.
+
+mod verify;

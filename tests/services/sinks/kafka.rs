@@ -149,12 +149,31 @@ fn once<const N: usize>(devices: [&str; N]) -> BTreeMap<String, usize> {
 
 fn late(value: &[u8]) -> LateEvent {
     let (statement, topic) = (Statement::DuplicateDetector, Topic::AdEvents);
-    LateEvent { statement, topic, partition: 3, offset: 5, event_time: EIGHT, watermark: EIGHT, value: value.to_vec() }
+    LateEvent {
+        statement,
+        topic,
+        partition: 3,
+        offset: 5,
+        event_time: EIGHT,
+        watermark: EIGHT,
+        key: None,
+        timestamp: None,
+        value: value.to_vec(),
+    }
 }
 
 fn dead(value: &[u8]) -> DeadLetter {
     let (reason, detail) = ("json".to_owned(), "not a JSON object".to_owned());
-    DeadLetter { topic: Topic::ProductMeta, partition: 1, offset: 6, reason, detail, value: value.to_vec() }
+    DeadLetter {
+        topic: Topic::ProductMeta,
+        partition: 1,
+        offset: 6,
+        reason,
+        detail,
+        key: None,
+        timestamp: None,
+        value: value.to_vec(),
+    }
 }
 
 #[test]

@@ -113,3 +113,60 @@ fn with(name: &'static str, change: impl FnOnce(&mut SinkStatus)) {
 fn lock() -> MutexGuard<'static, BTreeMap<&'static str, SinkStatus>> {
     SINKS.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use adtide_dataflows::model::RankingRow;
+    use adtide_dataflows::operators::Watermarks;
+
+    use super::super::{Progress, Stored};
+    use super::*;
+
+    struct Full(&'static str);
+
+    impl Sink for Full {
+        fn name(&self) -> &'static str {
+            self.0
+        }
+
+        fn stored(&self) -> Option<Stored> {
+            None
+        }
+
+        fn commit(&mut self, _commit: Commit) -> anyhow::Result<()> {
+            assert!(sinks()[self.0].writing_since.is_some());
+            if self.0 == "takes" { Ok(()) } else { Err(anyhow::anyhow!("full")) }
+        }
+    }
+
+    #[test]
+    fn a_commit_counts_once_it_has_succeeded_and_progress_is_no_row() {
+        let row = RankingRow { placement: "top".into(), category: "toys".into(), list: Vec::new(), total_campaigns: 1 };
+        for (mut sink, expected) in [(Full("takes"), (2, 1, 2)), (Full("refuses"), (0, 0, 0))] {
+            opened(&sink);
+            let epoch = vec![
+                Change::Ranking(row.clone(), -1),
+                Change::Ranking(row.clone(), 1),
+                Change::Watermarks(Watermarks::MIN),
+            ];
+            let progress = Progress { epoch: 7, ..Progress::default() };
+            let result = commit(&mut sink, Commit { epochs: vec![epoch.clone(), epoch], progress });
+            assert_eq!(result.is_ok(), expected.1 == 1);
+            let status = sinks()[sink.name()].clone();
+            assert_eq!((status.rows, status.commits, status.epochs), expected);
+            assert_eq!(status.committed, (expected.1 == 1).then_some(7));
+        }
+    }
+
+    #[test]
+    fn a_sink_is_slow_while_its_commit_takes_long() {
+        let says = || slow_sinks().iter().any(|slow| slow.starts_with("the sink waits has not committed for "));
+        with("waits", |status| status.writing_since = Some(Instant::now()));
+        assert!(!says());
+        let before = Instant::now().checked_sub(SLOW).unwrap();
+        with("waits", |status| status.writing_since = Some(before));
+        assert!(says());
+        with("waits", |status| status.writing_since = None);
+        assert!(!says());
+    }
+}

@@ -177,3 +177,12 @@ fn allowed_lateness_0_drops_what_comes_after_the_close() {
     assert_eq!(records(&run(window_end(0) - 1)), [(4, 3, 300)]);
     assert_eq!(records(&run(window_end(0))), [(2, 2, 150)]);
 }
+
+#[test]
+fn what_good_clicks_cost_is_counted_and_nothing_else() {
+    let free = click(0).with("actual_price", "0.00");
+    let bad = click(0).with("actual_price", "-1.00");
+    let run = History::new().epoch([click(0), click(0), click(5), free, bad, impression(0)]).run(&small());
+    assert_eq!(run.counts.spend, Money(450));
+    assert_eq!(run.told.0, Money(300));
+}

@@ -3,4 +3,5 @@
 
 mod sinks;
 mod topics;
+mod verify;
 mod workers;

@@ -73,6 +73,9 @@ impl Run {
     fn check_counts(&self, expected: &Recomputed) {
         assert_eq!(self.counts.without_campaign, expected.performance.without_campaign);
         assert_eq!(self.repeats, expected.attributions.repeats);
+        let refunds = self.compensations.0.iter().map(|(row, ..)| row.refund_amount).sum::<Money>();
+        let ranked = self.rankings.last().iter().map(|row| row.total_campaigns).sum::<u64>();
+        assert_eq!(self.told, (refunds, ranked), "metrics say what the results do");
         assert_eq!(self.counts.bad.values().sum::<u64>(), expected.bad.len() as u64);
         let late: u64 = self.counts.late.values().sum();
         assert_eq!(late, self.late.len() as u64);

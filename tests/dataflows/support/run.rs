@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use adtide_dataflows::model::{AttributionRow, Compensation, Epoch, PerformanceRow, RankingRow};
+use adtide_dataflows::model::{AttributionRow, Compensation, Epoch, Money, PerformanceRow, RankingRow};
 use adtide_dataflows::operators::{Cut, PartitionState, Watermarks};
 use adtide_dataflows::{
     Counts, DeadLetter, Ingest, Inputs, LateEvent, Outputs, PartitionHandle, Settings, State, replay,
@@ -45,6 +45,8 @@ pub struct Run {
     pub watermarks: Vec<(Watermarks, Epoch)>,
     pub counts: Counts,
     pub repeats: u64,
+    /// What statement 4 says it has refunded, and how many campaigns statement 1 says it ranks at the end.
+    pub told: (Money, u64),
     /// At the end of each epoch, and at last after all of them; only of runs that settle.
     pub held: Vec<Held>,
 }
@@ -117,7 +119,7 @@ impl Run {
         go_on(&mut self.dead, other.dead, cut);
         go_on(&mut self.watermarks, other.watermarks, cut);
         self.watermarks.dedup_by_key(|(watermarks, _)| *watermarks);
-        Run { counts: other.counts, repeats: other.repeats, ..self }
+        Run { counts: other.counts, repeats: other.repeats, told: other.told, ..self }
     }
 
     /// The watermarks in effect in an epoch.
@@ -135,6 +137,7 @@ impl Run {
         self.dead.extend(other.dead);
         merge_counts(&mut self.counts, other.counts);
         self.repeats += other.repeats;
+        self.told = (self.told.0 + other.told.0, self.told.1 + other.told.1);
         for (held, other) in self.held.iter_mut().zip(other.held) {
             held.add(other);
         }
@@ -249,7 +252,7 @@ fn work(worker: &mut Worker, history: &History, settings: &Settings, plan: &Plan
     drop(inputs);
     worker.step_while(|| !probe.done());
     held.push(Held::of(&state));
-    let mut run = captured.finish(ingest.counts().clone(), state.matcher.repeats.get(), held);
+    let mut run = captured.finish(ingest.counts().clone(), &state, held);
     if !plan.cuts.is_empty() {
         run.watermarks = in_effect(run.watermarks);
     }
@@ -365,7 +368,7 @@ impl Captured {
         }
     }
 
-    fn finish(self, counts: Counts, repeats: u64, held: Vec<Held>) -> Run {
+    fn finish(self, counts: Counts, state: &State, held: Vec<Held>) -> Run {
         Run {
             rankings: Changes(self.rankings.take()),
             performance: Changes(self.performance.take()),
@@ -375,7 +378,8 @@ impl Captured {
             dead: self.dead.take(),
             watermarks: self.watermarks.take(),
             counts,
-            repeats,
+            repeats: state.matcher.repeats.get(),
+            told: (state.duplicates.refunds.get(), state.ranked_campaigns.get()),
             held,
         }
     }

@@ -74,6 +74,7 @@ pub struct Driver<'a> {
     reached: BTreeMap<Partition, u64>,
     last_commit: Instant,
     last_lag: Instant,
+    last_warning: Option<Instant>,
     last_report: Instant,
     reported: u64,
     stop: &'a AtomicBool,
@@ -98,6 +99,7 @@ impl<'a> Driver<'a> {
             reached: BTreeMap::new(),
             last_commit: now,
             last_lag: now,
+            last_warning: None,
             last_report: now,
             reported: 0,
             stop,
@@ -161,7 +163,11 @@ impl<'a> Driver<'a> {
         let mut read = || -> anyhow::Result<()> {
             while Instant::now() < end && work.pending() < EFFECTS && !self.stop.load(Ordering::Relaxed) {
                 for feed in &mut feeds {
-                    feed.poll(share, &mut |record| self.take(work, &record)).map_err(Fault::into_error)?;
+                    match feed.poll(share, &mut |record| self.take(work, &record)) {
+                        Err(Fault::Lasting(error)) => return Err(error),
+                        Err(Fault::Passing(error)) => self.warn(&error),
+                        Ok(()) => {}
+                    }
                 }
                 if feeds.iter_mut().any(|feed| feed.change().is_some()) {
                     break;
@@ -172,6 +178,14 @@ impl<'a> Driver<'a> {
         let result = read();
         self.feeds = feeds;
         result
+    }
+
+    /// Tells of what passes by itself, and not each time that it is met.
+    fn warn(&mut self, error: &anyhow::Error) {
+        if self.last_warning.is_none_or(|last| last.elapsed() >= LAG) {
+            self.last_warning = Some(Instant::now());
+            warn!(worker = self.job, error = format!("{error:#}"), "reading is interrupted; it goes on by itself");
+        }
     }
 
     fn take(&mut self, work: &mut dyn Work, record: &Record<'_>) {
@@ -233,10 +247,11 @@ impl<'a> Driver<'a> {
         self.stats.zombies.fetch_add(1, Ordering::Relaxed);
         warn!(worker = self.job, "another process has taken over a partition; what was read of it is dropped");
         self.committed.clear();
-        for feed in &mut self.feeds {
-            feed.rejoin().map_err(Fault::into_error)?;
-        }
-        Ok(())
+        let mut feeds = std::mem::take(&mut self.feeds);
+        let rejoined = feeds.iter_mut().map(|feed| self.persist("joining anew", || feed.rejoin()));
+        let rejoined = rejoined.collect::<anyhow::Result<Vec<_>>>();
+        self.feeds = feeds;
+        rejoined.map(drop)
     }
 
     /// Acts on what came or went. Whether there was anything.

@@ -142,14 +142,11 @@ impl KafkaFeed {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
             return Err(gone(&self.topic, &error.to_string()));
         }
-        match self.fault(error) {
-            Fault::Passing(error) => {
-                // librdkafka goes on by itself.
-                warn!(error = format!("{error:#}"), topic = self.topic, "reading is interrupted");
-                Ok(())
-            }
-            lasting => Err(lasting),
+        if let KafkaError::MessageConsumptionFatal(_) = error {
+            warn!(%error, topic = self.topic, "the consumer can't go on; it is replaced");
+            return self.rejoin();
         }
+        Err(self.fault(error))
     }
 
     /// A consumer that gets nothing although there is more is replaced.

@@ -8,15 +8,18 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, ProducerContext};
+
+use tracing::debug;
 
 use super::CAMPAIGN_EVENTS;
 use super::store::Waiting;
 use super::store::sqlite::SqliteStore;
 use crate::connect::Fault;
-use crate::connect::kafka::KafkaConfig;
+use crate::connect::kafka::{KafkaConfig, log};
 use crate::source::file::topic_files;
 
 /// Publishes campaign events.
@@ -41,7 +44,15 @@ pub struct KafkaOutbox {
 /// Hears what became of each record.
 struct Deliveries(Sender<Option<KafkaError>>);
 
-impl ClientContext for Deliveries {}
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        debug!(%error, reason, "librdkafka");
+    }
+}
 
 impl ProducerContext for Deliveries {
     type DeliveryOpaque = ();

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Override;
+use crate::worker::Job;
 
 /// The stream processor for advertising platforms.
 ///
@@ -36,8 +37,14 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Create or list the topics in Kafka
     Topics(TopicsArgs),
+    /// Run workers: debit clicks, count what campaigns spend, pause those that are exhausted, credit refunds
+    Worker(WorkerArgs),
+    /// Give the advertisers and campaigns of generated traffic their balances and budgets
+    InitDemo(InitDemoArgs),
     /// Check or show the configuration
     Config(ConfigArgs),
+    /// Create the tables in PostgreSQL that are missing; `run` does so too, if its user may
+    Migrate(ConfigSources),
 }
 
 /// Where settings come from.
@@ -63,7 +70,7 @@ pub struct RunArgs {
     /// Folder for results: DIR/adtide.db and DIR/topics/ [default: ./adtide-data]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Where results go: embedded (SQLite and topic files) or none
+    /// Where results go: embedded (SQLite and topic files), services (PostgreSQL, Redis, Kafka) or none
     #[arg(long, value_name = "SINK")]
     pub sink: Option<String>,
     /// Go on at the end of the topics and read what is appended, until Ctrl-C
@@ -175,12 +182,15 @@ pub struct GenerateArgs {
 /// Arguments of `verify`.
 #[derive(Clone, Debug, Args)]
 pub struct VerifyArgs {
+    /// Settings: where the topics and the results are. The statements' own settings come from the run
+    #[command(flatten)]
+    pub sources: ConfigSources,
     /// Folder of topics that the run read
     #[arg(long, value_name = "DIR")]
-    pub from: PathBuf,
-    /// Folder that the run wrote to
-    #[arg(long, value_name = "DIR", default_value = "./adtide-data")]
-    pub data_dir: PathBuf,
+    pub from: Option<PathBuf>,
+    /// Folder that the run wrote to [default: ./adtide-data]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
 }
 
 /// Arguments of `topics`.
@@ -215,6 +225,68 @@ pub struct TopicsCreateArgs {
     pub replication: Option<i32>,
 }
 
+/// Arguments of `worker`.
+#[derive(Clone, Debug, Args)]
+pub struct WorkerArgs {
+    /// Which one
+    #[arg(value_enum, default_value_t = WorkerChoice::All)]
+    pub worker: WorkerChoice,
+    /// Settings.
+    #[command(flatten)]
+    pub sources: ConfigSources,
+    /// Folder of topics to read: DIR/TOPIC/PARTITION.ndjson or DIR/TOPIC.ndjson
+    #[arg(long, value_name = "DIR")]
+    pub from: Option<PathBuf>,
+    /// Folder for results: DIR/adtide.db, and DIR/topics/ with the compensations [default: ./adtide-data]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// End when everything that is there has had its effect
+    #[arg(long)]
+    pub until_end: bool,
+    /// Log level: error, warn, info, debug, trace [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}
+
+/// Which worker to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum WorkerChoice {
+    /// Debit clicks
+    Balance,
+    /// Count what campaigns spend
+    Budget,
+    /// Pause campaigns that have spent their budget, and activate those that a refund brings back
+    CampaignStatus,
+    /// Credit refunds
+    Compensation,
+    /// All four
+    All,
+}
+
+impl WorkerChoice {
+    /// The workers to run.
+    pub fn jobs(self) -> &'static [Job] {
+        match self {
+            WorkerChoice::Balance => &[Job::Balance],
+            WorkerChoice::Budget => &[Job::Budget],
+            WorkerChoice::CampaignStatus => &[Job::CampaignStatus],
+            WorkerChoice::Compensation => &[Job::Compensation],
+            WorkerChoice::All => &Job::ALL,
+        }
+    }
+}
+
+/// Arguments of `init-demo`.
+#[derive(Clone, Debug, Args)]
+pub struct InitDemoArgs {
+    /// Settings; the generator's are under `generator.`
+    #[command(flatten)]
+    pub sources: ConfigSources,
+    /// Folder for results [default: ./adtide-data]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
 /// Arguments of `config`.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
@@ -238,12 +310,20 @@ fn key_value(text: &str) -> Result<Override, String> {
     Ok((key.trim().to_owned(), value.trim().to_owned()))
 }
 
+impl VerifyArgs {
+    /// What the flags and `--set` say, flags last.
+    pub fn overrides(&self) -> Vec<Override> {
+        let flags = [("source.from", path(&self.from)), ("sink.data_dir", path(&self.data_dir))];
+        with_flags(&self.sources, flags)
+    }
+}
+
 impl RunArgs {
     /// What the flags and `--set` say, flags last.
     pub fn overrides(&self) -> Vec<Override> {
-        let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
         let flags = [
             ("source.from", path(&self.from)),
+            ("source.kind", self.from.as_ref().map(|_| "files".to_owned())),
             ("sink.data_dir", path(&self.data_dir)),
             ("sink.kind", self.sink.clone()),
             ("source.at_end", (self.follow || self.live).then(|| "follow".to_owned())),
@@ -278,6 +358,29 @@ impl GenerateArgs {
             ("generator.partitions", self.partitions.clone()),
         ];
         with_flags(&self.sources, flags)
+    }
+}
+
+fn path(path: &Option<PathBuf>) -> Option<String> {
+    path.as_ref().map(|path| path.display().to_string())
+}
+
+impl WorkerArgs {
+    /// What the flags and `--set` say, flags last.
+    pub fn overrides(&self) -> Vec<Override> {
+        let flags = [
+            ("source.from", path(&self.from)),
+            ("sink.data_dir", path(&self.data_dir)),
+            ("log.level", self.log_level.clone()),
+        ];
+        with_flags(&self.sources, flags)
+    }
+}
+
+impl InitDemoArgs {
+    /// What the flags and `--set` say, flags last.
+    pub fn overrides(&self) -> Vec<Override> {
+        with_flags(&self.sources, [("sink.data_dir", path(&self.data_dir))])
     }
 }
 

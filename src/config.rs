@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use adtide_dataflows::model::EventTime;
+use adtide_dataflows::model::{EventTime, Topic};
 use adtide_dataflows::{Emit, MetricsSource, Settings, Statement};
 use anyhow::{Context, anyhow, ensure};
 use serde::{Deserialize, Deserializer};
@@ -20,9 +20,11 @@ use crate::connect::Url;
 use crate::connect::kafka::KafkaConfig;
 use crate::connect::postgres::PostgresConfig;
 use crate::connect::redis::RedisConfig;
-use crate::engine::{EngineConfig, EpochConfig, Restart};
+use crate::engine::{EngineConfig, EpochConfig, Restart, Services, SinkConfig, SourceConfig};
 use crate::source::file::FileSourceConfig;
 use crate::source::generator::GeneratorConfig;
+use crate::source::kafka::KafkaSourceConfig;
+use crate::worker::{Place, WorkerConfig};
 
 /// The commented default configuration.
 pub const DEFAULT: &str = include_str!("../config/adtide.toml");
@@ -47,6 +49,7 @@ pub struct Config {
     kafka: Kafka,
     postgres: Postgres,
     redis: Redis,
+    worker: Worker,
     watermark: Watermark,
     rtb: Rtb,
     ranking: Ranking,
@@ -133,6 +136,14 @@ struct Redis {
     ttl: Duration,
     #[serde(deserialize_with = "duration")]
     connect_timeout: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Worker {
+    #[serde(deserialize_with = "duration")]
+    status_interval: Duration,
+    #[serde(deserialize_with = "duration")]
+    refund_memory: Duration,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -284,6 +295,8 @@ impl Config {
         let positive = [
             ("epoch_interval", self.epoch_interval),
             ("epoch.catch_up_interval", self.epoch.catch_up_interval),
+            ("worker.status_interval", self.worker.status_interval),
+            ("worker.refund_memory", self.worker.refund_memory),
             ("watchdog.timeout", self.watchdog.timeout),
             ("generator.span", self.generator.span),
         ];
@@ -294,6 +307,9 @@ impl Config {
         ensure!(self.rtb.live_windows > 0, "key rtb.live_windows must be at least 1");
         ensure!(self.epoch.max_in_flight > 0, "key epoch.max_in_flight must be at least 1");
         ensure!(self.epoch.max_bytes > 0, "key epoch.max_bytes must be at least 1");
+        // It is refreshed once a second at most.
+        let ttl = self.redis.ttl;
+        ensure!(ttl.is_zero() || ttl >= Duration::from_secs(5), "key redis.ttl must be 0s or at least 5s");
         let live = matches!(self.rtb.product_metrics, ProductMetrics::Live);
         let runs = |statement| self.statements.contains(&statement);
         ensure!(
@@ -420,6 +436,38 @@ impl Config {
         (!self.ops.listen.is_empty()).then_some(self.ops.listen.as_str())
     }
 
+    /// The workers' part.
+    ///
+    /// # Errors
+    /// No topics are named, or they and the tables are not of one kind: workers run on files alone or on servers alone.
+    pub fn worker(&self) -> anyhow::Result<WorkerConfig> {
+        ensure!(
+            self.reads_kafka() == self.writes_services() && self.sink.kind != SinkKind::None,
+            "workers need source.kind = \"files\" with sink.kind = \"embedded\", or \"kafka\" with \"services\"; set both"
+        );
+        ensure!(
+            self.reads_kafka() || self.from().is_some(),
+            "key source.from is empty: name the folder of topics there, or with --from"
+        );
+        Ok(WorkerConfig {
+            name: self.name.clone(),
+            max_future_skew: ms(self.max_future_skew),
+            status_interval: self.worker.status_interval,
+            refund_memory: self.worker.refund_memory,
+            place: self.tables().0,
+        })
+    }
+
+    /// Where the workers' tables are, and how long to try to get there.
+    pub fn tables(&self) -> (Place, Duration) {
+        if self.writes_services() {
+            let (kafka, postgres, redis) = (self.kafka(), self.postgres(), self.redis());
+            return (Place::Services { kafka, postgres, redis }, self.postgres.connect_timeout);
+        }
+        let (from, data_dir) = (self.source.from.clone(), self.data_dir().to_owned());
+        (Place::Embedded { from, data_dir }, Duration::from_secs(30))
+    }
+
     /// The folder of results.
     pub fn data_dir(&self) -> &Path {
         &self.sink.data_dir
@@ -430,18 +478,22 @@ impl Config {
         self.sink.kind == SinkKind::Embedded
     }
 
-    /// The engine's part, reading the topics in `from`.
+    /// The engine's part, reading the topics in the folder `from`, or those in Kafka.
     pub fn engine(&self, from: &Path) -> EngineConfig {
+        let sinks = match self.sink.kind {
+            SinkKind::None => SinkConfig::None,
+            SinkKind::Embedded => SinkConfig::Embedded(self.data_dir().to_owned()),
+            SinkKind::Services => SinkConfig::Services(Box::new(Services {
+                name: self.name.clone(),
+                redis: self.redis(),
+                postgres: self.postgres(),
+                kafka: self.kafka(),
+            })),
+        };
         EngineConfig {
             settings: self.settings(),
-            source: FileSourceConfig {
-                folder: from.to_owned(),
-                follow: self.follows(),
-                idle_timeout: self.idle_timeout,
-                idle_advance: self.watermark.idle_advance,
-                max_future_skew: ms(self.max_future_skew),
-            },
-            data_dir: self.writes().then(|| self.data_dir().to_owned()),
+            source: self.source(from),
+            sinks,
             restart: self.restart,
             epochs: EpochConfig {
                 interval: self.epoch_interval,
@@ -451,6 +503,42 @@ impl Config {
             },
             watchdog: self.watchdog.timeout,
         }
+    }
+
+    fn source(&self, from: &Path) -> SourceConfig {
+        let (follow, idle_timeout, idle_advance) = (self.follows(), self.idle_timeout, self.watermark.idle_advance);
+        let max_future_skew = ms(self.max_future_skew);
+        match self.source.kind {
+            SourceKind::Files => SourceConfig::Files(FileSourceConfig {
+                folder: from.to_owned(),
+                follow,
+                idle_timeout,
+                idle_advance,
+                max_future_skew,
+            }),
+            SourceKind::Kafka => SourceConfig::Kafka(KafkaSourceConfig {
+                kafka: self.kafka(),
+                name: self.name.clone(),
+                topics: self.topics(),
+                follow,
+                idle_timeout,
+                idle_advance,
+                max_future_skew,
+            }),
+        }
+    }
+
+    /// The input topics that the statements read.
+    pub fn topics(&self) -> Vec<Topic> {
+        let runs = |statements: &[Statement]| statements.iter().any(|statement| self.statements.contains(statement));
+        let read = |topic: &Topic| match topic {
+            Topic::AdEvents => {
+                runs(&[Statement::PerformanceAggregator, Statement::ConversionMatcher, Statement::DuplicateDetector])
+            }
+            Topic::ConversionEvents => runs(&[Statement::ConversionMatcher]),
+            Topic::CampaignEvents | Topic::ProductMetrics | Topic::ProductMeta => runs(&[Statement::RtbCacheUpdater]),
+        };
+        Topic::ALL.into_iter().filter(read).collect()
     }
 
     /// The generator's part.

@@ -1,27 +1,49 @@
 //! The JSON of what goes out. Money is a number with two decimals, exact.
 
-use adtide_dataflows::model::{AdId, Compensation, EventTime, Money, RankingEntry};
+use adtide_dataflows::model::{AdId, Compensation, EventTime, Money, RankingEntry, RankingRow};
 use adtide_dataflows::{DeadLetter, LateEvent};
 use serde_json::{Map, Number, Value, json};
+
+use crate::worker::store::{Announcement, Campaign};
 
 /// An amount as a JSON number with two decimals.
 fn money(amount: Money) -> Value {
     Value::Number(Number::from_string_unchecked(amount.to_string()))
 }
 
-fn ad_id(id: &AdId) -> Value {
-    match id {
-        AdId::Number(number) => json!(number),
-        AdId::Text(text) => json!(text),
-    }
+/// A record as it was, as far as it had these: key, timestamp, value. What is needed to send it again.
+fn original(
+    key: Option<&[u8]>,
+    timestamp: Option<EventTime>,
+    value: &[u8],
+    longest: usize,
+) -> Vec<(&'static str, Value)> {
+    let key = key.map(|key| bytes(["key", "key_hex", "key_truncated"], key, longest)).unwrap_or_default();
+    let timestamp = timestamp.map(|timestamp| ("timestamp", json!(timestamp.0)));
+    let value = bytes(["value", "value_hex", "value_truncated"], value, longest);
+    key.into_iter().chain(timestamp).chain(value).collect()
 }
 
-/// A record's bytes: as text where they are UTF-8, else in base 16.
-fn value(bytes: &[u8]) -> (&'static str, Value) {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => ("value", json!(text)),
-        Err(_) => ("value_hex", json!(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())),
+/// Bytes, of which no more than `longest` are told: as text where they are UTF-8, else in base 16. The names are of either
+/// form, and of the field that says that something is left out.
+fn bytes(names: [&'static str; 3], bytes: &[u8], longest: usize) -> Vec<(&'static str, Value)> {
+    let [text, hex, truncated] = names;
+    let told = &bytes[..bytes.len().min(longest)];
+    let mut fields = match std::str::from_utf8(bytes) {
+        // The cut may be in the middle of a character.
+        Ok(_) => vec![(text, json!(String::from_utf8_lossy(told)))],
+        Err(_) => vec![(hex, json!(told.iter().map(|byte| format!("{byte:02x}")).collect::<String>()))],
+    };
+    if told.len() < bytes.len() {
+        fields.push((truncated, json!(true)));
     }
+    fields
+}
+
+/// The text up to `longest` bytes, at the end of a character.
+fn cut(text: &str, longest: usize) -> &str {
+    let end = (0..=longest.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    &text[..end.unwrap_or_default()]
 }
 
 fn object(fields: impl IntoIterator<Item = (&'static str, Value)>) -> String {
@@ -46,30 +68,82 @@ pub fn ranking_list(list: &[RankingEntry]) -> String {
     text
 }
 
-/// A record of `compensation-events`.
-pub fn compensation(row: &Compensation, now: EventTime) -> String {
-    object([
+/// A ranking with what it is the ranking of: what an ad server gets.
+pub fn ranking(row: &RankingRow, now: EventTime) -> String {
+    format!(
+        r#"{{"placement":{},"category":{},"total_campaigns":{},"updated_at":"{now}","ranking":{}}}"#,
+        json!(&*row.placement),
+        json!(&*row.category),
+        row.total_campaigns,
+        ranking_list(&row.list),
+    )
+}
+
+/// A record of `compensation-events`. No more than `longest` bytes of each text are told, nor of the list of clicks; where
+/// something is left out, `truncated` says so. The number of clicks, the refund and the id are those of all of them.
+pub fn compensation(row: &Compensation, now: EventTime, longest: usize) -> String {
+    /// Of a time in the list.
+    const TIME: usize = "\"2026-01-01 00:00:00.000\",".len();
+    let ad = match &row.ad_id {
+        AdId::Text(text) => json!(cut(text, longest)),
+        AdId::Number(number) => json!(number),
+    };
+    let device = cut(&row.device_id, longest);
+    let times = row.click_times.iter().take(longest / TIME);
+    let truncated = times.len() < row.click_times.len()
+        || device.len() < row.device_id.len()
+        || matches!(&row.ad_id, AdId::Text(text) if text.len() > longest);
+    let mut fields = vec![
         ("timestamp_field", json!(now.to_string())),
         ("advertiser_id", json!(row.advertiser_id)),
         ("campaign_id", json!(row.campaign_id)),
-        ("ad_id", ad_id(&row.ad_id)),
-        ("device_id", json!(&*row.device_id)),
+        ("ad_id", ad),
+        ("device_id", json!(device)),
         ("duplicate_click_count", json!(row.click_times.len())),
         ("refund_amount", money(row.refund_amount)),
-        ("original_click_timestamps", row.click_times.iter().map(|time| json!(time.to_string())).collect()),
+        ("original_click_timestamps", times.map(|time| json!(time.to_string())).collect()),
         ("detection_window", json!("5_MINUTES")),
         ("reason", json!("DUPLICATE_CLICK_DETECTED")),
         ("compensation_type", json!("BALANCE_REFUND")),
         ("window_start", json!(row.window_start.to_string())),
         ("compensation_id", json!(row.id())),
-    ])
+    ];
+    if truncated {
+        fields.push(("truncated", json!(true)));
+    }
+    object(fields)
 }
 
-/// A record of `late-events`.
-pub fn late_event(event: &LateEvent) -> String {
+/// Who tells of a campaign: owners leave the field out.
+pub const ANNOUNCER: &str = "adtide-campaign-status";
+
+/// A record of `campaign-events` that adtide itself writes. An activation has all that the campaign's owner said last.
+pub fn announcement(campaign: &Campaign, announcement: Announcement, time: EventTime) -> String {
+    let mut fields = vec![
+        ("event_type", json!(announcement.name())),
+        ("timestamp_field", json!(time.to_string())),
+        ("campaign_id", json!(campaign.campaign_id)),
+    ];
+    match (announcement, &campaign.active) {
+        (Announcement::Activate, Some(active)) => fields.extend([
+            ("advertiser_id", json!(active.advertiser_id)),
+            ("product_id", json!(active.product_id)),
+            ("placement", json!(active.placement)),
+            ("category", json!(active.category)),
+            ("bid_price", money(active.bid_price)),
+            ("status", json!("ACTIVE")),
+        ]),
+        _ => fields.push(("status", json!("BUDGET_EXHAUSTED"))),
+    }
+    fields.push(("source", json!(ANNOUNCER)));
+    object(fields)
+}
+
+/// A record of `late-events`, with at most `longest` bytes of the late record.
+pub fn late_event(event: &LateEvent, longest: usize) -> String {
     let reason =
         format!("its partition's watermark, {}, had passed its deadline and the allowed lateness", event.watermark);
-    object([
+    let mut fields = vec![
         ("statement", json!(event.statement.name())),
         ("reason", json!(reason)),
         ("topic", json!(event.topic.name())),
@@ -77,18 +151,20 @@ pub fn late_event(event: &LateEvent) -> String {
         ("offset", json!(event.offset)),
         ("event_time", json!(event.event_time.to_string())),
         ("watermark", json!(event.watermark.to_string())),
-        value(&event.value),
-    ])
+    ];
+    fields.extend(original(event.key.as_deref(), event.timestamp, &event.value, longest));
+    object(fields)
 }
 
-/// A record of `dead-letter`.
-pub fn dead_letter(letter: &DeadLetter) -> String {
-    object([
+/// A record of `dead-letter`, with at most `longest` bytes of the record that can't be read.
+pub fn dead_letter(letter: &DeadLetter, longest: usize) -> String {
+    let mut fields = vec![
         ("topic", json!(letter.topic.name())),
         ("partition", json!(letter.partition)),
         ("offset", json!(letter.offset)),
         ("reason", json!(letter.reason)),
-        ("detail", json!(letter.detail)),
-        value(&letter.value),
-    ])
+        ("detail", json!(cut(&letter.detail, longest))),
+    ];
+    fields.extend(original(letter.key.as_deref(), letter.timestamp, &letter.value, longest));
+    object(fields)
 }

@@ -13,6 +13,7 @@ pub mod ops;
 pub mod sink;
 pub mod source;
 pub mod verify;
+pub mod worker;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

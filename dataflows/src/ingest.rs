@@ -32,6 +32,10 @@ pub struct DeadLetter {
     pub reason: String,
     /// What is wrong, in a sentence.
     pub detail: String,
+    /// Its key, if it has one.
+    pub key: Option<Vec<u8>>,
+    /// Its own timestamp, if it has one.
+    pub timestamp: Option<EventTime>,
     /// Its bytes.
     pub value: Vec<u8>,
 }
@@ -51,8 +55,30 @@ pub struct LateEvent {
     pub event_time: EventTime,
     /// The watermark of its partition when it came.
     pub watermark: EventTime,
+    /// Its key, if it has one.
+    pub key: Option<Vec<u8>>,
+    /// Its own timestamp, if it has one.
+    pub timestamp: Option<EventTime>,
     /// Its bytes.
     pub value: Vec<u8>,
+}
+
+/// Where in its partition a record stands, and what it carries beside its value.
+#[derive(Clone, Copy, Debug)]
+pub struct Envelope<'a> {
+    /// Its offset.
+    pub offset: u64,
+    /// Its key.
+    pub key: Option<&'a [u8]>,
+    /// Its own timestamp.
+    pub timestamp: Option<EventTime>,
+}
+
+impl Envelope<'_> {
+    /// Of a record that has nothing but a value.
+    pub fn at(offset: u64) -> Envelope<'static> {
+        Envelope { offset, key: None, timestamp: None }
+    }
 }
 
 /// What came of the records so far.
@@ -155,7 +181,7 @@ struct Router {
 /// A record, where it is from and what its partition knows.
 struct Arrival<'a> {
     partition: &'a mut Partition,
-    offset: u64,
+    envelope: Envelope<'a>,
     bytes: &'a [u8],
     latest: EventTime,
 }
@@ -202,12 +228,18 @@ impl Ingest {
     /// timestamp (for files, now) plus `max_future_skew`.
     #[inline]
     pub fn record(&mut self, partition: PartitionHandle, offset: u64, bytes: &[u8], latest: EventTime) {
+        self.record_in(partition, Envelope::at(offset), bytes, latest);
+    }
+
+    /// As [`Ingest::record`], for a record with a key or a timestamp: both are kept if it is turned away.
+    #[inline]
+    pub fn record_in(&mut self, partition: PartitionHandle, envelope: Envelope<'_>, bytes: &[u8], latest: EventTime) {
         let partition = &mut self.partitions[partition.0];
-        partition.next_offset = offset + 1;
+        partition.next_offset = envelope.offset + 1;
         let topic = partition.topic;
         let scanner = &mut self.scanners[topic as usize];
         let router = &mut self.router;
-        let mut arrival = Arrival { partition, offset, bytes, latest };
+        let mut arrival = Arrival { partition, envelope, bytes, latest };
         let from = &mut arrival;
         let read = match topic {
             Topic::AdEvents => scanner.read(bytes, |fields| router.ad_event(record::ad_event(fields)?, from)),
@@ -235,10 +267,10 @@ impl Ingest {
 
     /// Takes a record of which only the first bytes are known, because it is longer than
     /// [`record::MAX_RECORD_BYTES`].
-    pub fn oversized(&mut self, partition: PartitionHandle, offset: u64, head: &[u8], length: u64) {
+    pub fn oversized(&mut self, partition: PartitionHandle, envelope: Envelope<'_>, head: &[u8], length: u64) {
         let partition = &mut self.partitions[partition.0];
-        partition.next_offset = offset + 1;
-        let mut arrival = Arrival { partition, offset, bytes: head, latest: EventTime::MAX };
+        partition.next_offset = envelope.offset + 1;
+        let mut arrival = Arrival { partition, envelope, bytes: head, latest: EventTime::MAX };
         self.router.turn_away(&BadRecord::TooLarge(length), &mut arrival);
     }
 
@@ -288,7 +320,7 @@ impl Arrival<'_> {
     }
 
     fn position(&self) -> (u32, u64) {
-        (self.partition.number, self.offset)
+        (self.partition.number, self.envelope.offset)
     }
 }
 
@@ -429,9 +461,11 @@ impl Router {
                 statement,
                 topic: from.partition.topic,
                 partition: from.partition.number,
-                offset: from.offset,
+                offset: from.envelope.offset,
                 event_time,
                 watermark,
+                key: from.envelope.key.map(<[u8]>::to_vec),
+                timestamp: from.envelope.timestamp,
                 value: from.bytes.to_vec(),
             });
         }
@@ -445,7 +479,9 @@ impl Router {
         self.batch.dead.push(DeadLetter {
             topic: from.partition.topic,
             partition: from.partition.number,
-            offset: from.offset,
+            offset: from.envelope.offset,
+            key: from.envelope.key.map(<[u8]>::to_vec),
+            timestamp: from.envelope.timestamp,
             reason: bad.reason().to_owned(),
             detail: bad.to_string(),
             value: from.bytes.to_vec(),

@@ -13,5 +13,5 @@ pub mod rtb_cache_updater;
 mod settings;
 
 pub use dataflow::{Inputs, Outputs, State, dataflow, replay};
-pub use ingest::{Batch, Counts, DeadLetter, Ingest, LateEvent, PartitionCounts, PartitionHandle};
+pub use ingest::{Batch, Counts, DeadLetter, Envelope, Ingest, LateEvent, PartitionCounts, PartitionHandle};
 pub use settings::{Emit, MetricsSource, Settings, Statement};

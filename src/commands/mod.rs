@@ -1,11 +1,14 @@
 //! What the command line can do, command by command.
 
 mod generate;
+mod migrate;
 mod output;
 mod progress;
 mod run;
 mod summary;
 mod topics;
+mod verify;
+mod worker;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -14,16 +17,11 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::Context;
 use output::say;
-use progress::meanwhile;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use crate::cli::{Cli, Command, ConfigCommand, ConfigSources, VerifyArgs};
+use crate::cli::{Cli, Command, ConfigCommand, ConfigSources};
 use crate::config::{Config, Log, LogFormat};
-use crate::verify;
-
-/// What `verify` does while nothing else is to be seen.
-const VERIFYING: &str = "recomputing all results in batch to compare them";
 
 /// Carries out a command. The code says whether all went well; of `verify`, whether there is no difference.
 ///
@@ -33,16 +31,13 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command.unwrap_or(Command::Run(cli.run)) {
         Command::Run(args) => run::run(&args),
         Command::Generate(args) => generate::generate(&args),
-        Command::Verify(args) => verify_command(&args),
         Command::Topics(args) => topics::topics(&args.command),
+        Command::Verify(args) => verify::verify(&args),
+        Command::Worker(args) => worker::worker(&args),
+        Command::InitDemo(args) => worker::init_demo(&args),
         Command::Config(args) => config(&args.command),
+        Command::Migrate(sources) => migrate::migrate(&sources),
     }
-}
-
-fn verify_command(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
-    let report = meanwhile(VERIFYING, || verify::verify_run(&args.from, &args.data_dir))?;
-    say!("{report}");
-    Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn config(command: &ConfigCommand) -> anyhow::Result<ExitCode> {

@@ -56,15 +56,6 @@ impl Bar {
     }
 }
 
-/// Does something that takes a while and has no measure, saying on a terminal what it is.
-pub fn meanwhile<R>(message: &'static str, work: impl FnOnce() -> R) -> R {
-    let spinner = ProgressBar::new_spinner().with_message(message);
-    spinner.enable_steady_tick(Duration::from_millis(100));
-    let result = work();
-    spinner.finish_and_clear();
-    result
-}
-
 /// Shows the progress of a run until it is dropped.
 pub struct RunProgress {
     running: Arc<AtomicBool>,

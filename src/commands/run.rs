@@ -11,14 +11,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use tracing::info;
 
-use super::output::say;
-use super::progress::{RunProgress, meanwhile};
-use super::{VERIFYING, generate, start_log, stop_on_signal, summary};
+use super::progress::RunProgress;
+use super::{generate, start_log, stop_on_signal, summary, verify};
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::engine::{self, Monitor};
 use crate::ops::Ops;
-use crate::verify;
+use crate::verify::{Results, Topics};
 
 /// Runs the statements over the named topics; without any, over generated ones, and then verifies the results.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
@@ -26,6 +25,12 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     start_log(&config.log)?;
     let timely = timely_config(args)?;
     let stop = Arc::new(AtomicBool::new(false));
+    if config.reads_kafka() {
+        ensure!(!args.live, "--live generates its own topics, and source.kind is \"kafka\"; leave out one of them");
+        let _lock = lock_results(args, &config)?;
+        execute(args, &config, Path::new(""), timely, &stop)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let Some(from) = config.from() else {
         let file = args.sources.config.as_ref();
         ensure!(
@@ -37,8 +42,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     };
     ensure!(!args.live, "--live generates its own topics; remove the key source.from, or leave out --live");
     ensure!(from.is_dir(), "key source.from: {} is no folder; name the folder of the topics", from.display());
-    // Held until the end. Sinks belong to worker 0, which is in process 0.
-    let _lock = if config.writes() && args.process == 0 { Some(lock(config.data_dir())?) } else { None };
+    let _lock = lock_results(args, &config)?;
     execute(args, &config, from, timely, &stop)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -59,7 +63,7 @@ fn demonstrate(
         "--follow (key source.at_end) needs topics to follow: name their folder with --from, or use --live"
     );
     let topics = config.data_dir().join("topics");
-    let _lock = lock(config.data_dir())?;
+    let _lock = lock(config.data_dir(), LOCK)?;
     if args.live {
         return live(args, config, &topics, timely, stop);
     }
@@ -68,9 +72,7 @@ fn demonstrate(
     if !config.writes() || stop.load(Ordering::Relaxed) {
         return Ok(ExitCode::SUCCESS);
     }
-    let report = meanwhile(VERIFYING, || verify::verify_run(&topics, config.data_dir()))?;
-    say!("{report}");
-    Ok(if report.ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    verify::report(&Topics::Files(topics), &Results::Embedded(config.data_dir().to_owned()))
 }
 
 /// Runs over traffic that another thread generates in real time.
@@ -125,7 +127,7 @@ fn execute(
         "starting"
     );
     let started = Instant::now();
-    let progress = RunProgress::start(Arc::clone(&monitor), engine.source.follow, Arc::clone(stop));
+    let progress = RunProgress::start(Arc::clone(&monitor), engine.source.follows(), Arc::clone(stop));
     engine::run(timely, &engine, &monitor, stop)?;
     drop(progress);
     let elapsed = started.elapsed();
@@ -133,17 +135,27 @@ fn execute(
     if args.process == 0 && config.writes() {
         summary::results(config.data_dir())?;
     }
-    summary::run(&monitor, elapsed, from, &engine);
+    summary::run(&monitor, elapsed, &engine);
     if let Some(file) = &args.report {
         summary::report(&monitor, elapsed, file)?;
     }
     Ok(())
 }
 
-/// Keeps a second run out of the folder for results, which it creates.
-fn lock(data_dir: &Path) -> anyhow::Result<File> {
+/// Keeps a second run out of the folder for results while the lock is held, if there is one. Sinks belong to worker 0,
+/// which is in process 0.
+fn lock_results(args: &RunArgs, config: &Config) -> anyhow::Result<Option<File>> {
+    let writes = config.writes() && args.process == 0;
+    writes.then(|| lock(config.data_dir(), LOCK)).transpose()
+}
+
+/// The lock of a run.
+const LOCK: &str = ".adtide.lock";
+
+/// Keeps a second process of a kind out of the folder for results, which it creates.
+pub(super) fn lock(data_dir: &Path, name: &str) -> anyhow::Result<File> {
     std::fs::create_dir_all(data_dir).with_context(|| format!("can't create the folder {}", data_dir.display()))?;
-    let path = data_dir.join(".adtide.lock");
+    let path = data_dir.join(name);
     let file = File::create(&path).with_context(|| format!("can't write {}", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),

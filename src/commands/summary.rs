@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, Row};
 use serde_json::{Value, json};
 
 use super::output::say;
-use crate::engine::{EngineConfig, Monitor};
+use crate::engine::{EngineConfig, Monitor, Services, SinkConfig, SourceConfig};
 use crate::ops::usage;
 
 /// How many rows of each result are shown.
@@ -29,14 +29,18 @@ pub fn results(data_dir: &Path) -> anyhow::Result<()> {
 }
 
 /// Prints what came of the records, and how fast.
-pub fn run(monitor: &Monitor, elapsed: Duration, from: &Path, engine: &EngineConfig) {
+pub fn run(monitor: &Monitor, elapsed: Duration, engine: &EngineConfig) {
     let counts = monitor.counts();
     let records: u64 = counts.good.iter().sum::<u64>() + counts.bad.values().sum::<u64>();
     let by_topic = Topic::ALL.iter().zip(counts.good).filter(|(_, good)| *good > 0);
     let by_topic: Vec<_> = by_topic.map(|(topic, good)| format!("{} {}", HumanCount(good), topic.name())).collect();
     say!("");
     let read = if by_topic.is_empty() { "nothing".to_owned() } else { by_topic.join(", ") };
-    say!("read       {read} from {}", from.display());
+    let from = match &engine.source {
+        SourceConfig::Files(files) => files.folder.display().to_string(),
+        SourceConfig::Kafka(kafka) => format!("Kafka at {}", kafka.kafka.brokers),
+    };
+    say!("read       {read} from {from}");
     let listed = |counts: Vec<(String, u64)>| {
         let list: Vec<_> = counts.iter().map(|(name, count)| format!("{} {name}", HumanCount(*count))).collect();
         if list.is_empty() { "none".to_owned() } else { list.join(", ") }
@@ -56,8 +60,15 @@ pub fn run(monitor: &Monitor, elapsed: Duration, from: &Path, engine: &EngineCon
     let cpu = usage::cpu_seconds().map_or_else(String::new, |seconds| format!(", {seconds:.2} s of CPU"));
     let memory = usage::peak_memory().map_or_else(String::new, |bytes| format!(", peak memory {}", HumanBytes(bytes)));
     say!("took       {elapsed:.2?}, {} records/s{cpu}{memory}", HumanCount(rate as u64));
-    if let Some(data_dir) = &engine.data_dir {
-        say!("results    {} and {}", data_dir.join("adtide.db").display(), data_dir.join("topics").display());
+    match &engine.sinks {
+        SinkConfig::None => {}
+        SinkConfig::Embedded(data_dir) => {
+            say!("results    {} and {}", data_dir.join("adtide.db").display(), data_dir.join("topics").display());
+        }
+        SinkConfig::Services(services) => {
+            let Services { postgres, redis, kafka, .. } = services.as_ref();
+            say!("results    {}, {} and Kafka at {}", postgres.url, redis.url, kafka.brokers);
+        }
     }
 }
 

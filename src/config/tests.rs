@@ -67,6 +67,7 @@ fn wrong_values_are_rejected_with_file_key_and_what_is_right() {
             .contains("performance_aggregator")
     );
     assert!(complaint("epoch_interval = \"0s\"").contains("key epoch_interval"));
+    assert!(complaint("redis.ttl = \"4s\"").contains("key redis.ttl must be 0s or at least 5s"));
 }
 
 #[test]

@@ -5,8 +5,11 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{ClientConfig, ClientContext};
+use tracing::debug;
 
 use super::Fault;
 
@@ -59,7 +62,12 @@ impl KafkaConfig {
     /// What an error of a client means, and what to do about it.
     pub fn fault(&self, error: KafkaError) -> Fault {
         let code = error.rdkafka_error_code();
-        let lasting = |advice: &str| Fault::Lasting(anyhow!("Kafka at {}: {error}; {advice}", self.brokers));
+        let said = match &error {
+            // As a text it would show the value too, which may be a secret under a misspelt name.
+            KafkaError::ClientConfig(_, what, key, _) => format!("{what}: {key}"),
+            error => error.to_string(),
+        };
+        let lasting = |advice: &str| Fault::Lasting(anyhow!("Kafka at {}: {said}; {advice}", self.brokers));
         match code {
             Some(
                 RDKafkaErrorCode::Authentication
@@ -72,16 +80,39 @@ impl KafkaConfig {
                 | RDKafkaErrorCode::ClusterAuthorizationFailed
                 | RDKafkaErrorCode::TransactionalIdAuthorizationFailed,
             ) => lasting("give this user the right to it on the brokers"),
-            Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
-                lasting("create the topics with `adtide topics create`")
-            }
+            Some(
+                RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownPartition
+                | RDKafkaErrorCode::UnknownTopicOrPartition,
+            ) => lasting("create the topics with `adtide topics create`"),
             Some(RDKafkaErrorCode::InvalidConfig | RDKafkaErrorCode::SSL) => {
                 lasting("check the keys under kafka.properties")
             }
             None if matches!(error, KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_)) => {
                 lasting("check the keys under kafka.properties")
             }
-            _ => Fault::Passing(anyhow!("Kafka at {}: {error}", self.brokers)),
+            _ => Fault::Passing(anyhow!("Kafka at {}: {said}", self.brokers)),
         }
     }
+}
+
+/// The context of a client whose state is watched elsewhere: what librdkafka has to say of it goes to the debug log.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct QuietContext;
+
+impl ClientContext for QuietContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        debug!(%error, reason, "librdkafka");
+    }
+}
+
+impl ConsumerContext for QuietContext {}
+
+/// A line of librdkafka's own log: it repeats itself while a broker is away, so it is for those who look for it.
+pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    debug!(?level, facility, message, "librdkafka");
 }

@@ -1,6 +1,7 @@
 //! Connections to the servers: how each is reached, and which of its errors pass by themselves.
 
 pub mod kafka;
+pub mod migrate;
 pub mod postgres;
 pub mod redis;
 pub mod topics;

@@ -44,10 +44,15 @@ impl PostgresConfig {
 
     /// What an error means: a server that is away, starting or stopping comes back; anything else stays.
     pub fn fault(&self, error: postgres::Error) -> Fault {
+        self.classify(error.code().cloned(), anyhow!(error))
+    }
+
+    /// The same for an error of which the server's code is known; None if the server said nothing.
+    pub(crate) fn classify(&self, code: Option<SqlState>, error: anyhow::Error) -> Fault {
         let place = format!("PostgreSQL at {}", self.url);
-        let Some(code) = error.code().cloned() else {
+        let Some(code) = code else {
             // No word from the server: the connection broke, or there never was one.
-            return Fault::Passing(anyhow!(error).context(place));
+            return Fault::Passing(error.context(place));
         };
         let passing = [
             SqlState::CANNOT_CONNECT_NOW,
@@ -63,7 +68,7 @@ impl PostgresConfig {
         ];
         // Class 08 is connection trouble.
         if passing.contains(&code) || code.code().starts_with("08") {
-            return Fault::Passing(anyhow!(error).context(place));
+            return Fault::Passing(error.context(place));
         }
         let advice = match code {
             SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
@@ -74,6 +79,6 @@ impl PostgresConfig {
             SqlState::UNDEFINED_TABLE | SqlState::UNDEFINED_COLUMN => "; run `adtide migrate`",
             _ => "",
         };
-        Fault::Lasting(anyhow!(error).context(format!("{place}{advice}")))
+        Fault::Lasting(error.context(format!("{place}{advice}")))
     }
 }

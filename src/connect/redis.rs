@@ -43,6 +43,10 @@ impl RedisConfig {
             (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => {
                 "check the user and the password in redis.url"
             }
+            // Selecting a database is refused without the code.
+            _ if error.to_string().contains("Authentication required") => {
+                "check the user and the password in redis.url"
+            }
             (ErrorKind::InvalidClientConfig, _) => "key redis.url is no address of Redis",
             (_, Some("NOPERM")) => "give this user the right to it",
             (_, Some("WRONGTYPE")) => "a key of adtide is in use by somebody else; name another database in redis.url",

@@ -2,6 +2,7 @@
 
 mod clock;
 mod monitor;
+mod outlets;
 mod restart;
 mod watchdog;
 mod worker;
@@ -12,14 +13,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use adtide_dataflows::Settings;
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use timely::worker::Worker;
-use tracing::info;
 
 pub use monitor::{Held, Monitor, PartitionStatus, Phase, SourceStatus, WorkerStatus};
 pub use restart::{Plan, Restart};
 
-use crate::source::file::FileSourceConfig;
+use crate::connect::kafka::KafkaConfig;
+use crate::connect::postgres::PostgresConfig;
+use crate::connect::redis::RedisConfig;
+use crate::source::Source;
+use crate::source::file::{FileSource, FileSourceConfig};
+use crate::source::kafka::{KafkaSource, KafkaSourceConfig, Watch};
 
 /// What the engine runs, and how.
 #[derive(Clone, Debug)]
@@ -27,15 +32,58 @@ pub struct EngineConfig {
     /// The statements' settings.
     pub settings: Settings,
     /// Where events come from.
-    pub source: FileSourceConfig,
-    /// The folder that takes the results; None computes them and writes nothing.
-    pub data_dir: Option<PathBuf>,
+    pub source: SourceConfig,
+    /// Where results go.
+    pub sinks: SinkConfig,
     /// What to do with the results of an earlier run there.
     pub restart: Restart,
     /// How epochs are cut.
     pub epochs: EpochConfig,
     /// The process ends if the frontier stands still for so long.
     pub watchdog: Duration,
+}
+
+/// Where events come from.
+#[derive(Clone, Debug)]
+pub enum SourceConfig {
+    /// Topic files.
+    Files(FileSourceConfig),
+    /// Topics in Kafka.
+    Kafka(KafkaSourceConfig),
+}
+
+impl SourceConfig {
+    /// Whether the end of the topics is waited at.
+    pub fn follows(&self) -> bool {
+        match self {
+            SourceConfig::Files(files) => files.follow,
+            SourceConfig::Kafka(kafka) => kafka.follow,
+        }
+    }
+}
+
+/// Where results go.
+#[derive(Clone, Debug)]
+pub enum SinkConfig {
+    /// Nowhere: everything is computed and nothing written.
+    None,
+    /// SQLite and topic files, in one folder.
+    Embedded(PathBuf),
+    /// PostgreSQL, Redis and Kafka.
+    Services(Box<Services>),
+}
+
+/// The servers that take results, and the name under which they keep how far it got.
+#[derive(Clone, Debug)]
+pub struct Services {
+    /// The name of this deployment.
+    pub name: String,
+    /// Statement 1.
+    pub redis: RedisConfig,
+    /// Statements 2 and 3.
+    pub postgres: PostgresConfig,
+    /// Statement 4, late events and dead letters.
+    pub kafka: KafkaConfig,
 }
 
 /// How epochs are cut and how many may wait.
@@ -62,14 +110,12 @@ pub fn run(
     monitor: &Arc<Monitor>,
     stop: &Arc<AtomicBool>,
 ) -> anyhow::Result<()> {
-    let plan = Plan::new(config)?;
-    let epochs: Vec<_> = plan.cuts.iter().map(|cut| cut.epoch).collect();
-    info!(source = plan.run.source, resume = plan.resume, replay_through = ?epochs, "restart plan");
+    let input = Input::new(&config.source)?;
     let watchdog = watchdog::start(Arc::clone(monitor), config.watchdog);
     let (config, monitor, stop) = (config.clone(), Arc::clone(monitor), Arc::clone(stop));
     // A worker that just returned would leave its siblings waiting for it.
     let work = move |worker: &mut Worker| {
-        worker::run(worker, &config, &plan, &monitor, &stop).unwrap_or_else(|error| crate::fatal(&error));
+        worker::run(worker, &config, &input, &monitor, &stop).unwrap_or_else(|error| crate::fatal(&error));
     };
     let guards = timely::execute(timely, work).map_err(|error| anyhow!("{error}; check -n, -p and the hostfile"))?;
     let results: Vec<_> = guards.join().into_iter().collect();
@@ -78,4 +124,42 @@ pub fn run(
         result.map_err(|panic| anyhow!("a worker has panicked: {panic}"))?;
     }
     Ok(())
+}
+
+/// What the sources of a process share.
+#[derive(Clone)]
+enum Input {
+    Files(FileSourceConfig),
+    Kafka(KafkaSourceConfig, Arc<Watch>),
+}
+
+impl Input {
+    fn new(config: &SourceConfig) -> anyhow::Result<Input> {
+        Ok(match config {
+            SourceConfig::Files(files) => Input::Files(files.clone()),
+            SourceConfig::Kafka(kafka) => Input::Kafka(kafka.clone(), Watch::start(&kafka.kafka, &kafka.topics)?),
+        })
+    }
+
+    /// What its results remember it by.
+    fn describe(&self) -> anyhow::Result<String> {
+        Ok(match self {
+            Input::Files(files) => {
+                let folder = files.folder.canonicalize();
+                folder.with_context(|| format!("can't read {}", files.folder.display()))?.display().to_string()
+            }
+            Input::Kafka(kafka, watch) => {
+                let prefix = &kafka.kafka.prefix;
+                let prefixed = if prefix.is_empty() { String::new() } else { format!(", topics {prefix}*") };
+                format!("Kafka cluster {}{prefixed}", watch.cluster())
+            }
+        })
+    }
+
+    fn source(&self, worker: usize, workers: usize) -> Box<dyn Source> {
+        match self {
+            Input::Files(files) => Box::new(FileSource::new(files.clone(), worker, workers)),
+            Input::Kafka(kafka, watch) => Box::new(KafkaSource::new(kafka.clone(), Arc::clone(watch), worker, workers)),
+        }
+    }
 }

@@ -6,16 +6,23 @@
 //! those watermarks take effect there that had taken effect before. So behind a cut everything is as it was when the
 //! sink last heard of it, whatever batches led there.
 
+use std::cell::RefCell;
 use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
 
 use adtide_dataflows::Settings;
 use adtide_dataflows::operators::{Cut, Watermarks};
-use anyhow::{Context, bail, ensure};
-use serde::Deserialize;
+use anyhow::{bail, ensure};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use timely::dataflow::operators::Input;
+use timely::dataflow::operators::probe::Probe;
+use timely::dataflow::operators::vec::{Broadcast, Map};
+use timely::worker::Worker;
 
-use super::EngineConfig;
-use crate::sink::{Progress, Run, sqlite, topics};
+use super::{EngineConfig, Monitor, SinkConfig, outlets};
+use crate::sink::{Progress, Run, Sink, Stored, sqlite, topics};
 
 /// What to do with the results of an earlier run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -30,7 +37,7 @@ pub enum Restart {
 }
 
 /// How to start.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Plan {
     /// What this run is.
     pub run: Run,
@@ -40,38 +47,101 @@ pub struct Plan {
     pub cuts: Vec<Progress>,
 }
 
+/// Opens the sinks and makes the plan. On the worker that the sinks belong to only.
+///
+/// # Errors
+/// A sink can't be opened, or holds the results of a run that this one can't go on with.
+pub fn open(config: &EngineConfig, source: String, monitor: &Monitor) -> anyhow::Result<(Plan, Vec<Box<dyn Sink>>)> {
+    let run = Run { settings: config.settings.clone(), source };
+    match &config.sinks {
+        SinkConfig::None => Ok((Plan::fresh(run), Vec::new())),
+        SinkConfig::Embedded(data_dir) => {
+            let plan = Plan::of_folder(config, run, data_dir)?;
+            let sinks = outlets::open_embedded(data_dir, &plan)?;
+            Ok((plan, sinks))
+        }
+        SinkConfig::Services(services) => {
+            ensure!(
+                config.restart != Restart::Fresh,
+                "results in PostgreSQL, Redis and Kafka are not deleted, so it can't start over with --fresh (key restart); set \
+                 another name (key name), which knows nothing of {:?}, or go on without it",
+                services.name
+            );
+            let sinks = outlets::open_services(services, &config.settings, &run, monitor)?;
+            let mut cuts = Vec::new();
+            for (name, stored) in sinks.iter().filter_map(|sink| Some((sink.name(), sink.stored()?))) {
+                let Stored { run: before, progress } = stored;
+                let advice = "go on as before, or set another name (key name) to start over";
+                check_same(&before, &run, name, advice)?;
+                cuts.push(progress);
+            }
+            let ended = !cuts.is_empty() && cuts.iter().all(Progress::has_ended);
+            ensure!(
+                !(config.source.follows() && ended),
+                "the run {:?} has read its topics to their end and closed all windows; set another name (key name) to start over",
+                services.name
+            );
+            Ok((Plan::going_on(run, cuts), sinks))
+        }
+    }
+}
+
+/// Gives what worker 0 knows to all workers of all processes.
+pub fn share(worker: &mut Worker, plan: Option<Plan>) -> anyhow::Result<Plan> {
+    let shared = Rc::new(RefCell::new(None));
+    let heard = Rc::clone(&shared);
+    let (mut input, probe) = worker.dataflow::<u64, _, _>(|scope| {
+        let (input, plans) = scope.new_input::<Vec<Plan>>();
+        let heard = plans.broadcast().map(move |plan| *heard.borrow_mut() = Some(plan));
+        (input, heard.probe().0)
+    });
+    if let Some(plan) = plan {
+        input.send(plan);
+    }
+    input.close();
+    while !probe.done() {
+        worker.step_or_park(Some(Duration::from_millis(100)));
+    }
+    shared.take().ok_or_else(|| anyhow::anyhow!("the workers could not agree on where to start"))
+}
+
 impl Plan {
-    /// Looks at what the sinks hold.
-    ///
-    /// # Errors
-    /// They can't be read, or hold the results of a run that this one can't go on with.
-    pub fn new(config: &EngineConfig) -> anyhow::Result<Plan> {
-        let folder = &config.source.folder;
-        let source = folder.canonicalize().with_context(|| format!("can't read {}", folder.display()))?;
-        let run = Run { settings: config.settings.clone(), source: source.display().to_string() };
-        let wanted = match config.restart {
-            Restart::Auto => config.source.follow,
-            Restart::Resume => true,
-            Restart::Fresh => false,
-        };
-        let fresh = Plan { run: run.clone(), resume: false, cuts: Vec::new() };
-        let Some(data_dir) = config.data_dir.as_deref().filter(|_| wanted) else { return Ok(fresh) };
-        let Some((before, tables)) = sqlite::committed(&data_dir.join("adtide.db"))? else { return Ok(fresh) };
-        check_same(&before, &run, data_dir)?;
-        let records = topics::committed(&data_dir.join("topics"))?;
-        let ended = |progress: &Option<Progress>| progress.as_ref().is_some_and(Progress::has_ended);
-        ensure!(
-            !(config.source.follow && ended(&tables) && ended(&records)),
-            "the run that wrote {} has read its topics to their end and closed all windows; start over with --fresh, \
-             or name another folder with --data-dir",
-            data_dir.display()
-        );
-        let mut cuts: Vec<_> = [tables, records].into_iter().flatten().collect();
+    fn fresh(run: Run) -> Plan {
+        Plan { run, resume: false, cuts: Vec::new() }
+    }
+
+    fn going_on(run: Run, mut cuts: Vec<Progress>) -> Plan {
         cuts.sort_by_key(|cut| cut.epoch);
         cuts.dedup_by_key(|cut| cut.epoch);
         // At epoch 0 no record has been read.
         cuts.retain(|cut| cut.epoch > 0);
-        Ok(Plan { run, resume: true, cuts })
+        Plan { run, resume: true, cuts }
+    }
+
+    /// Looks at what the embedded sinks hold.
+    fn of_folder(config: &EngineConfig, run: Run, data_dir: &Path) -> anyhow::Result<Plan> {
+        let wanted = match config.restart {
+            Restart::Auto => config.source.follows(),
+            Restart::Resume => true,
+            Restart::Fresh => false,
+        };
+        if !wanted {
+            return Ok(Plan::fresh(run));
+        }
+        let Some((before, tables)) = sqlite::committed(&data_dir.join("adtide.db"))? else {
+            return Ok(Plan::fresh(run));
+        };
+        let advice = "go on as before, start over with --fresh, or name another folder with --data-dir";
+        check_same(&before, &run, &data_dir.display().to_string(), advice)?;
+        let records = topics::committed(&data_dir.join("topics"))?;
+        let ended = |progress: &Option<Progress>| progress.as_ref().is_some_and(Progress::has_ended);
+        ensure!(
+            !(config.source.follows() && ended(&tables) && ended(&records)),
+            "the run that wrote {} has read its topics to their end and closed all windows; start over with --fresh, \
+             or name another folder with --data-dir",
+            data_dir.display()
+        );
+        Ok(Plan::going_on(run, [tables, records].into_iter().flatten().collect()))
     }
 
     /// The cuts as the dataflow needs them.
@@ -81,17 +151,15 @@ impl Plan {
     }
 }
 
-fn check_same(before: &Run, now: &Run, data_dir: &Path) -> anyhow::Result<()> {
-    let folder = data_dir.display();
-    let advice = "go on as before, start over with --fresh, or name another folder with --data-dir";
+fn check_same(before: &Run, now: &Run, place: &str, advice: &str) -> anyhow::Result<()> {
     ensure!(
         before.source == now.source,
-        "{folder} holds the results of the topics in {}, not of {}; {advice}",
+        "{place} holds the results of the topics in {}, not of {}; {advice}",
         before.source,
         now.source
     );
     if let Some((key, old, new)) = difference(&before.settings, &now.settings)? {
-        bail!("{folder} holds results that were computed with {key} = {old}, and now it is {new}; {advice}");
+        bail!("{place} holds results that were computed with {key} = {old}, and now it is {new}; {advice}");
     }
     Ok(())
 }

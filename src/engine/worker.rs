@@ -1,23 +1,18 @@
 //! One worker's loop.
 
 use std::collections::VecDeque;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use adtide_dataflows::model::Epoch;
-use adtide_dataflows::{Ingest, Inputs, Outputs, State, Statement, replay};
-use timely::dataflow::operators::Concat;
-use timely::dataflow::operators::probe::{Handle, Probe};
+use adtide_dataflows::{Ingest, Inputs, State, Statement, replay};
+use timely::dataflow::operators::probe::Handle;
 use timely::worker::Worker;
 use tracing::{debug, info};
 
 use super::clock::EpochClock;
-use super::{EngineConfig, Held, Monitor, Phase, Plan, WorkerStatus};
-use crate::sink::sqlite::SqliteSink;
-use crate::sink::topics::TopicSink;
-use crate::sink::{self, Progress, Sink};
-use crate::source::file::FileSource;
+use super::{EngineConfig, Held, Input, Monitor, Phase, Plan, WorkerStatus, outlets, restart};
+use crate::sink::Progress;
 use crate::source::{Poll, Source};
 
 /// How often a worker that can't end an epoch says how it is doing.
@@ -28,14 +23,21 @@ const REPORT: Duration = Duration::from_secs(1);
 pub fn run(
     worker: &mut Worker,
     config: &EngineConfig,
-    plan: &Plan,
+    input: &Input,
     monitor: &Monitor,
     stop: &AtomicBool,
 ) -> anyhow::Result<()> {
+    let opened = if worker.index() == 0 { Some(restart::open(config, input.describe()?, monitor)?) } else { None };
+    let (plan, sinks) = opened.unzip();
+    let plan = restart::share(worker, plan)?;
+    if worker.index() == 0 {
+        let epochs: Vec<_> = plan.cuts.iter().map(|cut| cut.epoch).collect();
+        info!(source = plan.run.source, resume = plan.resume, replay_through = ?epochs, "restart plan");
+    }
     let probe = Handle::new();
     let (inputs, state) = worker.dataflow(|scope| {
         let (inputs, outputs, state) = replay(scope, &config.settings, &plan.dataflow_cuts());
-        connect_sinks(&outputs, config, plan, &probe);
+        outlets::connect(&outputs, &config.sinks, &config.settings, sinks.unwrap_or_default(), &probe);
         (inputs, state)
     });
     let last = plan.cuts.last().map_or(0, |cut| cut.epoch);
@@ -49,44 +51,15 @@ pub fn run(
         inputs,
         state,
         probe,
-        source: FileSource::new(config.source.clone(), worker.index(), worker.peers()),
+        source: input.source(worker.index(), worker.peers()),
         monitor,
         phase: Phase::Starting,
         last_report: Instant::now(),
     };
-    driver.start(worker, plan, stop)?;
+    driver.start(worker, &plan, stop)?;
     while driver.turn(worker, stop)? {}
     driver.finish(worker);
     Ok(())
-}
-
-/// Attaches the sinks, or only the probe if nothing is to be written.
-fn connect_sinks(outputs: &Outputs<'_>, config: &EngineConfig, plan: &Plan, probe: &Handle<Epoch>) {
-    let Some(data_dir) = &config.data_dir else {
-        outputs.rankings.clone().probe_with(probe);
-        outputs.performance.clone().probe_with(probe);
-        outputs.attributions.clone().probe_with(probe);
-        outputs.compensations.clone().probe_with(probe);
-        outputs.late.clone().probe_with(probe);
-        outputs.dead.clone().probe_with(probe);
-        return;
-    };
-    let first = outputs.late.scope().index() == 0;
-    let progress = sink::progress(outputs);
-    let tables = sink::rankings(outputs).concat(sink::tables(outputs)).concat(progress.clone());
-    let records = sink::records(outputs).concat(progress);
-    sink::attach(tables, 0, first.then(|| open_tables(data_dir, plan))).probe_with(probe);
-    sink::attach(records, 0, first.then(|| open_records(data_dir, plan))).probe_with(probe);
-}
-
-fn open_tables(data_dir: &Path, plan: &Plan) -> Box<dyn Sink> {
-    let sink = SqliteSink::open(&data_dir.join("adtide.db"), &plan.run, plan.resume);
-    Box::new(sink.unwrap_or_else(|error| crate::fatal(&error)))
-}
-
-fn open_records(data_dir: &Path, plan: &Plan) -> Box<dyn Sink> {
-    let sink = TopicSink::open(&data_dir.join("topics"), &plan.run, plan.resume);
-    Box::new(sink.unwrap_or_else(|error| crate::fatal(&error)))
 }
 
 /// What a worker has in its hands.
@@ -101,7 +74,7 @@ struct Driver<'a> {
     inputs: Inputs,
     state: State,
     probe: Handle<Epoch>,
-    source: FileSource,
+    source: Box<dyn Source>,
     monitor: &'a Monitor,
     phase: Phase,
     last_report: Instant,
@@ -145,7 +118,8 @@ impl Driver<'_> {
                 info!("stopped before anything new was read");
                 std::process::exit(0);
             }
-            if self.poll()? == Poll::Finished {
+            let poll = self.poll()?;
+            if poll == Poll::Finished {
                 break;
             }
             if self.source.bytes_read() - bytes_before >= self.max_bytes
@@ -155,7 +129,7 @@ impl Driver<'_> {
                 bytes_before = self.source.bytes_read();
                 self.end_epoch(self.inputs.epoch() + 1);
             }
-            if self.is_behind() {
+            if poll == Poll::Pending || self.is_behind() {
                 worker.step_or_park(Some(Duration::from_millis(10)));
             } else {
                 worker.step();

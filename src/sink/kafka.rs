@@ -1,1 +1,352 @@
-//! Kafka: the topics compensation-events, late-events and dead-letter.
+//! Output topics in Kafka: `compensation-events`, `late-events` and `dead-letter`.
+//!
+//! A commit is one transaction, whose last record is the progress, in the compacted topic `adtide-progress`. All runs of a
+//! deployment have one transactional id, so a run that starts fences the one before, and ends what that one had left open.
+//! Consumers have to read with `isolation.level=read_committed`.
+//!
+//! Whatever goes wrong in a transaction, the way out is the same: a new producer, which settles the transaction one way or
+//! the other, and then the progress, which tells which way.
+
+mod progress;
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use adtide_dataflows::model::{Epoch, Topic};
+use anyhow::anyhow;
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use tracing::{debug, warn};
+
+use super::{Change, Commit, Progress, Run, Sink, Stored, fenced, rewound};
+use crate::connect::kafka::KafkaConfig;
+use crate::connect::{Fault, persist};
+use crate::json;
+use progress::Record;
+
+/// Statement 4, late events and dead letters in Kafka.
+pub struct KafkaSink {
+    config: KafkaConfig,
+    name: String,
+    run: Run,
+    /// The number that this run has drawn.
+    number: u64,
+    stored: Option<Stored>,
+    /// The last epoch whose progress is in Kafka.
+    committed: Option<Epoch>,
+    /// Progress that was not written yet, as no record came with it.
+    unwritten: Option<Progress>,
+    /// When progress was last written.
+    written: Instant,
+    /// None after a fault.
+    producer: Option<TransactionalProducer>,
+}
+
+impl KafkaSink {
+    /// Connects, and takes over from any older run of the same name: nothing that it has not committed by now will be.
+    ///
+    /// # Errors
+    /// The brokers can't be reached within `connect_timeout`, or refuse, or a topic is missing; with what to do.
+    pub fn open(config: &KafkaConfig, name: &str, run: Run) -> anyhow::Result<KafkaSink> {
+        // What another run has left open ends with its transaction's time, if not before.
+        let patience = config.connect_timeout.max(TRANSACTION);
+        let (producer, record) = persist("opening Kafka", Some(patience), || {
+            check_topics(config)?;
+            let producer = start(config, name)?;
+            let held = progress::read(config, name)?;
+            let (number, stored) = held.map_or((0, None), |held| (held.run_number, held.stored));
+            let record = Record { run_number: number + 1, stored };
+            let draw = record.outgoing(config, name).map_err(Fault::Lasting)?;
+            transact(&producer, &[], &draw, TRANSACTION).map_err(|error| config.fault(error))?;
+            Ok((producer, record))
+        })?;
+        Ok(KafkaSink {
+            config: config.clone(),
+            name: name.to_owned(),
+            run,
+            number: record.run_number,
+            committed: record.stored.as_ref().map(|stored| stored.progress.epoch),
+            stored: record.stored,
+            unwritten: None,
+            written: Instant::now(),
+            producer: Some(producer),
+        })
+    }
+
+    fn write(&mut self, records: &[Outgoing], progress: Progress) -> anyhow::Result<()> {
+        let epoch = progress.epoch;
+        let last = self.record(progress)?;
+        persist("writing to Kafka", None, || self.attempt(records, &last, epoch))?;
+        self.committed = Some(epoch);
+        self.unwritten = None;
+        self.written = Instant::now();
+        Ok(())
+    }
+
+    fn record(&self, progress: Progress) -> anyhow::Result<Outgoing> {
+        let stored = Some(Stored { run: self.run.clone(), progress });
+        Record { run_number: self.number, stored }.outgoing(&self.config, &self.name)
+    }
+
+    /// Tries once. After a fault it first finds out what became of the transaction.
+    fn attempt(&mut self, records: &[Outgoing], last: &Outgoing, epoch: Epoch) -> Result<(), Fault> {
+        let producer = match self.producer.take() {
+            Some(producer) => producer,
+            None => {
+                let (producer, held) = self.settle()?;
+                if held == Some(epoch) {
+                    self.producer = Some(producer);
+                    return Ok(());
+                }
+                producer
+            }
+        };
+        transact(&producer, records, last, TRANSACTION).map_err(|error| self.config.fault(error))?;
+        self.producer = Some(producer);
+        Ok(())
+    }
+
+    /// A new producer, and the epoch that is committed. Before a new producer can settle an open transaction it fences every
+    /// other one, so this looks first whether another run is there: that one has the right of way.
+    fn settle(&self) -> Result<(TransactionalProducer, Option<Epoch>), Fault> {
+        self.check_number(progress::read(&self.config, &self.name)?.as_ref())?;
+        let producer = start(&self.config, &self.name)?;
+        let held = progress::read(&self.config, &self.name)?;
+        self.check_number(held.as_ref())?;
+        Ok((producer, held.and_then(|held| held.stored).map(|stored| stored.progress.epoch)))
+    }
+
+    fn check_number(&self, held: Option<&Record>) -> Result<(), Fault> {
+        let server = format!("Kafka at {}", self.config.brokers);
+        match held {
+            Some(held) if held.run_number > self.number => Err(Fault::Lasting(fenced(&server, &self.name))),
+            Some(held) if held.run_number == self.number => Ok(()),
+            _ => Err(Fault::Lasting(rewound(&server, None, self.committed))),
+        }
+    }
+
+    fn outgoing(&self, change: &Change) -> Option<Outgoing> {
+        let now = crate::now();
+        let (topic, key, value) = match change {
+            Change::Compensation(row) => {
+                (COMPENSATIONS, row.id(), fit(|longest| json::compensation(row, now, longest)))
+            }
+            Change::Late(event) => {
+                let key = origin(event.topic, event.partition, event.offset);
+                (LATE, key, fit(|longest| json::late_event(event, longest)))
+            }
+            Change::Dead(letter) => {
+                let key = origin(letter.topic, letter.partition, letter.offset);
+                (DEAD, key, fit(|longest| json::dead_letter(letter, longest)))
+            }
+            _ => return None,
+        };
+        Some(Outgoing { topic: self.config.topic(topic), partition: None, key, value })
+    }
+}
+
+impl Sink for KafkaSink {
+    fn name(&self) -> &'static str {
+        "kafka"
+    }
+
+    fn stored(&self) -> Option<Stored> {
+        self.stored.clone()
+    }
+
+    /// A transaction costs the brokers several writes that are flushed to disk, so progress that no record comes with is
+    /// written about once a second. Meanwhile the cut in Kafka lies behind. That is no harm: a replay passes it in the
+    /// state that it had there, and emits what follows; up to the epoch that was not written there was nothing, and what
+    /// is beyond is not in Kafka yet.
+    fn commit(&mut self, commit: Commit) -> anyhow::Result<()> {
+        let records: Vec<_> = commit.epochs.iter().flatten().filter_map(|change| self.outgoing(change)).collect();
+        if records.is_empty() && !commit.progress.has_ended() && self.written.elapsed() < SPACING {
+            self.unwritten = Some(commit.progress);
+            return Ok(());
+        }
+        self.write(&records, commit.progress)
+    }
+
+    fn tick(&mut self) -> anyhow::Result<()> {
+        self.unwritten.take().map_or(Ok(()), |progress| self.write(&[], progress))
+    }
+}
+
+impl Drop for KafkaSink {
+    /// Writes what progress there is left. If that fails, the next run only reads a second more.
+    fn drop(&mut self) {
+        let (Some(progress), Some(producer)) = (self.unwritten.take(), self.producer.take()) else { return };
+        let written = self.record(progress).and_then(|last| Ok(transact(&producer, &[], &last, ANSWER)?));
+        if let Err(error) = written {
+            warn!(error = format!("{error:#}"), "the last progress could not be written to Kafka");
+        }
+    }
+}
+
+/// What the deployment `name` has committed; None if nothing yet. Only reads.
+///
+/// # Errors
+/// The brokers can't be reached within `connect_timeout`, the topic is missing, or another version of adtide wrote it.
+pub fn stored(config: &KafkaConfig, name: &str) -> anyhow::Result<Option<Stored>> {
+    let patience = config.connect_timeout.max(TRANSACTION);
+    let held = persist("reading the progress in Kafka", Some(patience), || progress::read(config, name))?;
+    Ok(held.and_then(|held| held.stored))
+}
+
+const COMPENSATIONS: &str = "compensation-events";
+const LATE: &str = "late-events";
+const DEAD: &str = "dead-letter";
+
+/// How far apart progress is written that no record comes with.
+const SPACING: Duration = Duration::from_secs(1);
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How long a transaction may take, until the brokers end it.
+const TRANSACTION: Duration = Duration::from_secs(60);
+
+/// A record that is to be written.
+struct Outgoing {
+    topic: String,
+    /// None to go by the key.
+    partition: Option<i32>,
+    key: String,
+    value: String,
+}
+
+/// Where a record was read: the key of what is said about it.
+fn origin(topic: Topic, partition: u32, offset: u64) -> String {
+    format!("{}-{partition}-{offset}", topic.name())
+}
+
+/// Renders a record so that brokers take it, whose limit by default is one MB: if it is longer as a whole, what is long in
+/// it is cut. A record that no broker takes would stop everything.
+fn fit(render: impl Fn(usize) -> String) -> String {
+    const LONGEST: usize = 900_000;
+    /// Of each part. As JSON a character may take six bytes, and there are at most two texts and a list.
+    const CUT: usize = 50_000;
+    let whole = render(usize::MAX);
+    if whole.len() <= LONGEST { whole } else { render(CUT) }
+}
+
+type TransactionalProducer = BaseProducer<Deliveries>;
+
+/// Remembers what could not be delivered.
+#[derive(Default)]
+struct Deliveries(Mutex<Option<KafkaError>>);
+
+impl Deliveries {
+    fn take_error(&self) -> Option<KafkaError> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl ClientContext for Deliveries {
+    /// What matters comes back as a result; this is only of use to somebody who searches.
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        debug!(facility, "librdkafka: {message}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        debug!(error = error.to_string(), "librdkafka: {reason}");
+    }
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, _: ()) {
+        if let Err((error, _)) = result {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| error.clone());
+        }
+    }
+}
+
+/// Starts a producer under the deployment's transactional id. Every other one of that id can't commit from now on, and what
+/// it had left open is settled.
+fn start(config: &KafkaConfig, name: &str) -> Result<TransactionalProducer, Fault> {
+    let mut client = config.client();
+    client.set("transactional.id", config.topic(&format!("{name}-sink")));
+    client.set("transaction.timeout.ms", TRANSACTION.as_millis().to_string());
+    client.set("message.max.bytes", "1000000");
+    // Batches come by themselves: a commit is sent at once.
+    client.set("linger.ms", "1");
+    let producer: TransactionalProducer =
+        client.create_with_context(Deliveries::default()).map_err(|error| config.fault(error))?;
+    producer.init_transactions(TRANSACTION / 2).map_err(|error| config.fault(error))?;
+    Ok(producer)
+}
+
+/// Writes the records and, as the last one, the progress, in one transaction. After an error it is open what became of it,
+/// and the producer is to be replaced.
+fn transact(
+    producer: &TransactionalProducer,
+    records: &[Outgoing],
+    last: &Outgoing,
+    patience: Duration,
+) -> Result<(), KafkaError> {
+    let deadline = Instant::now() + patience;
+    producer.begin_transaction()?;
+    for record in records.iter().chain([last]) {
+        send(producer, record, deadline)?;
+    }
+    // Not `flush`: it looks for acknowledgements ten times a second only.
+    while producer.in_flight_count() > 0 {
+        producer.poll(Duration::from_millis(1));
+        if Instant::now() > deadline {
+            return Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
+        }
+    }
+    if let Some(error) = producer.context().take_error() {
+        return Err(error);
+    }
+    producer.commit_transaction(deadline.saturating_duration_since(Instant::now()))
+}
+
+/// Hands a record to the producer, once there is room for it.
+fn send(producer: &TransactionalProducer, record: &Outgoing, deadline: Instant) -> Result<(), KafkaError> {
+    let mut waiting = BaseRecord::to(&record.topic).key(&record.key).payload(&record.value);
+    waiting.partition = record.partition;
+    loop {
+        match producer.send(waiting) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) if Instant::now() < deadline => {
+                producer.poll(Duration::from_millis(10));
+                waiting = back;
+            }
+            Err((error, _)) => return Err(error),
+        }
+    }
+}
+
+/// Whether every topic that is written is there.
+fn check_topics(config: &KafkaConfig) -> Result<(), Fault> {
+    let client: BaseConsumer = config.client().create().map_err(|error| config.fault(error))?;
+    for name in [COMPENSATIONS, LATE, DEAD, progress::TOPIC] {
+        let topic = config.topic(name);
+        let metadata = client.fetch_metadata(Some(&topic), ANSWER).map_err(|error| refusal(&client, error));
+        let metadata = metadata.map_err(|error| config.fault(error))?;
+        if metadata.topics().iter().all(|topic| topic.partitions().is_empty()) {
+            let brokers = &config.brokers;
+            return Err(Fault::Lasting(anyhow!(
+                "Kafka at {brokers} has no topic {topic}; create the topics with `adtide topics create`"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Brokers that refuse a login are not answered for by the call that fails: it only waits in vain. They are by an event.
+fn refusal(client: &BaseConsumer, error: KafkaError) -> KafkaError {
+    let events = std::iter::from_fn(|| client.poll(Duration::ZERO)).filter_map(Result::err);
+    let mut refusals = events.take(100).filter(|event| {
+        matches!(
+            event.rdkafka_error_code(),
+            Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed | RDKafkaErrorCode::SSL)
+        )
+    });
+    refusals.next().unwrap_or(error)
+}

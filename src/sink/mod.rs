@@ -10,9 +10,13 @@ mod change;
 pub mod kafka;
 pub mod postgres;
 pub mod redis;
+mod rows;
 pub mod sqlite;
 pub mod topics;
 mod watch;
+
+use adtide_dataflows::model::Epoch;
+use anyhow::anyhow;
 
 pub use attach::attach;
 pub use change::{Change, Commit, Progress, Run, Stored, latest, progress, rankings, records, tables};
@@ -40,4 +44,23 @@ pub trait Sink: Send {
     fn tick(&mut self) -> anyhow::Result<()> {
         Ok(())
     }
+}
+
+/// What a run is told that finds its progress under the number of a later run.
+fn fenced(server: &str, name: &str) -> anyhow::Error {
+    anyhow!(
+        "another run named {name:?} has taken over in {server}, so this one stops; two runs of one name take turns: \
+         give one of them another (key name)"
+    )
+}
+
+/// What a run is told whose last commit is not there any more.
+fn rewound(server: &str, held: Option<Epoch>, committed: Option<Epoch>) -> anyhow::Error {
+    let epoch = |epoch: Option<Epoch>| epoch.map_or("no epoch".to_owned(), |epoch| format!("epoch {epoch}"));
+    anyhow!(
+        "{server} holds {}, though {} had been committed there; was it emptied, restored, or taken over by a replica that \
+         lagged? start adtide again: it goes on from what is there",
+        epoch(held),
+        epoch(committed)
+    )
 }

@@ -7,7 +7,8 @@ use adtide_dataflows::operators::PartitionReport;
 use anyhow::Context;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
-use super::{Change, Commit, Progress, Run, Sink, Stored, latest};
+use super::rows::Rows;
+use super::{Commit, Progress, Run, Sink, Stored, latest};
 use crate::json;
 
 /// Statements 1, 2 and 3 in one database file, each commit one transaction.
@@ -64,20 +65,25 @@ pub fn committed(path: &Path) -> anyhow::Result<Option<(Run, Option<Progress>)>>
     if !path.is_file() {
         return Ok(None);
     }
-    let read = || -> anyhow::Result<Option<(Run, Option<Progress>)>> {
-        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        let run = connection
-            .query_row("SELECT settings, source FROM adtide_run", [], |row| {
-                Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
-            })
-            .optional()?;
-        let Some((settings, source)) = run else { return Ok(None) };
-        let run = Run { settings: serde_json::from_str(&settings)?, source };
-        Ok(Some((run, read_progress(&connection)?)))
-    };
+    let read = || stored(&Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?);
     read().with_context(|| {
         format!("can't read what {} holds; was it written by another version? start over with --fresh", path.display())
     })
+}
+
+/// As [`committed`], in an open database.
+///
+/// # Errors
+/// As [`committed`].
+pub fn stored(connection: &Connection) -> anyhow::Result<Option<(Run, Option<Progress>)>> {
+    let run = connection
+        .query_row("SELECT settings, source FROM adtide_run", [], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))
+        })
+        .optional()?;
+    let Some((settings, source)) = run else { return Ok(None) };
+    let run = Run { settings: serde_json::from_str(&settings)?, source };
+    Ok(Some((run, read_progress(connection)?)))
 }
 
 fn read_progress(connection: &Connection) -> anyhow::Result<Option<Progress>> {
@@ -132,35 +138,6 @@ impl Sink for SqliteSink {
 }
 
 const NAME: &str = "sqlite";
-
-/// The changes by table, still epoch by epoch.
-#[derive(Default)]
-struct Rows {
-    rankings: Vec<Vec<(RankingRow, isize)>>,
-    performance: Vec<Vec<(PerformanceRow, isize)>>,
-    attributions: Vec<Vec<(AttributionRow, isize)>>,
-}
-
-impl Rows {
-    fn sort(epochs: Vec<Vec<Change>>) -> Rows {
-        let mut rows = Rows::default();
-        for changes in epochs {
-            let (mut rankings, mut performance, mut attributions) = (Vec::new(), Vec::new(), Vec::new());
-            for change in changes {
-                match change {
-                    Change::Ranking(row, diff) => rankings.push((row, diff)),
-                    Change::Performance(row, diff) => performance.push((row, diff)),
-                    Change::Attribution(row, diff) => attributions.push((row, diff)),
-                    _ => {}
-                }
-            }
-            rows.rankings.push(rankings);
-            rows.performance.push(performance);
-            rows.attributions.push(attributions);
-        }
-        rows
-    }
-}
 
 fn write_rankings(
     transaction: &Transaction<'_>,

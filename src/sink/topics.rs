@@ -92,9 +92,9 @@ impl Sink for TopicSink {
         let now = crate::now();
         for change in commit.epochs.into_iter().flatten() {
             let (topic, line) = match change {
-                Change::Compensation(row) => (0, json::compensation(&row, now)),
-                Change::Late(event) => (1, json::late_event(&event)),
-                Change::Dead(letter) => (2, json::dead_letter(&letter)),
+                Change::Compensation(row) => (0, json::compensation(&row, now, usize::MAX)),
+                Change::Late(event) => (1, json::late_event(&event, usize::MAX)),
+                Change::Dead(letter) => (2, json::dead_letter(&letter, usize::MAX)),
                 _ => continue,
             };
             self.topics[topic].buffer.extend_from_slice(line.as_bytes());
@@ -114,6 +114,26 @@ impl Sink for TopicSink {
 /// The progress file can't be read.
 pub fn committed(folder: &Path) -> anyhow::Result<Option<Progress>> {
     Ok(read(folder)?.map(Progress::from))
+}
+
+/// As [`committed`], with how many bytes of each topic that is; what lies beyond may be cut off again.
+///
+/// # Errors
+/// The progress file can't be read.
+pub fn committed_lengths(folder: &Path) -> anyhow::Result<Option<(Progress, BTreeMap<String, u64>)>> {
+    let stored = read(folder)?;
+    Ok(stored.map(|mut file| {
+        let lengths = std::mem::take(&mut file.lengths);
+        (file.into(), lengths)
+    }))
+}
+
+/// How many bytes of a topic of this folder are committed.
+///
+/// # Errors
+/// The progress file can't be read.
+pub fn committed_length(folder: &Path, topic: &str) -> anyhow::Result<u64> {
+    Ok(read(folder)?.and_then(|stored| stored.lengths.get(topic).copied()).unwrap_or(0))
 }
 
 fn read(folder: &Path) -> anyhow::Result<Option<ProgressFile>> {

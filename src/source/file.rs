@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 use adtide_dataflows::model::{Epoch, EventTime, Topic};
 use adtide_dataflows::operators::{PartitionState, WatermarkView, Watermarks};
 use adtide_dataflows::record::MAX_RECORD_BYTES;
-use adtide_dataflows::{Ingest, PartitionHandle};
+use adtide_dataflows::{Envelope, Ingest, PartitionHandle};
 use anyhow::Context;
 use tracing::debug;
 
+use super::life::{Life, Stage};
 use super::{Poll, Source};
 use crate::engine::{PartitionStatus, SourceStatus};
 use crate::sink::Progress;
@@ -70,23 +71,9 @@ struct Partition {
     next_line: u64,
     /// Of a record that is too large: how many of its bytes were dropped. Its head and last byte are in `buffer`.
     dropped: u64,
-    state: State,
+    life: Life,
     /// Of a replay: the line to stop before, and the greatest event time that was good.
     until: Option<(u64, EventTime)>,
-    last_read: Instant,
-    /// Whether this epoch changed it.
-    changed: bool,
-}
-
-/// A partition's state, and what its reader waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Active,
-    Idle,
-    /// It is reported as active in this epoch. Once the watermarks of that epoch are known it follows them, and is
-    /// read on.
-    Waking(Epoch),
-    Finished,
 }
 
 /// The files of a folder of topics, in order.
@@ -141,7 +128,7 @@ impl FileSource {
     }
 
     /// Opens this worker's files that are not open yet.
-    fn scan(&mut self, ingest: &mut Ingest, state: State) -> anyhow::Result<()> {
+    fn scan(&mut self, ingest: &mut Ingest, stage: Stage) -> anyhow::Result<()> {
         self.last_scan = Instant::now();
         for (topic, number, path) in topic_files(&self.config.folder)? {
             let mine = (topic as usize + number as usize) % self.workers == self.worker;
@@ -161,10 +148,8 @@ impl FileSource {
                 start: 0,
                 next_line: 0,
                 dropped: 0,
-                state,
+                life: Life::new(stage),
                 until: None,
-                last_read: Instant::now(),
-                changed: true,
             });
         }
         Ok(())
@@ -180,27 +165,17 @@ impl FileSource {
     /// Lets partitions that woke up follow the others, and looks after the idle ones.
     fn follow(&mut self, ingest: &mut Ingest, epoch: Epoch, view: &WatermarkView) -> anyhow::Result<()> {
         for partition in &mut self.partitions {
-            match partition.state {
-                State::Waking(since) if view.through.is_some_and(|through| through >= since) => {
-                    if let Some(floor) = view.floors.get(&(partition.topic, partition.number)) {
-                        ingest.follow(partition.handle, *floor);
-                    }
-                    partition.state = State::Active;
-                    partition.last_read = Instant::now();
-                }
-                State::Idle if partition.has_grown()? => {
-                    partition.state = State::Waking(epoch);
-                    partition.changed = true;
-                }
-                State::Active if partition.last_read.elapsed() >= self.config.idle_timeout => {
-                    partition.state = State::Idle;
-                    partition.changed = true;
+            partition.life.follow((partition.topic, partition.number), partition.handle, ingest, view);
+            match partition.life.stage() {
+                Stage::Idle if partition.has_grown()? => partition.life.go(Stage::Waking(epoch)),
+                Stage::Active if partition.life.quiet_for() >= self.config.idle_timeout => {
+                    partition.life.go(Stage::Idle);
                 }
                 _ => {}
             }
         }
         if self.last_scan.elapsed() >= RESCAN {
-            self.scan(ingest, State::Waking(epoch))?;
+            self.scan(ingest, Stage::Waking(epoch))?;
         }
         Ok(())
     }
@@ -208,7 +183,7 @@ impl FileSource {
 
 impl Source for FileSource {
     fn start(&mut self, ingest: &mut Ingest) -> anyhow::Result<()> {
-        self.scan(ingest, State::Active)?;
+        self.scan(ingest, Stage::Active)?;
         self.report(ingest);
         Ok(())
     }
@@ -232,8 +207,7 @@ impl Source for FileSource {
             let floor = before.map(|before| before.watermarks).or(last.watermarks);
             ingest.follow(partition.handle, floor.unwrap_or(Watermarks::MIN));
             if self.config.follow && before.is_some_and(|before| matches!(before.state, PartitionState::Idle(_))) {
-                partition.state = State::Idle;
-                partition.changed = true;
+                partition.life.go(Stage::Idle);
             }
         }
     }
@@ -252,8 +226,7 @@ impl Source for FileSource {
                 partition.replay_rest(ingest, latest)?;
             } else if !self.config.follow {
                 partition.take_rest(ingest, latest);
-                partition.state = State::Finished;
-                partition.changed = true;
+                partition.life.go(Stage::Finished);
             }
         }
         if self.config.follow && !self.replaying {
@@ -266,15 +239,7 @@ impl Source for FileSource {
     fn report(&mut self, ingest: &mut Ingest) {
         let clock = self.config.idle_advance.then(crate::now);
         for partition in &mut self.partitions {
-            let state = match partition.state {
-                State::Active | State::Waking(_) => PartitionState::Active,
-                State::Idle => PartitionState::Idle(clock),
-                State::Finished => PartitionState::Finished,
-            };
-            let follows_clock = partition.state == State::Idle && clock.is_some();
-            if std::mem::take(&mut partition.changed) || follows_clock {
-                ingest.report(partition.handle, state);
-            }
+            partition.life.report(partition.handle, ingest, clock);
         }
     }
 
@@ -294,7 +259,7 @@ impl Source for FileSource {
             next_offset: partition.next_line,
             // How many lines there are to come is not known until they are read.
             end_offset: None,
-            idle: partition.state == State::Idle,
+            idle: partition.life.stage() == Stage::Idle,
         });
         let lag_bytes = self.bytes_total().saturating_sub(self.bytes_read());
         Some(SourceStatus { partitions: partitions.collect(), lag_bytes: Some(lag_bytes), fault: None })
@@ -332,7 +297,7 @@ impl Partition {
 
     /// Whether it may be read further.
     fn may_have_more(&self) -> bool {
-        self.state == State::Active && self.until.is_none_or(|(line, _)| self.next_line < line)
+        self.life.is_active() && self.until.is_none_or(|(line, _)| self.next_line < line)
     }
 
     /// Takes what waits in the buffer, then reads on and takes that. False at the end, with nothing taken.
@@ -345,8 +310,7 @@ impl Partition {
         }
         let taken = self.next_line > line || self.position > position;
         if taken {
-            self.last_read = Instant::now();
-            self.changed = true;
+            self.life.has_read();
         }
         Ok(taken)
     }
@@ -397,7 +361,7 @@ impl Partition {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
         let bytes = line.len() as u64 + std::mem::take(&mut self.dropped);
         if bytes > MAX_RECORD_BYTES as u64 {
-            ingest.oversized(self.handle, offset, &line[..OVERSIZED_HEAD], bytes);
+            ingest.oversized(self.handle, Envelope::at(offset), &line[..OVERSIZED_HEAD], bytes);
         } else if !line.is_empty() {
             ingest.record(self.handle, offset, line, latest);
         }

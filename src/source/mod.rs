@@ -2,6 +2,8 @@
 
 pub mod file;
 pub mod generator;
+pub mod kafka;
+mod life;
 
 use adtide_dataflows::Ingest;
 use adtide_dataflows::model::Epoch;

@@ -1,14 +1,20 @@
 //! A small run, written by hand: right rows pass, wrong ones are told.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use adtide_dataflows::Settings;
-use adtide_dataflows::model::{AdId, Compensation, EventTime, Money};
+use adtide_dataflows::model::{AdId, Compensation, EventTime, Money, Topic};
+use adtide_dataflows::operators::{PartitionReport, PartitionState, Watermarks};
 use rusqlite::Connection;
+use serde_json::json;
 
-use super::{Report, verify};
+use super::{Report, Results, Topics, verify};
+use crate::sink::sqlite::SqliteSink;
+use crate::sink::{Commit, Progress, Run, Sink};
 
+/// Without the constraints that keep the sink from writing what it must not.
 const TABLES: &str = "
+    DROP TABLE ad_performance_metrics_realtime; DROP TABLE conversion_attribution_results; DROP TABLE rtb_ranking_cache;
     CREATE TABLE ad_performance_metrics_realtime(id INTEGER PRIMARY KEY AUTOINCREMENT, campaign_id INTEGER,
         product_id INTEGER, placement TEXT, window_start TEXT, window_end TEXT, impression_count INTEGER,
         click_count INTEGER, conversion_count INTEGER, total_spend TEXT, total_revenue TEXT, ctr REAL, cvr REAL,
@@ -42,24 +48,37 @@ const CAMPAIGNS: &str = r#"{"event_type":"CAMPAIGN_CREATE","timestamp_field":1,"
 "#;
 
 /// The record of the group's first n clicks.
-fn compensation(n: usize, refund: &str) -> String {
-    let times: Vec<EventTime> = (1..).map(|second| EventTime(second * 1000)).take(n).collect();
-    let texts: Vec<String> = times.iter().map(|time| format!("\"{time}\"")).collect();
-    let id = Compensation {
+pub fn compensation(n: usize, refund: &str) -> String {
+    compensation_record(&(1..).take(n).collect::<Vec<_>>(), refund)
+}
+
+/// The record of two clicks, at these seconds.
+fn compensation_of(seconds: &[i64; 2]) -> String {
+    compensation_record(seconds, "1.50")
+}
+
+fn compensation_record(seconds: &[i64], refund: &str) -> String {
+    let (n, id) = (seconds.len(), compensation_id(seconds.len()));
+    let times = seconds.iter().map(|second| format!("\"{}\"", EventTime(second * 1000)));
+    format!(
+        r#"{{"timestamp_field":"now","advertiser_id":9,"campaign_id":5,"ad_id":1,"device_id":"d","duplicate_click_count":{n},"refund_amount":{refund},"original_click_timestamps":[{}],"detection_window":"5_MINUTES","reason":"DUPLICATE_CLICK_DETECTED","compensation_type":"BALANCE_REFUND","window_start":"1970-01-01 00:00:00.000","compensation_id":"{id}"}}"#,
+        times.collect::<Vec<_>>().join(",")
+    )
+}
+
+/// The id of the group's record of n clicks.
+pub fn compensation_id(n: usize) -> String {
+    Compensation {
         advertiser_id: 9,
         campaign_id: Some(5),
         ad_id: AdId::Number(1),
         device_id: "d".into(),
         actual_price: Money(150),
         window_start: EventTime(0),
-        click_times: times,
+        click_times: vec![EventTime(0); n],
         refund_amount: Money(0),
     }
-    .id();
-    format!(
-        r#"{{"timestamp_field":"now","advertiser_id":9,"campaign_id":5,"ad_id":1,"device_id":"d","duplicate_click_count":{n},"refund_amount":{refund},"original_click_timestamps":[{}],"detection_window":"5_MINUTES","reason":"DUPLICATE_CLICK_DETECTED","compensation_type":"BALANCE_REFUND","window_start":"1970-01-01 00:00:00.000","compensation_id":"{id}"}}"#,
-        texts.join(",")
-    )
+    .id()
 }
 
 fn write(path: &Path, text: &str) {
@@ -68,26 +87,56 @@ fn write(path: &Path, text: &str) {
 }
 
 /// Verifies a run that is right but for `sql` and the compensations.
-fn verified(sql: &str, compensations: &[String]) -> Report {
+pub fn verified(sql: &str, compensations: &[String]) -> Report {
     let late = r#"{"statement":"performance_aggregator","topic":"ad-events","partition":0,"offset":6}"#;
     let dead = r#"{"topic":"ad-events","partition":0,"offset":4,"reason":"not JSON"}"#;
     verified_with(ADS, sql, compensations, late, dead)
 }
 
 fn verified_with(ads: &str, sql: &str, compensations: &[String], late: &str, dead: &str) -> Report {
+    let end = Watermarks { performance: EventTime::MAX, conversions: EventTime::MAX, duplicates: EventTime::MAX };
+    verified_at(ads, sql, compensations, late, dead, &progress(ads.lines().count(), end))
+}
+
+/// All of the small topics has been read, and so many ad events.
+fn progress(ads: usize, watermarks: Watermarks) -> Progress {
+    let report = |topic, next_offset| PartitionReport {
+        topic,
+        partition: 0,
+        next_offset,
+        greatest: None,
+        watermarks,
+        state: PartitionState::Active,
+    };
+    let reports =
+        [report(Topic::AdEvents, ads as u64), report(Topic::ConversionEvents, 1), report(Topic::CampaignEvents, 1)];
+    let partitions = reports.into_iter().map(|report| ((report.topic, report.partition), report)).collect();
+    Progress { epoch: 7, watermarks: Some(watermarks), partitions }
+}
+
+fn verified_at(ads: &str, sql: &str, compensations: &[String], late: &str, dead: &str, progress: &Progress) -> Report {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("in"), dir.path().join("out"));
     write(&from.join("ad-events/0.ndjson"), ads);
     write(&from.join("conversion-events.ndjson"), SALES);
     write(&from.join("campaign-events.ndjson"), CAMPAIGNS);
-    write(&to.join("topics/compensation-events/0.ndjson"), &compensations.join("\n"));
-    write(&to.join("topics/late-events/0.ndjson"), late);
-    write(&to.join("topics/dead-letter/0.ndjson"), dead);
+    let topics =
+        [("compensation-events", compensations.join("\n")), ("late-events", late.into()), ("dead-letter", dead.into())];
+    let mut stored = serde_json::to_value(progress).unwrap();
+    for (topic, text) in topics {
+        write(&to.join(format!("topics/{topic}.ndjson")), &format!("{text}\nnot committed"));
+        stored["lengths"][topic] = json!(text.len());
+    }
+    write(&to.join("topics/.adtide-progress.json"), &stored.to_string());
+    let run = Run { settings: Settings::default(), source: "in".into() };
+    let mut sink = SqliteSink::open(&to.join("adtide.db"), &run, false).unwrap();
+    sink.commit(Commit { epochs: Vec::new(), progress: progress.clone() }).unwrap();
+    drop(sink);
     let db = Connection::open(to.join("adtide.db")).unwrap();
     db.execute_batch(TABLES).unwrap();
     db.execute_batch(sql).unwrap();
     drop(db);
-    verify(&from, &to, &Settings::default(), crate::now()).unwrap()
+    verify(&Topics::Files(from), &Results::Embedded(to), &mut |_, _| ()).unwrap()
 }
 
 fn whole() -> Vec<String> {
@@ -186,11 +235,87 @@ fn groups_that_differ_in_the_price_only_are_told_apart_by_the_id() {
 #[test]
 fn a_missing_database_is_an_error_that_names_it() {
     let dir = tempfile::tempdir().unwrap();
-    let error = verify(dir.path(), dir.path(), &Settings::default(), crate::now()).unwrap_err().to_string();
-    assert!(error.contains("adtide.db") && error.contains("run the statements first"), "{error}");
-    Connection::open(dir.path().join("adtide.db")).unwrap();
-    let missing = dir.path().join("nowhere");
-    assert!(
-        verify(&missing, dir.path(), &Settings::default(), crate::now()).unwrap_err().to_string().contains("nowhere")
-    );
+    let error = |from: PathBuf| {
+        let results = Results::Embedded(dir.path().to_owned());
+        format!("{:#}", verify(&Topics::Files(from), &results, &mut |_, _| ()).unwrap_err())
+    };
+    let missing = error(dir.path().to_owned());
+    assert!(missing.contains("adtide.db") && missing.contains("run the statements first"), "{missing}");
+    let run = Run { settings: Settings::default(), source: "in".into() };
+    SqliteSink::open(&dir.path().join("adtide.db"), &run, false).unwrap();
+    assert!(error(dir.path().join("nowhere")).contains("nowhere"));
+}
+
+/// All statements have the same watermark, and the only partition of ads has met it too.
+fn up_to(watermark: i64) -> Watermarks {
+    let time = EventTime(watermark);
+    Watermarks { performance: time, conversions: time, duplicates: time }
+}
+
+const LATE: &str = r#"{"statement":"performance_aggregator","topic":"ad-events","partition":0,"offset":6}"#;
+const DEAD: &str = r#"{"topic":"ad-events","partition":0,"offset":4,"reason":"not JSON"}"#;
+
+#[test]
+fn at_a_cut_only_what_was_read_counts_and_only_what_was_closed_is_final() {
+    // One click fewer has been read, and no window is closed: no refund is owed, the row is not final.
+    let lines = 3;
+    let sql =
+        "UPDATE ad_performance_metrics_realtime SET click_count = 2, total_spend = '3.00', ctr = 200, is_final = 0";
+    let open = progress(lines, up_to(299_999));
+    let report = verified_at(ADS, sql, &[], "", "", &open);
+    assert!(report.ok(), "{report}");
+    assert!(report.to_string().contains("epoch 7"), "{report}");
+    assert!(report.to_string().contains("1 windows open, 1 refunds in them"), "{report}");
+    assert_eq!(report.performance.compared, 1);
+
+    // One millisecond later it is closed: the same results are wrong now.
+    let closed = progress(lines, up_to(300_000));
+    let report = verified_at(ADS, sql, &[], "", "", &closed);
+    assert_eq!((report.performance.wrong.count, report.refunds.missing.count), (1, 1), "{report}");
+    let report =
+        verified_at(ADS, &sql.replace("is_final = 0", "is_final = 1"), &[compensation_of(&[1, 3])], "", "", &closed);
+    assert!(report.ok(), "{report}");
+}
+
+#[test]
+fn what_was_late_only_because_its_partition_had_slept_is_believed_and_counted() {
+    // The first click, had its partition slept while another went on.
+    let sql = "UPDATE ad_performance_metrics_realtime SET click_count = 2, total_spend = '3.00', ctr = 200";
+    let late = |watermark: i64| {
+        let met = EventTime(watermark);
+        format!(
+            r#"{{"statement":"performance_aggregator","topic":"ad-events","partition":0,"offset":1,"watermark":"{met}"}}"#
+        ) + "\n"
+            + LATE
+    };
+    let deadline = 300_000 - 1 + Settings::default().allowed_lateness;
+    let report = verified_with(ADS, sql, &whole(), &late(deadline + 1), DEAD);
+    assert!(report.ok(), "{report}");
+    assert_eq!(report.late_by_idleness, 1);
+    assert!(report.to_string().contains("late by idleness: 1"), "{report}");
+
+    // A watermark that had not passed its deadline makes nothing late, nor does one that the partition can't have met.
+    let report = verified_with(ADS, sql, &whole(), &late(deadline), DEAD);
+    assert_eq!((report.late_events.unexpected.count, report.performance.wrong.count), (1, 1), "{report}");
+    let met_less = progress(ADS.lines().count(), up_to(deadline));
+    let report = verified_at(ADS, sql, &whole(), &late(deadline + 1), DEAD, &met_less);
+    assert_eq!(report.late_events.unexpected.count, 1, "{report}");
+    assert_eq!(report.late_by_idleness, 0);
+}
+
+#[test]
+fn topics_that_hold_less_than_was_read_are_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut input = super::TopicFiles::new(dir.path(), EventTime::MAX).unwrap();
+    write(&dir.path().join("ad-events/0.ndjson"), ADS);
+    let mut read = |offsets: &[(u32, u64)]| {
+        let mut records = 0;
+        let offsets = offsets.iter().copied().collect();
+        let result = super::Input::each_record(&mut input, Topic::AdEvents, &offsets, &mut |_| records += 1);
+        result.map(|()| records).map_err(|error| format!("{error:#}"))
+    };
+    assert_eq!(read(&[(0, 3)]), Ok(3));
+    assert_eq!(read(&[(0, 7), (1, 0)]), Ok(7));
+    assert!(read(&[(0, 8)]).unwrap_err().contains("holds 7 records, but results rest on 8"));
+    assert!(read(&[(1, 1)]).unwrap_err().contains("partition 1 of ad-events"));
 }

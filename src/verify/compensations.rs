@@ -1,19 +1,19 @@
 //! Compares the topic `compensation-events` with the refunds that are owed.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use adtide_dataflows::model::{AdId, Compensation, EventTime, Money};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::batch::{Refund, RefundKey};
-use super::input::for_each_line;
+use super::found::Found;
 use super::report::Section;
 
 const TOPIC: &str = "compensation-events";
 
-/// A line of the topic.
+/// A record of the topic.
 #[derive(Deserialize)]
 struct Record {
     advertiser_id: i64,
@@ -35,28 +35,65 @@ type Groups = BTreeMap<RefundKey, Refund>;
 /// What a record says of its group: everything but the price.
 type Unpriced = (i64, Option<i64>, AdId, String, EventTime);
 
-/// Compares the records in the folder `topics` with the groups.
+/// What the topic holds.
+#[derive(Debug, Default)]
+pub struct Compensations {
+    /// The comparison with the refunds that are owed, a row a group.
+    pub section: Section,
+    /// The records by compensation_id.
+    pub records: BTreeMap<String, Refunded>,
+}
+
+/// A record, as the ledger must show it.
+#[derive(Clone, Debug)]
+pub struct Refunded {
+    /// The partition of the topic.
+    pub partition: u32,
+    /// The offset there.
+    pub offset: u64,
+    /// Who is paid back.
+    pub advertiser_id: i64,
+    /// The ad's campaign, where known.
+    pub campaign_id: Option<i64>,
+    /// How much.
+    pub amount: Money,
+    /// For which clicks, if they are known.
+    pub group: Option<RefundKey>,
+}
+
+/// Compares the records of the topic with the groups.
 ///
 /// # Errors
-/// A file that can't be read.
-pub fn compare(groups: &Groups, topics: &Path) -> anyhow::Result<Section> {
+/// The topic can't be read.
+pub fn compare(groups: &Groups, topic: &mut dyn Found) -> anyhow::Result<Compensations> {
     let mut section = Section::default();
+    let mut records = BTreeMap::new();
     let mut prices: BTreeMap<Unpriced, Vec<&RefundKey>> = BTreeMap::new();
     for key in groups.keys() {
         prices.entry(unpriced(key)).or_default().push(key);
     }
     let mut found: BTreeMap<&RefundKey, Vec<Record>> = BTreeMap::new();
-    let mut ids = BTreeSet::new();
-    for_each_line(topics, TOPIC, |partition, offset, line| {
+    topic.each_record(TOPIC, &mut |partition, offset, value| {
         let place = format!("{TOPIC} [{partition}, {offset}]");
-        let record = match serde_json::from_slice::<Record>(line) {
+        let record = match serde_json::from_slice::<Record>(value) {
             Ok(record) => record,
             Err(error) => return section.wrong(place, "a compensation", error),
         };
-        if !ids.insert(record.compensation_id.clone()) {
-            section.unexpected(place, format_args!("compensation_id {} once more", record.compensation_id));
-        } else if let Some(key) = group_of(&record, &prices, &place, &mut section) {
-            found.entry(key).or_default().push(record);
+        let Entry::Vacant(free) = records.entry(record.compensation_id.clone()) else {
+            return section.unexpected(place, format_args!("compensation_id {} once more", record.compensation_id));
+        };
+        let group = group_of(&record, &prices, &place, &mut section);
+        free.insert(Refunded {
+            partition,
+            offset,
+            advertiser_id: record.advertiser_id,
+            campaign_id: record.campaign_id,
+            // An amount that is none has been reported as a difference.
+            amount: record.refund().unwrap_or(Money::ZERO),
+            group: group.cloned(),
+        });
+        if let Some(group) = group {
+            found.entry(group).or_default().push(record);
         }
     })?;
     for (key, refund) in groups {
@@ -66,14 +103,15 @@ pub fn compare(groups: &Groups, topics: &Path) -> anyhow::Result<Section> {
             None => section.missing(name(key), describe(refund)),
         }
     }
-    Ok(section)
+    Ok(Compensations { section, records })
 }
 
 fn unpriced(key: &RefundKey) -> Unpriced {
     (key.advertiser_id, key.campaign_id, key.ad_id.clone(), key.device_id.to_string(), key.window_start)
 }
 
-fn name(key: &RefundKey) -> String {
+/// How a group is called in a report.
+pub fn name(key: &RefundKey) -> String {
     let RefundKey { advertiser_id, campaign_id, ad_id, device_id, actual_price, window_start } = key;
     let (ad_id, price, window) = (ad_id.to_string(), actual_price.to_string(), window_start.to_string());
     json!([advertiser_id, campaign_id, ad_id, **device_id, price, window]).to_string()

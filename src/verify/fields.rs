@@ -153,7 +153,8 @@ fn is_integer(text: &str) -> bool {
     !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-fn bigint(text: &str) -> Option<i64> {
+/// A BIGINT as text.
+pub fn bigint(text: &str) -> Option<i64> {
     if is_integer(text) { text.parse().ok() } else { None }
 }
 

@@ -55,6 +55,15 @@ impl Section {
     }
 }
 
+/// Where a sink stood when it was looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// The sink.
+    pub sink: &'static str,
+    /// What it stood for, in words.
+    pub at: String,
+}
+
 /// What [`verify`](super::verify) found, result by result.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
@@ -70,10 +79,31 @@ pub struct Report {
     pub late_events: Section,
     /// The topic `dead-letter`.
     pub dead_letters: Section,
+    /// The ledger; None if there is none.
+    pub ledger: Option<LedgerReport>,
     /// Events that statement 2 leaves out, having no campaign_id.
     pub without_campaign: u64,
     /// Conversions that repeat another one.
     pub repeats: u64,
+    /// Late events that were late only because their partition had been idle: here the run is believed.
+    pub late_by_idleness: u64,
+    /// Where each sink stood.
+    pub moments: Vec<Moment>,
+    /// What else somebody should know, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// The comparison of the workers' results.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LedgerReport {
+    /// `advertisers`: each balance is what the ledger makes of the opening balance.
+    pub balances: Section,
+    /// The debits of `balance_ledger`, one a click.
+    pub debits: Section,
+    /// The credits of `balance_ledger`, one a compensation.
+    pub credits: Section,
+    /// What campaigns have spent and got back.
+    pub budgets: Section,
 }
 
 impl Report {
@@ -87,16 +117,25 @@ impl Report {
         self.sections().iter().map(|(_, section)| section.differences()).sum()
     }
 
-    /// The results with their names, in the order of the statements.
-    pub fn sections(&self) -> [(&'static str, &Section); 6] {
-        [
+    /// The results with their names, in the order of the statements, then those of the workers.
+    pub fn sections(&self) -> Vec<(&'static str, &Section)> {
+        let mut sections = vec![
             ("rankings", &self.rankings),
             ("performance", &self.performance),
             ("attributions", &self.attributions),
             ("refunds", &self.refunds),
             ("late events", &self.late_events),
             ("dead letters", &self.dead_letters),
-        ]
+        ];
+        if let Some(ledger) = &self.ledger {
+            sections.extend([
+                ("balances", &ledger.balances),
+                ("debits", &ledger.debits),
+                ("credits", &ledger.credits),
+                ("budgets", &ledger.budgets),
+            ]);
+        }
+        sections
     }
 }
 
@@ -114,6 +153,18 @@ impl fmt::Display for Report {
             {
                 write_differences(f, kind, found)?;
             }
+        }
+        if self.ledger.is_none() {
+            writeln!(f, "  ledger: there is none, so balances were not checked")?;
+        }
+        for Moment { sink, at } in &self.moments {
+            writeln!(f, "  {sink} as of {at}")?;
+        }
+        if self.late_by_idleness > 0 {
+            writeln!(f, "  late by idleness: {}", self.late_by_idleness)?;
+        }
+        for note in &self.notes {
+            writeln!(f, "  note: {note}")?;
         }
         write!(
             f,

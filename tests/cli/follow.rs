@@ -186,4 +186,7 @@ fn a_partition_that_wakes_up_finds_closed_what_the_others_have_closed() {
         ]
     );
     assert!(place.rows(PERFORMANCE).contains(&"2 10:00 2 0 1".to_owned()));
+    let outcome = place.run("verify --from in --data-dir out");
+    outcome.says(&["late by idleness: 2"]);
+    outcome.verified(&["performance", "late events"]);
 }

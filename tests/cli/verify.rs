@@ -2,9 +2,11 @@
 
 use std::fs;
 
+use nix::sys::signal::Signal;
 use rusqlite::Connection;
+use serde_json::Value;
 
-use crate::support::{Outcome, Place};
+use crate::support::{Outcome, PERFORMANCE, Place, campaign, click, conversion, eventually, impression};
 
 /// A place with results that are right.
 fn place_with_results() -> Place {
@@ -26,15 +28,22 @@ fn verify_after(place: &Place, sql: &str) -> Outcome {
     outcome
 }
 
-/// The same for the lines of an output topic.
+/// The same for the committed lines of an output topic.
 fn verify_after_edit(place: &Place, topic: &str, edit: impl Fn(&mut Vec<&str>)) -> Outcome {
     let path = place.path(&format!("out/topics/{topic}.ndjson"));
     let text = fs::read_to_string(&path).unwrap();
     let mut lines: Vec<_> = text.lines().collect();
     edit(&mut lines);
-    fs::write(&path, lines.join("\n") + "\n").unwrap();
+    let edited = lines.join("\n") + "\n";
+    let progress_path = place.path("out/topics/.adtide-progress.json");
+    let progress_text = fs::read_to_string(&progress_path).unwrap();
+    let mut progress: Value = serde_json::from_str(&progress_text).unwrap();
+    progress["lengths"][topic] = edited.len().into();
+    fs::write(&progress_path, progress.to_string()).unwrap();
+    fs::write(&path, edited).unwrap();
     let outcome = place.run("verify --from in --data-dir out");
     fs::write(&path, text).unwrap();
+    fs::write(&progress_path, progress_text).unwrap();
     outcome
 }
 
@@ -125,11 +134,59 @@ fn a_refund_that_is_too_high_is_found() {
 }
 
 #[test]
-fn results_of_other_topics_are_not_verified() {
+fn results_of_other_topics_are_not_verified_and_what_came_after_them_does_not_matter() {
     let place = place_with_results();
     place.append("in/ad-events/0.ndjson", crate::support::impression("08:00:00", 5));
-    let outcome = place.run("verify --from in --data-dir out").exited_with(1);
-    outcome.says(&["NOT verified"]);
+    place.run("verify --from in --data-dir out").verified(&[]);
+    let topic = place.path("in/ad-events/0.ndjson");
+    let text = fs::read_to_string(&topic).unwrap();
+    fs::write(&topic, text.replacen("CLICK", "IMPRESSION", 1)).unwrap();
+    place.run("verify --from in --data-dir out").exited_with(1).says(&["NOT verified"]);
+    fs::write(&topic, text.lines().next().unwrap()).unwrap();
+    place.run("verify --from in --data-dir out").failed_saying(&["in/ad-events/0.ndjson", "holds 1 records"]);
+}
+
+#[test]
+fn a_run_that_was_interrupted_or_still_goes_on_is_verified_where_it_stands() {
+    let place = Place::new();
+    let clicks = [click("10:00:00", 1, "d-1"), click("10:00:01", 1, "d-1"), click("10:07:00", 1, "d-1")];
+    place.write("in/ad-events/0.ndjson", clicks.concat() + &click("10:07:01", 1, "d-1"));
+    place.write("in/conversion-events.ndjson", conversion("10:08:00", "o-1", "d-1"));
+    place.write("in/campaign-events.ndjson", campaign("09:00:00", 1, "2.00"));
+    let mut running = place.start("follow", "--from in --data-dir out --follow --epoch-interval 20ms");
+    let rows = ["1 10:00 0 2 1", "1 10:05 0 2 0"];
+    place.await_rows(PERFORMANCE, &rows);
+    place.await_rows("SELECT order_id FROM conversion_attribution_results", &["o-1"]);
+    place.await_rows("SELECT placement FROM rtb_ranking_cache", &["top"]);
+    assert!(eventually(|| place.topic("compensation-events").len() == 1));
+    let all = ["rankings", "performance", "attributions", "refunds"];
+    let verify = || place.run("verify --from in --data-dir out");
+    verify().verified(&all);
+    running.end(Signal::SIGKILL);
+    let outcome = verify();
+    outcome.says(&["sqlite as of epoch", "topics as of epoch", "watermark 2026-01-05 10:06:51.000", "1 windows open"]);
+    outcome.verified(&all);
+
+    let set = |sql: &str| assert_eq!(Connection::open(place.path("out/adtide.db")).unwrap().execute(sql, []), Ok(1));
+    set("UPDATE ad_performance_metrics_realtime SET is_final = 1 WHERE is_final = 0");
+    assert_found(verify(), "performance", &["expected is_final=0, found is_final=1"]);
+    set(
+        "UPDATE ad_performance_metrics_realtime SET is_final = 0 WHERE click_count = 2 AND window_start LIKE '%10:05%'",
+    );
+    verify().verified(&all);
+    set("UPDATE adtide_progress SET watermarks = NULL");
+    assert_found(verify(), "performance", &["expected is_final=0, found is_final=1"]);
+}
+
+#[test]
+fn windows_that_only_show_when_closed_are_verified_at_any_moment() {
+    let place = Place::new();
+    place.write("in/ad-events.ndjson", impression("10:00:00", 1) + &impression("10:07:00", 1));
+    let mut running = place.start("follow", "--from in --data-dir out --follow --emit on_close --product-metrics live");
+    place.await_rows(PERFORMANCE, &["1 10:00 1 0 1"]);
+    running.end(Signal::SIGTERM).succeeded();
+    let outcome = place.run("verify --from in --data-dir out").succeeded();
+    assert_eq!(outcome.sections()["performance"], (1, 0));
 }
 
 #[test]

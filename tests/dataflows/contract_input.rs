@@ -34,6 +34,8 @@ fn it_goes_to_dead_letter_with_its_bytes_topic_partition_offset_and_reason_and_s
         offset: 1,
         reason: "negative_money".into(),
         detail: "field actual_price: negative".into(),
+        key: None,
+        timestamp: None,
         value: bad.json().into_bytes(),
     };
     assert_eq!(run.dead, [(dead, 0)]);

@@ -1,4 +1,5 @@
 //! The binary on the real PostgreSQL, Redis and Kafka of `scripts/services`. Without their addresses in the environment, a
 //! test says that it is skipped.
 
+mod sinks;
 mod topics;

@@ -6,8 +6,8 @@ use std::collections::btree_map::Entry;
 use adtide_dataflows::Settings;
 use adtide_dataflows::model::{AdEvent, AdEventType, AdId, AttributionRow, ConversionEvent, EventTime, Text, Topic};
 
-use super::super::input::{Located, Location};
-use super::{Progress, ad_location, in_offset_order};
+use super::super::parse::Located;
+use super::{Claims, LateRecords, Lateness, in_offset_order, location};
 
 /// Statement 3: the click that each conversion goes to.
 #[derive(Clone, Debug, Default)]
@@ -15,7 +15,7 @@ pub struct Attributions {
     /// The rows by (order_id, product_id).
     pub rows: BTreeMap<(Text, i64), AttributionRow>,
     /// The clicks and conversions that came too late.
-    pub late: Vec<Location>,
+    pub late: LateRecords,
     /// How many conversions repeated another one.
     pub repeats: u64,
 }
@@ -49,22 +49,27 @@ struct Click {
 #[derive(Clone, Debug, Default)]
 pub struct Clicks {
     list: Vec<Click>,
-    late: Vec<Location>,
-    progress: Progress,
+    late: LateRecords,
+    lateness: Lateness,
 }
 
 impl Clicks {
+    /// None yet.
+    pub fn new(claims: Claims) -> Clicks {
+        Clicks { lateness: Lateness::new(claims), ..Clicks::default() }
+    }
+
     /// Takes the next ad event of its partition; only clicks are kept.
     pub fn add<S: AsRef<str>>(&mut self, located: &Located<AdEvent<S>>, settings: &Settings) {
         let event = &located.event;
         let closes = event.time.plus(settings.allowed_lateness);
-        let late = self.progress.has_passed(located.partition, closes, settings.conversions_bound);
-        self.progress.see(located.partition, event.time);
+        let at = location(Topic::AdEvents, located);
+        let late = self.lateness.see(at, event.time, closes, settings.conversions_bound);
         let (AdEventType::Click, Some(advertiser_id)) = (event.event_type, event.advertiser_id) else {
             return;
         };
-        if late {
-            self.late.push(ad_location(located));
+        if let Some(late) = late {
+            self.late.add(at, late);
             return;
         }
         self.list.push(Click {
@@ -84,8 +89,10 @@ impl Clicks {
         conversions: &[Located<ConversionEvent<S>>],
         settings: &Settings,
     ) -> Attributions {
-        let mut result = Attributions { late: std::mem::take(&mut self.late), ..Attributions::default() };
-        let standing = standing_conversions(conversions, settings, &mut result);
+        let mut result = Attributions::default();
+        let lateness = Lateness::new(std::mem::take(&mut self.lateness.claims));
+        let standing = standing_conversions(conversions, lateness, settings, &mut result);
+        result.late.append(std::mem::take(&mut self.late));
         self.list.sort();
         let by_device = index(&self.list, |click| click.device_id.as_ref());
         let by_session = index(&self.list, |click| click.session_id.as_ref());
@@ -105,20 +112,18 @@ impl Clicks {
 /// The conversions in time, of each (order_id, product_id) the earliest.
 fn standing_conversions<'a, S: AsRef<str>>(
     conversions: &'a [Located<ConversionEvent<S>>],
+    mut lateness: Lateness,
     settings: &Settings,
     result: &mut Attributions,
 ) -> BTreeMap<(Text, i64), &'a Located<ConversionEvent<S>>> {
     let mut in_time = Vec::new();
-    let mut progress = Progress::default();
     for located in in_offset_order(conversions) {
-        let Located { partition, offset, event } = located;
-        let closes = event.time.plus(settings.allowed_lateness);
-        if progress.has_passed(*partition, closes, settings.conversions_bound) {
-            result.late.push(Location { topic: Topic::ConversionEvents, partition: *partition, offset: *offset });
-        } else {
-            in_time.push(located);
+        let at = location(Topic::ConversionEvents, located);
+        let time = located.event.time;
+        match lateness.see(at, time, time.plus(settings.allowed_lateness), settings.conversions_bound) {
+            Some(late) => result.late.add(at, late),
+            None => in_time.push(located),
         }
-        progress.see(*partition, event.time);
     }
     in_time.sort_by_key(|located| (located.event.time, located.partition, located.offset));
     let mut standing = BTreeMap::new();

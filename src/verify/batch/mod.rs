@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use adtide_dataflows::Settings;
 use adtide_dataflows::model::{EventTime, Topic, WINDOW_MS};
 
-use super::input::{Located, Location};
+use super::parse::{Located, Location};
 
 mod attributions;
 mod performance;
@@ -21,20 +21,66 @@ pub use performance::{Performance, PerformanceRows, performance};
 pub use rankings::{Rankings, rankings};
 pub use refunds::{ClickGroups, Refund, RefundKey, Refunds, refunds};
 
-/// The greatest event time of each partition of one topic, so far.
-#[derive(Clone, Debug, Default)]
-struct Progress(BTreeMap<u32, EventTime>);
+/// The records that a run says were late for one statement, each with the watermark that it says they met.
+///
+/// A partition that was idle and wakes up follows the others, so a record of it may be late although its own partition's
+/// watermark says otherwise. When that happened depends on the clock, so no recomputation can tell: here the run is believed, as
+/// far as what it says is possible.
+pub type Claims = BTreeMap<Location, EventTime>;
 
-impl Progress {
-    /// Whether the partition's watermark has passed `last`, the last moment at which a record is in time.
-    fn has_passed(&self, partition: u32, last: EventTime, bound: i64) -> bool {
-        self.0.get(&partition).is_some_and(|greatest| *greatest > last.plus(bound))
+/// Tells which records of one topic are too late for a statement.
+#[derive(Clone, Debug, Default)]
+struct Lateness {
+    /// The greatest event time of each partition, so far.
+    greatest: BTreeMap<u32, EventTime>,
+    claims: Claims,
+}
+
+/// By what a record is too late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Late {
+    /// By its partition's watermark.
+    ByPartition,
+    /// By the watermark that its partition, waking from idleness, had to follow.
+    ByIdleness,
+}
+
+impl Lateness {
+    fn new(claims: Claims) -> Lateness {
+        Lateness { greatest: BTreeMap::new(), claims }
     }
 
-    /// Takes note of a record; only those after it are measured by it.
-    fn see(&mut self, partition: u32, time: EventTime) {
-        let greatest = self.0.entry(partition).or_insert(time);
-        *greatest = time.max(*greatest);
+    /// Takes the next record of its partition, and says whether it is too late. `last` is the last moment at which it is in
+    /// time; only records after it are measured by its own time.
+    fn see(&mut self, location: Location, time: EventTime, last: EventTime, bound: i64) -> Option<Late> {
+        let greatest = self.greatest.get(&location.partition).copied();
+        self.greatest.insert(location.partition, greatest.map_or(time, |greatest| greatest.max(time)));
+        if greatest.is_some_and(|greatest| greatest > last.plus(bound)) {
+            Some(Late::ByPartition)
+        } else {
+            self.claims.get(&location).filter(|met| **met > last).map(|_| Late::ByIdleness)
+        }
+    }
+}
+
+/// The records that came too late for a statement.
+#[derive(Clone, Debug, Default)]
+pub struct LateRecords {
+    /// All of them.
+    pub locations: Vec<Location>,
+    /// How many of them came too late only because their partition had been idle.
+    pub by_idleness: u64,
+}
+
+impl LateRecords {
+    fn add(&mut self, location: Location, late: Late) {
+        self.locations.push(location);
+        self.by_idleness += u64::from(late == Late::ByIdleness);
+    }
+
+    fn append(&mut self, mut others: LateRecords) {
+        self.locations.append(&mut others.locations);
+        self.by_idleness += others.by_idleness;
     }
 }
 
@@ -43,8 +89,8 @@ fn window_closes(time: EventTime, settings: &Settings) -> EventTime {
     time.window_start().plus(WINDOW_MS - 1).plus(settings.allowed_lateness)
 }
 
-fn ad_location<E>(located: &Located<E>) -> Location {
-    Location { topic: Topic::AdEvents, partition: located.partition, offset: located.offset }
+fn location<E>(topic: Topic, located: &Located<E>) -> Location {
+    Location { topic, partition: located.partition, offset: located.offset }
 }
 
 /// Lateness depends on the order within a partition, whatever order the events come in.

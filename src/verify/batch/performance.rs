@@ -1,12 +1,15 @@
 //! Statement 2.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use adtide_dataflows::Settings;
-use adtide_dataflows::model::{AdEvent, AdEventType, Money, PerformanceKey, PerformanceRow, PerformanceSums};
+use adtide_dataflows::model::{
+    AdEvent, AdEventType, EventTime, Money, PerformanceKey, PerformanceRow, PerformanceSums, Topic,
+};
+use adtide_dataflows::{Emit, Settings};
 
-use super::super::input::{Located, Location};
-use super::{Progress, ad_location, in_offset_order, window_closes};
+use super::super::cut::is_closed;
+use super::super::parse::Located;
+use super::{Claims, LateRecords, Lateness, in_offset_order, location, window_closes};
 
 /// The rows of statement 2 by their key.
 pub type PerformanceRows = BTreeMap<PerformanceKey, PerformanceRow>;
@@ -14,13 +17,13 @@ pub type PerformanceRows = BTreeMap<PerformanceKey, PerformanceRow>;
 /// Statement 2: what every window of a campaign, product and placement sums up to.
 #[derive(Clone, Debug, Default)]
 pub struct Performance {
-    /// The rows, all final.
+    /// The rows; all final, unless [`Performance::close`] says otherwise.
     pub rows: PerformanceRows,
     /// The events that came too late.
-    pub late: Vec<Location>,
+    pub late: LateRecords,
     /// How many events had no campaign_id.
     pub without_campaign: u64,
-    progress: Progress,
+    lateness: Lateness,
 }
 
 /// Statement 2 of events in memory.
@@ -33,18 +36,23 @@ pub fn performance<S: AsRef<str>>(ads: &[Located<AdEvent<S>>], settings: &Settin
 }
 
 impl Performance {
+    /// Nothing yet.
+    pub fn new(claims: Claims) -> Performance {
+        Performance { lateness: Lateness::new(claims), ..Performance::default() }
+    }
+
     /// Takes the next event of its partition.
     pub fn add<S: AsRef<str>>(&mut self, located: &Located<AdEvent<S>>, settings: &Settings) {
         let event = &located.event;
         let closes = window_closes(event.time, settings);
-        let late = self.progress.has_passed(located.partition, closes, settings.performance_bound);
-        self.progress.see(located.partition, event.time);
+        let at = location(Topic::AdEvents, located);
+        let late = self.lateness.see(at, event.time, closes, settings.performance_bound);
         let Some(campaign_id) = event.campaign_id else {
             self.without_campaign += 1;
             return;
         };
-        if late {
-            self.late.push(ad_location(located));
+        if let Some(late) = late {
+            self.late.add(at, late);
             return;
         }
         let key = PerformanceKey {
@@ -59,6 +67,21 @@ impl Performance {
             is_final: true,
         });
         count(&mut row.sums, event);
+    }
+
+    /// Takes the windows that the watermark has not passed for open ones. How many those are.
+    pub fn close(&mut self, watermark: EventTime, settings: &Settings) -> usize {
+        let mut open = BTreeSet::new();
+        for row in self.rows.values_mut() {
+            row.is_final = is_closed(row.key.window_start, watermark);
+            if !row.is_final {
+                open.insert(row.key.window_start);
+            }
+        }
+        if settings.emit == Emit::OnClose {
+            self.rows.retain(|_, row| row.is_final);
+        }
+        open.len()
     }
 }
 

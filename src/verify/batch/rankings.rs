@@ -8,7 +8,7 @@ use adtide_dataflows::model::{
 };
 use adtide_dataflows::{MetricsSource, Settings};
 
-use super::super::input::Located;
+use super::super::parse::Located;
 use super::{PerformanceRows, in_offset_order};
 
 /// ctr and cvr of a product without metrics.
@@ -84,10 +84,10 @@ fn latest<E, V>(events: &[Located<E>], entry: impl Fn(&E) -> (i64, Option<V>)) -
     values
 }
 
-/// ctr and cvr of each product over the last `windows` windows in which it has any row.
+/// ctr and cvr of each product over the last `windows` closed windows in which it has any row.
 fn live_rates(performance: &PerformanceRows, windows: usize) -> BTreeMap<i64, (f64, f64)> {
     let mut by_window: BTreeMap<i64, BTreeMap<EventTime, PerformanceSums>> = BTreeMap::new();
-    for (key, row) in performance {
+    for (key, row) in performance.iter().filter(|(_, row)| row.is_final) {
         *by_window.entry(key.product_id).or_default().entry(key.window_start).or_default() += row.sums;
     }
     let mut rates = BTreeMap::new();

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use adtide_dataflows::Settings;
-use adtide_dataflows::model::{AdEvent, AdEventType, AdId, EventTime, Money, Text};
+use adtide_dataflows::model::{AdEvent, AdEventType, AdId, EventTime, Money, Text, Topic};
 
-use super::super::input::{Located, Location};
-use super::{Progress, ad_location, in_offset_order, window_closes};
+use super::super::cut::is_closed;
+use super::super::parse::Located;
+use super::{Claims, LateRecords, Lateness, in_offset_order, location, window_closes};
 
 /// What statement 4 groups by.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,8 +40,10 @@ pub struct Refund {
 pub struct Refunds {
     /// The groups that are owed a refund.
     pub groups: BTreeMap<RefundKey, Refund>,
+    /// How many groups will be owed one if their window, still open, closes as it is.
+    pub pending: usize,
     /// The clicks that came too late.
-    pub late: Vec<Location>,
+    pub late: LateRecords,
 }
 
 /// Statement 4 of events in memory.
@@ -49,31 +52,36 @@ pub fn refunds<S: AsRef<str>>(ads: &[Located<AdEvent<S>>], settings: &Settings) 
     for located in in_offset_order(ads) {
         groups.add(located, settings);
     }
-    groups.refunds()
+    groups.refunds(EventTime::MAX)
 }
 
 /// All clicks of statement 4 in their groups, duplicates or not.
 #[derive(Clone, Debug, Default)]
 pub struct ClickGroups {
     groups: BTreeMap<RefundKey, Vec<EventTime>>,
-    late: Vec<Location>,
-    progress: Progress,
+    late: LateRecords,
+    lateness: Lateness,
 }
 
 impl ClickGroups {
+    /// Nothing yet.
+    pub fn new(claims: Claims) -> ClickGroups {
+        ClickGroups { lateness: Lateness::new(claims), ..ClickGroups::default() }
+    }
+
     /// Takes the next ad event of its partition; only clicks of a known device on a known ad are kept.
     pub fn add<S: AsRef<str>>(&mut self, located: &Located<AdEvent<S>>, settings: &Settings) {
         let event = &located.event;
         let closes = window_closes(event.time, settings);
-        let late = self.progress.has_passed(located.partition, closes, settings.duplicates_bound);
-        self.progress.see(located.partition, event.time);
+        let at = location(Topic::AdEvents, located);
+        let late = self.lateness.see(at, event.time, closes, settings.duplicates_bound);
         let (AdEventType::Click, Some(ad_id), Some(device_id), Some(advertiser_id)) =
             (event.event_type, &event.ad_id, &event.device_id, event.advertiser_id)
         else {
             return;
         };
-        if late {
-            self.late.push(ad_location(located));
+        if let Some(late) = late {
+            self.late.add(at, late);
             return;
         }
         let key = RefundKey {
@@ -87,17 +95,22 @@ impl ClickGroups {
         self.groups.entry(key).or_default().push(event.time);
     }
 
-    /// What the groups are owed.
-    pub fn refunds(self) -> Refunds {
-        let mut groups = BTreeMap::new();
+    /// What the groups of the windows that the watermark has passed are owed.
+    pub fn refunds(self, watermark: EventTime) -> Refunds {
+        let mut refunds = Refunds { late: self.late, ..Refunds::default() };
         for (key, mut click_times) in self.groups {
-            if click_times.len() > 1 {
-                click_times.sort();
-                let repeats = i64::try_from(click_times.len() - 1).unwrap_or(i64::MAX);
-                let owed = Money(key.actual_price.0.saturating_mul(repeats));
-                groups.insert(key, Refund { click_times, owed });
+            if click_times.len() < 2 {
+                continue;
             }
+            if !is_closed(key.window_start, watermark) {
+                refunds.pending += 1;
+                continue;
+            }
+            click_times.sort();
+            let repeats = i64::try_from(click_times.len() - 1).unwrap_or(i64::MAX);
+            let owed = Money(key.actual_price.0.saturating_mul(repeats));
+            refunds.groups.insert(key, Refund { click_times, owed });
         }
-        Refunds { groups, late: self.late }
+        refunds
     }
 }

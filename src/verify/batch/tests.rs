@@ -6,7 +6,7 @@ use adtide_dataflows::model::{
 };
 use adtide_dataflows::{MetricsSource, Settings};
 
-use super::super::input::Located;
+use super::super::parse::Located;
 use super::{Attributions, Performance, Rankings, Refunds, attributions, performance, rankings, refunds};
 
 const MINUTE: i64 = 60_000;
@@ -220,25 +220,25 @@ mod statement_2 {
         // The window [0, 5 min) takes events up to a watermark of 15 min - 1 ms; the bound is 10 s.
         let closes = 15 * MINUTE - 1 + 10_000;
         let in_time = computed(&partition(0, [click(closes), click(0)]));
-        assert_eq!((in_time.rows.len(), in_time.late.len()), (2, 0));
+        assert_eq!((in_time.rows.len(), in_time.late.locations.len()), (2, 0));
         let late = computed(&partition(0, [click(closes + 1), click(0), click(closes + 1)]));
-        assert_eq!((late.rows.len(), late.late.len(), late.late[0].offset), (1, 1, 1));
+        assert_eq!((late.rows.len(), late.late.locations.len(), late.late.locations[0].offset), (1, 1, 1));
     }
 
     #[test]
     fn the_watermark_of_a_partition_is_its_own_and_every_type_moves_it() {
         let mut events = partition(0, [ad(AdEventType::Impression, HOUR)]);
         events.extend(partition(1, [click(0)]));
-        assert!(computed(&events).late.is_empty());
+        assert!(computed(&events).late.locations.is_empty());
         let events = partition(0, [AdEvent { campaign_id: None, ..click(HOUR) }, click(0)]);
-        assert_eq!(computed(&events).late.len(), 1);
+        assert_eq!(computed(&events).late.locations.len(), 1);
     }
 
     #[test]
     fn events_may_come_in_any_order_of_the_list() {
         let mut events = partition(0, [click(0), click(HOUR)]);
         events.reverse();
-        assert!(computed(&events).late.is_empty());
+        assert!(computed(&events).late.locations.is_empty());
     }
 }
 
@@ -338,11 +338,11 @@ mod statement_3 {
     fn past_the_allowed_lateness_neither_click_nor_conversion_takes_part() {
         // A bound of 1 h and 10 min of lateness: 70 min behind the greatest is in time.
         let in_time = matched(&[click(70 * MINUTE), click(0)], &[sale("b", 70 * MINUTE), sale("a", 0)]);
-        assert_eq!((in_time.rows.len(), in_time.late.len()), (2, 0));
+        assert_eq!((in_time.rows.len(), in_time.late.locations.len()), (2, 0));
         let late_click = matched(&[click(70 * MINUTE + 1), click(0)], &[sale("a", 0)]);
-        assert_eq!((late_click.rows.len(), late_click.late.len()), (0, 1));
+        assert_eq!((late_click.rows.len(), late_click.late.locations.len()), (0, 1));
         let late_sale = matched(&[click(0)], &[sale("b", 70 * MINUTE + 1), sale("a", 0)]);
-        assert_eq!((late_sale.rows.len(), late_sale.late.len()), (1, 1));
+        assert_eq!((late_sale.rows.len(), late_sale.late.locations.len()), (1, 1));
     }
 }
 
@@ -391,16 +391,16 @@ mod statement_4 {
     fn a_click_within_the_allowed_lateness_raises_the_refund_past_it_it_is_late() {
         let closes = 15 * MINUTE - 1 + 30_000;
         let in_time = owed(&[click(0), ad(AdEventType::Impression, closes), click(1)]);
-        assert_eq!((in_time.groups.len(), in_time.late.len()), (1, 0));
+        assert_eq!((in_time.groups.len(), in_time.late.locations.len()), (1, 0));
         let late = owed(&[click(0), ad(AdEventType::Impression, closes + 1), click(1)]);
-        assert_eq!((late.groups.len(), late.late.len()), (0, 1));
+        assert_eq!((late.groups.len(), late.late.locations.len()), (0, 1));
     }
 
     #[test]
     fn an_allowed_lateness_of_0_drops_what_comes_after_the_watermark() {
         let settings = Settings { allowed_lateness: 0, ..Settings::default() };
         let closes = 5 * MINUTE - 1 + 30_000;
-        let late = |time| refunds(&partition(0, [click(time), click(0)]), &settings).late.len();
+        let late = |time| refunds(&partition(0, [click(time), click(0)]), &settings).late.locations.len();
         assert_eq!((late(closes), late(closes + 1)), (0, 1));
     }
 }

@@ -3,14 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use adtide::verify::batch::{self, Rankings, RefundKey};
-use adtide::verify::{Located, Location, Recomputed, recompute};
-use adtide_dataflows::model::{
-    ActiveCampaign, CampaignEvent, Compensation, Epoch, EventTime, Money, PerformanceKey, PerformanceRow, Topic,
-    WINDOW_MS,
-};
-use adtide_dataflows::record::{self, BadRecord, Fields, Scanner};
-use adtide_dataflows::{Emit, LateEvent, MetricsSource, Settings, Statement};
+use adtide::sink::Progress;
+use adtide::verify::batch::{LateRecords, RefundKey};
+use adtide::verify::{Cut, Location, Recomputed, Task, TopicFiles, recompute};
+use adtide_dataflows::model::{Compensation, Epoch, EventTime, Money, PerformanceKey, PerformanceRow, Topic};
+use adtide_dataflows::operators::{PartitionReport, PartitionState, Watermarks};
+use adtide_dataflows::{Emit, LateEvent, Settings, Statement};
 
 use super::{Changes, History, NOW, Run};
 
@@ -34,24 +32,23 @@ impl Run {
     pub fn check_at(&self, epoch: Epoch, history: &History, settings: &Settings) {
         let watermarks = history.watermarks(epoch, settings);
         let expected = recomputed(history, epoch, settings);
-        let seen = self.watermarks_at(epoch).unwrap_or(adtide_dataflows::operators::Watermarks::MIN);
+        let seen = self.watermarks_at(epoch).unwrap_or(Watermarks::MIN);
         assert_eq!(seen, watermarks, "the watermarks in epoch {epoch}");
 
-        let final_rows = performance_rows(&expected, watermarks.performance, settings);
-        assert_eq!(by_key(&self.performance.at(epoch)), final_rows, "statement 2 in epoch {epoch}");
+        assert_eq!(by_key(&self.performance.at(epoch)), expected.performance.rows, "statement 2 in epoch {epoch}");
 
         let attributions = self.attributions.at(epoch).into_iter();
         let attributions = attributions.map(|row| ((row.order_id.clone(), row.product_id), row)).collect();
         assert_eq!(expected.attributions.rows, attributions, "statement 3 in epoch {epoch}");
 
-        let owed = expected.refunds.groups.iter().filter(|(key, _)| closed(key.window_start, watermarks.duplicates));
+        let owed = expected.refunds.groups.iter();
         let owed =
             owed.map(|(key, refund)| (key.clone(), RefundSum { sum: refund.owed, clicks: refund.click_times.clone() }));
         assert_eq!(refund_sums(&self.compensations, epoch), owed.collect(), "statement 4 in epoch {epoch}");
 
         let rankings = self.rankings.at(epoch).into_iter();
         let rankings = rankings.map(|row| ((row.placement.clone(), row.category.clone()), row)).collect();
-        assert_eq!(expected_rankings(history, epoch, &final_rows, &expected, settings), rankings, "statement 1");
+        assert_eq!(expected.rankings, rankings, "statement 1 in epoch {epoch}");
 
         assert_eq!(late_locations(&self.late, epoch), expected_late(&expected), "late events in epoch {epoch}");
         self.check_dead_letters(epoch, &expected);
@@ -163,12 +160,26 @@ pub fn refund_sums(compensations: &Changes<Compensation>, epoch: Epoch) -> BTree
 /// The batch recomputation of what arrived until the end of an epoch.
 fn recomputed(history: &History, epoch: Epoch, settings: &Settings) -> Recomputed {
     let dir = tempfile::tempdir().expect("a temporary folder");
+    let mut cut = Progress { epoch, watermarks: Some(history.watermarks(epoch, settings)), ..Progress::default() };
     for ((topic, partition), records) in history.until(epoch) {
+        let report = PartitionReport {
+            topic,
+            partition,
+            next_offset: records.len() as u64,
+            greatest: None,
+            watermarks: Watermarks::MIN,
+            state: PartitionState::Active,
+        };
+        cut.partitions.insert((topic, partition), report);
         let folder = dir.path().join(topic.name());
         std::fs::create_dir_all(&folder).expect("a folder for the topic");
         write_lines(&folder.join(format!("{partition}.ndjson")), &records);
     }
-    recompute(dir.path(), settings, NOW).expect("the files can be read")
+    let mut input = TopicFiles::new(dir.path(), NOW.plus(settings.max_future_skew)).expect("the folder is there");
+    let cuts = [Cut::of(Some(&cut))];
+    let task = Task { cuts: &cuts, settings, claims: &[], watch: &mut |_, _| () };
+    let recomputed = recompute(&mut input, task, None).expect("the files can be read");
+    recomputed.into_iter().next().expect("one cut, one result")
 }
 
 fn write_lines(path: &Path, records: &[&[u8]]) {
@@ -179,78 +190,8 @@ fn write_lines(path: &Path, records: &[&[u8]]) {
     std::fs::write(path, text).expect("the file can be written");
 }
 
-fn closed(window_start: EventTime, watermark: EventTime) -> bool {
-    watermark >= window_start.plus(WINDOW_MS)
-}
-
-/// The rows that must be there under a watermark, final or not.
-fn performance_rows(
-    expected: &Recomputed,
-    watermark: EventTime,
-    settings: &Settings,
-) -> BTreeMap<PerformanceKey, PerformanceRow> {
-    let mut rows = expected.performance.rows.clone();
-    for row in rows.values_mut() {
-        row.is_final = closed(row.key.window_start, watermark);
-    }
-    rows.retain(|_, row| row.is_final || settings.emit == Emit::OnUpdate);
-    rows
-}
-
 fn by_key(rows: &[PerformanceRow]) -> BTreeMap<PerformanceKey, PerformanceRow> {
     rows.iter().map(|row| (row.key.clone(), row.clone())).collect()
-}
-
-/// The rankings. Live metrics go by the windows that have closed so far.
-fn expected_rankings(
-    history: &History,
-    epoch: Epoch,
-    performance: &BTreeMap<PerformanceKey, PerformanceRow>,
-    expected: &Recomputed,
-    settings: &Settings,
-) -> Rankings {
-    if settings.product_metrics == MetricsSource::Topic || epoch == Epoch::MAX {
-        return expected.rankings.clone();
-    }
-    let final_rows = performance.iter().filter(|(_, row)| row.is_final);
-    let final_rows = final_rows.map(|(key, row)| (key.clone(), row.clone())).collect();
-    let latest = NOW.plus(settings.max_future_skew);
-    let campaigns = events(history, epoch, Topic::CampaignEvents, |fields| owned_campaign(fields, latest));
-    let prices = events(history, epoch, Topic::ProductMeta, record::product_meta);
-    batch::rankings(&campaigns, &[], &prices, &final_rows, settings)
-}
-
-/// The good records of a topic.
-fn events<E>(
-    history: &History,
-    epoch: Epoch,
-    topic: Topic,
-    event: impl Fn(&Fields<'_>) -> Result<E, BadRecord>,
-) -> Vec<Located<E>> {
-    let mut events = Vec::new();
-    for ((_, partition), records) in history.until(epoch).into_iter().filter(|(place, _)| place.0 == topic) {
-        for (record, offset) in records.into_iter().zip(0..) {
-            if let Ok(event) = Scanner::default().read_full(record, &event) {
-                events.push(Located { partition, offset, event });
-            }
-        }
-    }
-    events
-}
-
-fn owned_campaign(fields: &Fields<'_>, latest: EventTime) -> Result<CampaignEvent, BadRecord> {
-    let event = record::campaign_event(fields)?;
-    if event.time > latest {
-        return Err(BadRecord::FutureTime(event.time));
-    }
-    let active = event.active.map(|active| ActiveCampaign {
-        advertiser_id: active.advertiser_id,
-        product_id: active.product_id,
-        placement: active.placement.to_owned(),
-        category: active.category.to_owned(),
-        bid_price: active.bid_price,
-    });
-    Ok(CampaignEvent { event_type: event.event_type, time: event.time, campaign_id: event.campaign_id, active })
 }
 
 /// Which statement leaves which record out.
@@ -262,7 +203,7 @@ fn late_locations(late: &[(LateEvent, Epoch)], epoch: Epoch) -> Late {
 }
 
 fn expected_late(expected: &Recomputed) -> Late {
-    let of = |statement, late: &[Location]| late.iter().map(move |at| (statement, *at)).collect::<Vec<_>>();
+    let of = |statement, late: &LateRecords| late.locations.iter().map(move |at| (statement, *at)).collect::<Vec<_>>();
     let mut late = Late::new();
     late.extend(of(Statement::PerformanceAggregator, &expected.performance.late));
     late.extend(of(Statement::ConversionMatcher, &expected.attributions.late));

@@ -6,15 +6,13 @@ use adtide_dataflows::Settings;
 use adtide_dataflows::model::{AdEvent, AdId, EventTime, Money, Topic};
 
 use super::fields::Bad;
-use super::input::{
-    BadRecords, Clock, ad_event, campaign_event, conversion_event, for_each_line, product_meta, product_metrics,
-    read_all,
-};
+use super::input::{Input, Offsets, Record, TopicFiles};
+use super::parse::{ad_event, campaign_event, conversion_event, product_meta, product_metrics, read};
 
 const CLICK: &str = r#"{"event_type":"CLICK","timestamp_field":1000,"product_id":7,"placement":"top","advertiser_id":9,"actual_price":1.50"#;
 
-fn clock() -> Clock {
-    Clock::new(EventTime(1_000_000_000_000), Settings::default().max_future_skew)
+fn clock() -> EventTime {
+    EventTime(1_000_000_000_000).plus(Settings::default().max_future_skew)
 }
 
 /// A click with these fields too; of a repeated field the last one stands.
@@ -22,47 +20,56 @@ fn click(more: &str) -> Result<AdEvent, Bad> {
     ad_event(format!("{CLICK}{more}}}").as_bytes(), clock())
 }
 
-fn lines(dir: &Path, topic: &str) -> Vec<(u32, u64, String)> {
+/// The lines of ad-events before the offsets.
+fn lines(dir: &Path, until: &[(u32, u64)]) -> anyhow::Result<Vec<(u32, u64, String)>> {
     let mut lines = Vec::new();
-    for_each_line(dir, topic, |partition, offset, line| {
-        lines.push((partition, offset, String::from_utf8_lossy(line).into_owned()));
-    })
-    .unwrap();
-    lines
+    let mut input = TopicFiles::new(dir, clock())?;
+    input.each_record(Topic::AdEvents, &until.iter().copied().collect(), &mut |record| {
+        let value = String::from_utf8_lossy(record.value.unwrap_or_default()).into_owned();
+        lines.push((record.partition, record.offset, value));
+    })?;
+    Ok(lines)
 }
 
 #[test]
 fn an_offset_is_the_number_of_the_line_and_empty_lines_count() {
     let dir = tempfile::tempdir().unwrap();
-    assert!(lines(dir.path(), "t").is_empty());
-    std::fs::write(dir.path().join("t.ndjson"), "a\r\n\n\r\nb").unwrap();
-    assert_eq!(lines(dir.path(), "t"), [(0, 0, "a".into()), (0, 3, "b".into())]);
+    assert!(lines(dir.path(), &[]).unwrap().is_empty());
+    std::fs::write(dir.path().join("ad-events.ndjson"), "a\r\n\n\r\nb").unwrap();
+    assert_eq!(lines(dir.path(), &[(0, 4)]).unwrap(), [(0, 0, "a".into()), (0, 3, "b".into())]);
+    assert_eq!(lines(dir.path(), &[(0, 3)]).unwrap(), [(0, 0, "a".into())]);
 }
 
 #[test]
 fn partitions_are_the_numbered_files_of_a_folder() {
     let dir = tempfile::tempdir().unwrap();
-    let folder = dir.path().join("t");
+    let folder = dir.path().join("ad-events");
     std::fs::create_dir(&folder).unwrap();
     for (name, text) in [("10.ndjson", "x\n"), ("2.ndjson", "y\n"), ("notes.ndjson", "n\n"), ("3.txt", "n\n")] {
         std::fs::write(folder.join(name), text).unwrap();
     }
-    assert_eq!(lines(dir.path(), "t"), [(2, 0, "y".into()), (10, 0, "x".into())]);
-    std::fs::write(dir.path().join("t.ndjson"), "z\n").unwrap();
-    assert!(for_each_line(dir.path(), "t", |_, _, _| ()).is_err());
+    assert_eq!(lines(dir.path(), &[(2, 1), (10, 1)]).unwrap(), [(2, 0, "y".into()), (10, 0, "x".into())]);
+    assert_eq!(lines(dir.path(), &[(10, 1)]).unwrap(), [(10, 0, "x".into())]);
+    std::fs::write(dir.path().join("ad-events.ndjson"), "z\n").unwrap();
+    assert!(lines(dir.path(), &[(10, 1)]).is_err());
 }
 
 #[test]
-fn bad_lines_are_noted_with_their_place() {
+fn bad_lines_are_told_from_good_ones() {
     let dir = tempfile::tempdir().unwrap();
     let long = format!("{CLICK},\"other\":\"{}\"}}\n", "x".repeat(1 << 20));
     let good = format!("{CLICK}}}\n");
     let lines = [good.as_bytes(), b"[]\n", b"{\n", b"{} {}\n", b"\xff\n", b" \n", long.as_bytes(), good.as_bytes()];
     std::fs::write(dir.path().join("ad-events.ndjson"), lines.concat()).unwrap();
-    let mut bad = BadRecords::new();
-    let events = read_all(dir.path(), Topic::AdEvents, |line| ad_event(line, clock()), &mut bad).unwrap();
-    assert_eq!(events.iter().map(|located| located.offset).collect::<Vec<_>>(), [0, 7]);
-    assert_eq!(bad.keys().map(|location| location.offset).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6]);
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    let mut input = TopicFiles::new(dir.path(), clock()).unwrap();
+    let all = Offsets::from([(0, 8)]);
+    let read = input.each_record(Topic::AdEvents, &all, &mut |record| {
+        let offsets = if read(Topic::AdEvents, &record, ad_event).is_ok() { &mut good } else { &mut bad };
+        offsets.push(record.offset);
+    });
+    read.unwrap();
+    assert_eq!((good, bad), (vec![0, 7], vec![1, 2, 3, 4, 5, 6]));
 }
 
 #[test]
@@ -195,7 +202,8 @@ fn a_conversion_event_has_all_but_its_ids() {
 
 #[test]
 fn product_metrics_have_both_rates_or_neither() {
-    let rates = |json: &str| product_metrics(format!(r#"{{"product_id":7{json}}}"#).as_bytes()).map(|m| m.rates);
+    let rates =
+        |json: &str| product_metrics(format!(r#"{{"product_id":7{json}}}"#).as_bytes(), clock()).map(|m| m.rates);
     assert_eq!(rates(r#","ctr":0.1,"cvr":"2e-1""#), Ok(Some((0.1, 0.2))));
     assert_eq!(rates(r#","ctr":null"#), Ok(None));
     for json in [r#","ctr":1"#, r#","ctr":-1,"cvr":1"#, r#","ctr":1e999,"cvr":1"#, r#","ctr":"NaN","cvr":1"#] {
@@ -205,8 +213,22 @@ fn product_metrics_have_both_rates_or_neither() {
 
 #[test]
 fn product_meta_without_a_price_is_a_deletion() {
-    let price = |json: &str| product_meta(json.as_bytes()).map(|meta| meta.price);
+    let price = |json: &str| product_meta(json.as_bytes(), clock()).map(|meta| meta.price);
     assert_eq!(price(r#"{"product_id":7,"product_price":1.5}"#), Ok(Some(Money(150))));
     assert_eq!(price(r#"{"product_id":7}"#), Ok(None));
     assert!(price(r#"{"product_price":1.5}"#).is_err());
+}
+
+#[test]
+fn a_null_value_deletes_the_product_that_is_its_key() {
+    let null = |key| Record { partition: 0, offset: 0, key, value: None, latest: clock() };
+    let deleted = |key: &'static [u8]| read(Topic::ProductMeta, &null(Some(key)), product_meta);
+    assert_eq!(deleted(b"7").map(|meta| (meta.product_id, meta.price)), Ok((7, None)));
+    assert_eq!(deleted(b"-07").map(|meta| meta.product_id), Ok(-7));
+    for key in [&b""[..], b"seven", b"7.0", b"99999999999999999999", b"\xff"] {
+        assert!(deleted(key).is_err(), "{key:?}");
+    }
+    assert!(read(Topic::ProductMetrics, &null(Some(b"7")), product_metrics).is_ok_and(|rates| rates.rates.is_none()));
+    assert!(read(Topic::ProductMetrics, &null(None), product_metrics).is_err());
+    assert!(read(Topic::AdEvents, &null(Some(b"7")), ad_event).is_err());
 }

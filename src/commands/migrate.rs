@@ -1,0 +1,30 @@
+//! `adtide migrate`.
+
+use std::process::ExitCode;
+
+use anyhow::ensure;
+
+use super::output::say;
+use super::start_log;
+use crate::cli::ConfigSources;
+use crate::config::Config;
+use crate::connect::{migrate, persist};
+
+/// Creates the tables that are missing in PostgreSQL.
+pub fn migrate(sources: &ConfigSources) -> anyhow::Result<ExitCode> {
+    let config = Config::load(sources.config.as_deref(), &sources.set)?;
+    start_log(&config.log)?;
+    let postgres = config.postgres();
+    ensure!(
+        !postgres.url.is_empty(),
+        "key postgres.url is empty; set it, e.g. --set postgres.url=postgres://user:password@localhost/adtide"
+    );
+    let applied = persist("creating the tables in PostgreSQL", Some(postgres.connect_timeout), || {
+        migrate::apply(&mut postgres.connect("adtide migrate")?, &postgres)
+    })?;
+    match applied.as_slice() {
+        [] => say!("PostgreSQL at {} has every table already", postgres.url),
+        applied => say!("PostgreSQL at {}: applied {}", postgres.url, applied.join(", ")),
+    }
+    Ok(ExitCode::SUCCESS)
+}

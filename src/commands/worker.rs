@@ -1,0 +1,55 @@
+//! `adtide worker` and `adtide init-demo`.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::output::say;
+use super::run::lock;
+use super::start_log;
+use super::stop_on_signal;
+use crate::cli::{InitDemoArgs, WorkerArgs};
+use crate::config::Config;
+use crate::connect::persist;
+use crate::worker::{self, Place, demo};
+
+/// Runs workers until Ctrl-C or SIGTERM, or to the end of what is there.
+pub fn worker(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
+    let config = Config::load(args.sources.config.as_deref(), &args.overrides())?;
+    start_log(&config.log)?;
+    let workers = config.worker()?;
+    let jobs = args.worker.jobs();
+    // In files nobody shares partitions out: one process a worker, held until the end.
+    let mut locks = Vec::new();
+    if let Place::Embedded { data_dir, .. } = &workers.place {
+        for job in jobs {
+            locks.push(lock(data_dir, &format!(".adtide-worker-{}.lock", job.name()))?);
+        }
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    stop_on_signal(&stop)?;
+    worker::run_all(&workers, jobs, args.until_end, &stop)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Fills in balances and budgets for generated traffic.
+pub fn init_demo(args: &InitDemoArgs) -> anyhow::Result<ExitCode> {
+    let config = Config::load(args.sources.config.as_deref(), &args.overrides())?;
+    start_log(&config.log)?;
+    let (place, patience) = config.tables();
+    let catalogue = demo::catalogue(&config.generator())?;
+    let mut ledger = place.ledger("init-demo")?;
+    persist("filling in the demonstration", Some(patience), || ledger.open_accounts(&catalogue))?;
+    say!(
+        "{} advertisers, {} campaigns with budgets, {} products in {}",
+        catalogue.accounts.len(),
+        catalogue.budgets.len(),
+        catalogue.prices.len(),
+        match &place {
+            Place::Embedded { data_dir, .. } => Path::display(data_dir).to_string(),
+            Place::Services { postgres, .. } => postgres.url.to_string(),
+        }
+    );
+    Ok(ExitCode::SUCCESS)
+}

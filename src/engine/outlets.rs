@@ -1,0 +1,105 @@
+//! The sinks of a run: what each takes of the results, and how they are opened.
+
+use adtide_dataflows::model::Epoch;
+use adtide_dataflows::{Outputs, Settings, Statement};
+use timely::dataflow::operators::Concat;
+use timely::dataflow::operators::probe::{Handle, Probe};
+
+use super::{Monitor, Plan, Services, SinkConfig};
+use crate::sink::kafka::KafkaSink;
+use crate::sink::postgres::PostgresSink;
+use crate::sink::redis::RedisSink;
+use crate::sink::sqlite::SqliteSink;
+use crate::sink::topics::TopicSink;
+use crate::sink::{self, Run, Sink};
+
+/// The worker that all sinks belong to.
+const OWNER: usize = 0;
+
+/// What a sink takes of the results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Takes {
+    /// Statement 1.
+    Rankings,
+    /// Statements 2 and 3.
+    Tables,
+    /// Statements 1 to 3.
+    RankingsAndTables,
+    /// Statement 4, late events and dead letters.
+    Records,
+}
+
+/// What the sinks take, one entry a sink: the same on every worker. A server that no statement needs has no sink.
+fn outlets(sinks: &SinkConfig, settings: &Settings) -> Vec<Takes> {
+    let runs = |statement| settings.statements.contains(&statement);
+    match sinks {
+        SinkConfig::None => Vec::new(),
+        SinkConfig::Embedded(_) => vec![Takes::RankingsAndTables, Takes::Records],
+        SinkConfig::Services(_) => {
+            let tables = runs(Statement::PerformanceAggregator) || runs(Statement::ConversionMatcher);
+            let wanted =
+                [(Takes::Rankings, runs(Statement::RtbCacheUpdater)), (Takes::Tables, tables), (Takes::Records, true)];
+            wanted.into_iter().filter(|(_, wanted)| *wanted).map(|(takes, _)| takes).collect()
+        }
+    }
+}
+
+/// Opens the servers' sinks. From now on no earlier run can write to them any more.
+///
+/// # Errors
+/// One can't be reached, or refuses.
+pub fn open_services(
+    services: &Services,
+    settings: &Settings,
+    run: &Run,
+    monitor: &Monitor,
+) -> anyhow::Result<Vec<Box<dyn Sink>>> {
+    let name = &services.name;
+    let open = |takes| -> anyhow::Result<Box<dyn Sink>> {
+        monitor.beat();
+        Ok(match takes {
+            Takes::Rankings => Box::new(RedisSink::open(&services.redis, name, run.clone())?),
+            Takes::Tables | Takes::RankingsAndTables => {
+                Box::new(PostgresSink::open(&services.postgres, name, run.clone())?)
+            }
+            Takes::Records => Box::new(KafkaSink::open(&services.kafka, name, run.clone())?),
+        })
+    };
+    outlets(&SinkConfig::Services(Box::new(services.clone())), settings).into_iter().map(open).collect()
+}
+
+/// Opens the embedded sinks; what they hold has been looked at before.
+///
+/// # Errors
+/// A file can't be written.
+pub fn open_embedded(data_dir: &std::path::Path, plan: &Plan) -> anyhow::Result<Vec<Box<dyn Sink>>> {
+    Ok(vec![
+        Box::new(SqliteSink::open(&data_dir.join("adtide.db"), &plan.run, plan.resume)?),
+        Box::new(TopicSink::open(&data_dir.join("topics"), &plan.run, plan.resume)?),
+    ])
+}
+
+/// Attaches the sinks, which are there on their owner only; where nothing is to be written, only the probe.
+pub fn connect(
+    outputs: &Outputs<'_>,
+    config: &SinkConfig,
+    settings: &Settings,
+    sinks: Vec<Box<dyn Sink>>,
+    probe: &Handle<Epoch>,
+) {
+    let outlets = outlets(config, settings);
+    if outlets.is_empty() {
+        sink::rankings(outputs).concat(sink::tables(outputs)).concat(sink::records(outputs)).probe_with(probe);
+        return;
+    }
+    let mut sinks = sinks.into_iter();
+    for takes in outlets {
+        let results = match takes {
+            Takes::Rankings => sink::rankings(outputs),
+            Takes::Tables => sink::tables(outputs),
+            Takes::RankingsAndTables => sink::rankings(outputs).concat(sink::tables(outputs)),
+            Takes::Records => sink::records(outputs),
+        };
+        sink::attach(results.concat(sink::progress(outputs)), OWNER, sinks.next()).probe_with(probe);
+    }
+}

@@ -1,0 +1,526 @@
+//! Topics in Kafka, read without a consumer group: each worker has its share of the partitions, assigned by hand.
+//!
+//! A worker has a consumer of its own, and in it a queue for each partition, so that it can read next from the partition
+//! whose event time is least. librdkafka fetches ahead by itself until a queue is full and then waits: a worker that does not
+//! read, because the sinks are behind, holds the brokers back, and nothing that was fetched is thrown away, as pausing would.
+
+mod watch;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use adtide_dataflows::model::{Epoch, EventTime, Topic};
+use adtide_dataflows::operators::{PartitionState, WatermarkView, Watermarks};
+use adtide_dataflows::record::MAX_RECORD_BYTES;
+use adtide_dataflows::{Envelope, Ingest, PartitionHandle};
+use anyhow::{Context as _, anyhow, bail, ensure};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::OwnedMessage;
+use rdkafka::{ClientContext, Message, Offset, Statistics, TopicPartitionList};
+use rustc_hash::FxHashMap;
+use tracing::{info, warn};
+
+use super::life::{Life, Stage};
+use super::{Poll, Source};
+use crate::connect::kafka::{KafkaConfig, log};
+use crate::engine::{PartitionStatus, SourceStatus};
+use crate::sink::Progress;
+
+pub use watch::Watch;
+
+/// How many records are taken at once.
+const BATCH: usize = 1024;
+
+/// How much of a record that is too large goes to the dead letters.
+const OVERSIZED_HEAD: usize = 64 * 1024;
+
+/// What a Kafka source needs to know.
+#[derive(Clone, Debug)]
+pub struct KafkaSourceConfig {
+    /// The brokers.
+    pub kafka: KafkaConfig,
+    /// The name of this deployment.
+    pub name: String,
+    /// The topics to read.
+    pub topics: Vec<Topic>,
+    /// Go on at the end; otherwise read to where the partitions end at the start.
+    pub follow: bool,
+    /// A partition that is caught up with the brokers counts as idle after this long.
+    pub idle_timeout: Duration,
+    /// Let the watermark follow the clock when everything is idle.
+    pub idle_advance: bool,
+    /// How far a record may lead its own timestamp, in milliseconds.
+    pub max_future_skew: i64,
+}
+
+/// One worker's partitions.
+pub struct KafkaSource {
+    config: KafkaSourceConfig,
+    watch: Arc<Watch>,
+    worker: usize,
+    workers: usize,
+    consumer: Option<Arc<BaseConsumer<Listener>>>,
+    partitions: Vec<Partition>,
+    bytes_read: u64,
+    replaying: bool,
+}
+
+struct Partition {
+    topic: Topic,
+    number: u32,
+    handle: PartitionHandle,
+    queue: Option<PartitionQueue<Listener>>,
+    /// The first offset that was not taken.
+    next_offset: u64,
+    /// Whether the queue has said that it is at the end, since the last record.
+    at_end: bool,
+    /// A record that was polled before its time.
+    held: Option<OwnedMessage>,
+    /// Of a replay: the offset to stop before.
+    until: Option<u64>,
+    /// Of a bounded run: where the input ends.
+    last: Option<u64>,
+    /// Since when there is nothing, although the brokers have more.
+    hungry: Option<Instant>,
+    life: Life,
+}
+
+/// Hears from librdkafka up to where each partition has been fetched.
+#[derive(Default)]
+struct Listener {
+    fetched: Mutex<FxHashMap<(String, i32), u64>>,
+}
+
+impl Listener {
+    /// The offset at which the end of a partition was last reached: nothing readable below it is still to come.
+    fn end_reached(&self, topic: &str, partition: u32) -> Option<u64> {
+        let fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        fetched.get(&(topic.to_owned(), partition as i32)).copied()
+    }
+}
+
+impl ClientContext for Listener {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, _error: KafkaError, _reason: &str) {
+        // A broker that is away: the watch says so.
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, topic) in statistics.topics {
+            for (number, partition) in topic.partitions {
+                if let Ok(end) = u64::try_from(partition.eof_offset) {
+                    fetched.insert((name.clone(), number), end);
+                }
+            }
+        }
+    }
+}
+
+impl ConsumerContext for Listener {}
+
+impl KafkaSource {
+    /// The source of worker `worker` of `workers`.
+    pub fn new(config: KafkaSourceConfig, watch: Arc<Watch>, worker: usize, workers: usize) -> KafkaSource {
+        KafkaSource {
+            config,
+            watch,
+            worker,
+            workers,
+            consumer: None,
+            partitions: Vec::new(),
+            bytes_read: 0,
+            replaying: false,
+        }
+    }
+
+    /// Adds this worker's partitions that are not known yet; false if there are none.
+    fn discover(&mut self, ingest: &mut Ingest, stage: Stage) -> bool {
+        let before = self.partitions.len();
+        for (topic, number) in self.watch.partitions() {
+            let mine = (topic as usize + number as usize) % self.workers == self.worker;
+            if !mine || self.partitions.iter().any(|known| (known.topic, known.number) == (topic, number)) {
+                continue;
+            }
+            self.partitions.push(Partition {
+                topic,
+                number,
+                handle: ingest.add_partition(topic, number, 0),
+                queue: None,
+                next_offset: 0,
+                at_end: false,
+                held: None,
+                until: None,
+                last: (!self.config.follow).then(|| self.watch.end((topic, number)).unwrap_or(0)),
+                hungry: None,
+                life: Life::new(stage),
+            });
+        }
+        self.partitions.len() > before
+    }
+
+    /// Makes a consumer that goes on where each partition was left, in place of the one there was.
+    fn connect(&mut self) -> anyhow::Result<()> {
+        self.disconnect();
+        let open: Vec<_> = self.partitions.iter_mut().filter(|known| known.life.stage() != Stage::Finished).collect();
+        if open.is_empty() {
+            return Ok(());
+        }
+        let kafka = &self.config.kafka;
+        let mut client = kafka.client();
+        let kilobytes = (kafka.prefetch_bytes / 1024 / open.len() as u64).max(1024);
+        client
+            // It joins no group and commits nothing, but librdkafka insists on a name.
+            .set("group.id", kafka.topic(&self.config.name))
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("enable.partition.eof", "true")
+            .set("isolation.level", "read_committed")
+            .set("auto.offset.reset", "error")
+            .set("statistics.interval.ms", "1000")
+            .set("queued.max.messages.kbytes", kilobytes.to_string())
+            // A full queue is looked at again soon, not after a second.
+            .set("fetch.queue.backoff.ms", "20");
+        let consumer: Arc<BaseConsumer<Listener>> =
+            Arc::new(client.create_with_context(Listener::default()).map_err(|error| kafka.fault(error).into_error())?);
+        let mut assignment = TopicPartitionList::new();
+        for partition in &open {
+            let from = match partition.next_offset {
+                0 => Offset::Beginning,
+                next => Offset::Offset(i64::try_from(next)?),
+            };
+            let name = kafka.topic(partition.topic.name());
+            assignment.add_partition_offset(&name, partition.number as i32, from).context("can't assign")?;
+        }
+        consumer.assign(&assignment).map_err(|error| kafka.fault(error).into_error())?;
+        for partition in open {
+            let name = kafka.topic(partition.topic.name());
+            let queue = consumer.split_partition_queue(&name, partition.number as i32);
+            partition.queue = Some(queue.with_context(|| format!("can't read {name} [{}]", partition.number))?);
+        }
+        info!(worker = self.worker, partitions = self.partitions.len(), "reading from Kafka");
+        self.consumer = Some(consumer);
+        Ok(())
+    }
+
+    fn disconnect(&mut self) {
+        for partition in &mut self.partitions {
+            partition.queue = None;
+            partition.held = None;
+            partition.at_end = false;
+            partition.hungry = None;
+        }
+        self.consumer = None;
+    }
+
+    /// Hears what librdkafka has to say beside records.
+    fn listen(&self) -> anyhow::Result<()> {
+        let Some(consumer) = &self.consumer else { return Ok(()) };
+        while let Some(event) = consumer.poll(Duration::ZERO) {
+            match event {
+                Ok(message) => bail!("a record of {} came outside its partition's queue", message.topic()),
+                Err(error) => self.judge(error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether an error of the consumer ends the run. A broker that is away comes back, and librdkafka with it.
+    fn judge(&self, error: KafkaError) -> anyhow::Result<()> {
+        let code = error.rdkafka_error_code();
+        match code {
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => Err(anyhow!(error).context(
+                "records were deleted from Kafka before they were read, or a topic was made anew; raise retention.ms of the \
+                 topics, then start again",
+            )),
+            // While a broker starts, it may not know its topics yet. That they exist was checked at the start.
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(()),
+            _ => match self.config.kafka.fault(error) {
+                crate::connect::Fault::Passing(_) => Ok(()),
+                crate::connect::Fault::Lasting(error) => Err(error),
+            },
+        }
+    }
+
+    /// The partition to read next: of those that may have more, the one furthest behind in event time.
+    fn furthest_behind(&self, ingest: &Ingest, skip: &[bool]) -> Option<usize> {
+        (0..self.partitions.len())
+            .filter(|&at| !skip[at] && self.partitions[at].is_wanted())
+            .min_by_key(|&at| ingest.greatest(self.partitions[at].handle))
+    }
+
+    /// Lets partitions that woke up follow the others, puts quiet ones to sleep, and looks for new ones.
+    fn look_after(&mut self, ingest: &mut Ingest, epoch: Epoch, view: &WatermarkView) -> anyhow::Result<()> {
+        for at in 0..self.partitions.len() {
+            let caught_up = self.is_caught_up(at);
+            let partition = &mut self.partitions[at];
+            partition.life.follow((partition.topic, partition.number), partition.handle, ingest, view);
+            match partition.life.stage() {
+                Stage::Idle => {
+                    if let Some(error) = partition.peek() {
+                        self.judge(error)?;
+                    } else if self.partitions[at].held.is_some() {
+                        self.partitions[at].life.go(Stage::Waking(epoch));
+                    }
+                }
+                Stage::Active if caught_up && partition.life.quiet_for() >= self.config.idle_timeout => {
+                    partition.life.go(Stage::Idle);
+                }
+                _ => {}
+            }
+        }
+        if self.config.follow && self.discover(ingest, Stage::Waking(epoch)) {
+            self.connect()?;
+        }
+        Ok(())
+    }
+
+    /// Whether everything that the brokers have of a partition was taken: they say so now, and the consumer has been to
+    /// that very end. A partition that is slow, or whose broker does not answer, is not.
+    fn is_caught_up(&self, at: usize) -> bool {
+        let partition = &self.partitions[at];
+        let end = self.watch.end_now((partition.topic, partition.number));
+        partition.at_end && partition.held.is_none() && end.is_some_and(|end| self.position(partition) >= end)
+    }
+
+    /// Where a partition's consumer is: nothing readable before this offset is still to come.
+    fn position(&self, partition: &Partition) -> u64 {
+        let name = self.config.kafka.topic(partition.topic.name());
+        let consumer = self.consumer.as_ref().filter(|_| partition.at_end);
+        let reached = consumer.and_then(|consumer| consumer.context().end_reached(&name, partition.number));
+        reached.unwrap_or(0).max(partition.next_offset)
+    }
+
+    /// Of a bounded run: ends the partitions that were read to where they end. True if all were.
+    fn finish(&mut self) -> bool {
+        let at_last = self.partitions.iter_mut().filter(|partition| partition.is_at_last());
+        at_last.filter(|partition| partition.life.is_active()).for_each(|partition| partition.life.go(Stage::Finished));
+        !self.config.follow && self.partitions.iter().all(|partition| partition.life.stage() == Stage::Finished)
+    }
+
+    /// Replaces a consumer that gets nothing for long although the brokers have more for it.
+    fn revive(&mut self, at: usize) -> anyhow::Result<()> {
+        let partition = &self.partitions[at];
+        let key = (partition.topic, partition.number);
+        let more = self.watch.end_now(key).is_some_and(|end| end > self.position(partition));
+        let partition = &mut self.partitions[at];
+        if !more {
+            partition.hungry = None;
+            return Ok(());
+        }
+        let since = *partition.hungry.get_or_insert_with(Instant::now);
+        if since.elapsed() >= self.config.kafka.stall_timeout {
+            let (topic, partition, offset) = (key.0.name(), key.1, partition.next_offset);
+            warn!(topic, partition, offset, "the consumer has stalled; a new one takes its place");
+            self.connect()?;
+        }
+        Ok(())
+    }
+
+    /// After a replay that ends early: says so if the topic is not the one that was read before.
+    fn check_replayed(&self, partition: &Partition) -> anyhow::Result<()> {
+        let (Some(until), Some(end)) = (partition.until, self.watch.end((partition.topic, partition.number))) else {
+            return Ok(());
+        };
+        ensure!(
+            end >= until,
+            "{} [{}] ends at offset {end}, but results up to {until} have been committed: the topic was made anew; set \
+             another name (key name) to start over",
+            self.config.kafka.topic(partition.topic.name()),
+            partition.number
+        );
+        Ok(())
+    }
+}
+
+impl Source for KafkaSource {
+    fn start(&mut self, ingest: &mut Ingest) -> anyhow::Result<()> {
+        self.discover(ingest, Stage::Active);
+        self.connect()?;
+        self.report(ingest);
+        Ok(())
+    }
+
+    fn replay_to(&mut self, cut: Option<&Progress>) {
+        self.replaying = cut.is_some();
+        for partition in &mut self.partitions {
+            let committed = |cut: &Progress| cut.partitions.get(&(partition.topic, partition.number)).copied();
+            partition.until = cut.map(|cut| committed(cut).map_or(0, |committed| committed.next_offset));
+        }
+    }
+
+    fn resume(&mut self, ingest: &mut Ingest, last: &Progress) {
+        for partition in &mut self.partitions {
+            let before = last.partitions.get(&(partition.topic, partition.number));
+            // A partition that was not known then follows the others.
+            let floor = before.map(|before| before.watermarks).or(last.watermarks);
+            ingest.follow(partition.handle, floor.unwrap_or(Watermarks::MIN));
+            if self.config.follow && before.is_some_and(|before| matches!(before.state, PartitionState::Idle(_))) {
+                partition.life.go(Stage::Idle);
+            }
+        }
+    }
+
+    fn poll(&mut self, ingest: &mut Ingest, epoch: Epoch, view: &WatermarkView) -> anyhow::Result<Poll> {
+        self.listen()?;
+        if !self.replaying {
+            self.look_after(ingest, epoch, view)?;
+        }
+        let mut empty = vec![false; self.partitions.len()];
+        while let Some(at) = self.furthest_behind(ingest, &empty) {
+            let (taken, error) = self.partitions[at].read(ingest, self.config.max_future_skew);
+            if let Some(error) = error {
+                self.judge(error)?;
+            }
+            if taken > 0 {
+                self.bytes_read += taken;
+                return Ok(Poll::Ready);
+            }
+            empty[at] = true;
+            if self.replaying && self.partitions[at].at_end {
+                self.check_replayed(&self.partitions[at])?;
+            } else {
+                self.revive(at)?;
+            }
+        }
+        let ended =
+            if self.replaying { self.partitions.iter().all(|partition| !partition.is_wanted()) } else { self.finish() };
+        Ok(if ended { Poll::Finished } else { Poll::Pending })
+    }
+
+    fn report(&mut self, ingest: &mut Ingest) {
+        let clock = self.config.idle_advance.then(crate::now);
+        for partition in &mut self.partitions {
+            partition.life.report(partition.handle, ingest, clock);
+        }
+    }
+
+    fn bytes_read(&self) -> u64 {
+        self.bytes_read
+    }
+
+    fn bytes_total(&self) -> u64 {
+        self.bytes_read
+    }
+
+    fn status(&self) -> Option<SourceStatus> {
+        let partitions = self.partitions.iter().map(|partition| PartitionStatus {
+            topic: partition.topic,
+            partition: partition.number,
+            // Behind the last record there may be markers of transactions: they are no lag.
+            next_offset: self.position(partition),
+            end_offset: self.watch.end((partition.topic, partition.number)),
+            idle: partition.life.stage() == Stage::Idle,
+        });
+        let fault = self.watch.fault().map(|fault| format!("reading Kafka: {fault}"));
+        Some(SourceStatus { partitions: partitions.collect(), lag_bytes: None, fault })
+    }
+}
+
+impl Partition {
+    /// The offset to stop before.
+    fn limit(&self) -> u64 {
+        self.until.or(self.last).unwrap_or(u64::MAX)
+    }
+
+    /// Whether it is to be read further. Offsets may have gaps: what ends a replay is a record beyond it, or the end.
+    fn is_wanted(&self) -> bool {
+        let beyond = self.held.as_ref().is_some_and(|held| offset_of(held) >= self.limit());
+        let replayed = self.until.is_some() && self.at_end;
+        self.life.is_active() && self.next_offset < self.limit() && !beyond && !replayed
+    }
+
+    /// Whether a bounded run has read all of it.
+    fn is_at_last(&self) -> bool {
+        let beyond = |last| self.held.as_ref().is_some_and(|held| offset_of(held) >= last);
+        self.last.is_some_and(|last| self.next_offset >= last || self.at_end || beyond(last))
+    }
+
+    /// Takes what the queue has, up to a batch. How many bytes that were, and what went wrong.
+    fn read(&mut self, ingest: &mut Ingest, max_future_skew: i64) -> (u64, Option<KafkaError>) {
+        let limit = self.limit();
+        let mut bytes = 0;
+        if let Some(held) = self.held.take_if(|held| offset_of(held) < limit) {
+            bytes += take(ingest, (self.topic, self.handle), &held, max_future_skew);
+            self.has_taken(offset_of(&held));
+        }
+        for _ in 0..BATCH {
+            let Some(queue) = self.queue.as_ref().filter(|_| self.next_offset < limit && self.held.is_none()) else {
+                break;
+            };
+            match queue.poll(Duration::ZERO) {
+                None => break,
+                Some(Ok(message)) if offset_of(&message) >= limit => self.held = Some(message.detach()),
+                Some(Ok(message)) => {
+                    bytes += take(ingest, (self.topic, self.handle), &message, max_future_skew);
+                    let offset = offset_of(&message);
+                    drop(message);
+                    self.has_taken(offset);
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => self.at_end = true,
+                Some(Err(error)) => return (bytes, Some(error)),
+            }
+        }
+        if bytes > 0 {
+            self.life.has_read();
+        }
+        (bytes, None)
+    }
+
+    fn has_taken(&mut self, offset: u64) {
+        self.next_offset = offset + 1;
+        self.at_end = false;
+        self.hungry = None;
+    }
+
+    /// Of an idle partition: looks whether there is a record, and holds it.
+    fn peek(&mut self) -> Option<KafkaError> {
+        if self.held.is_some() {
+            return None;
+        }
+        match self.queue.as_ref()?.poll(Duration::ZERO)? {
+            Ok(message) => self.held = Some(message.detach()),
+            Err(KafkaError::PartitionEOF(_)) => self.at_end = true,
+            Err(error) => return Some(error),
+        }
+        None
+    }
+}
+
+fn offset_of(message: &impl Message) -> u64 {
+    u64::try_from(message.offset()).unwrap_or(0)
+}
+
+/// Gives a record to the ingest. How many bytes it has, and one more, so that an empty one counts.
+fn take(
+    ingest: &mut Ingest,
+    (topic, handle): (Topic, PartitionHandle),
+    message: &impl Message,
+    max_future_skew: i64,
+) -> u64 {
+    let timestamp = message.timestamp().to_millis().filter(|ms| *ms >= 0).map(EventTime);
+    let latest = timestamp.unwrap_or_else(crate::now).plus(max_future_skew);
+    let envelope = Envelope { offset: offset_of(message), key: message.key(), timestamp };
+    match message.payload() {
+        Some(value) if value.len() > MAX_RECORD_BYTES => {
+            ingest.oversized(handle, envelope, &value[..OVERSIZED_HEAD], value.len() as u64);
+        }
+        Some(value) => ingest.record_in(handle, envelope, value, latest),
+        None => ingest.record_in(handle, envelope, tombstone(topic, message.key()).as_bytes(), latest),
+    }
+    message.payload().map_or(0, <[u8]>::len) as u64 + 1
+}
+
+/// What a null value says: on a topic of products, that its key is deleted. Without a product for a key, as on the other
+/// topics, it is an empty record, and so a bad one.
+fn tombstone(topic: Topic, key: Option<&[u8]>) -> String {
+    let key = key.filter(|_| matches!(topic, Topic::ProductMetrics | Topic::ProductMeta));
+    let product = key.and_then(|key| std::str::from_utf8(key).ok()).and_then(|key| key.parse::<i64>().ok());
+    product.map_or_else(String::new, |product| format!(r#"{{"product_id":{product}}}"#))
+}

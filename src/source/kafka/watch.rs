@@ -1,0 +1,185 @@
+//! What the brokers say of the topics: which partitions there are, and where they end.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use adtide_dataflows::model::Topic;
+use anyhow::{Context, anyhow};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{Offset, TopicPartitionList};
+use tracing::{info, warn};
+
+use crate::connect::kafka::{KafkaConfig, QuietContext};
+use crate::connect::{Fault, persist};
+
+/// How often the brokers are asked where the partitions end.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// What was seen last, kept up to date by a thread of its own until this is dropped. All workers of a process share
+/// it.
+///
+/// A consumer alone can't tell "there is nothing more" from "the broker does not answer"; this can.
+pub struct Watch {
+    seen: Mutex<Seen>,
+    cluster: String,
+}
+
+struct Seen {
+    ends: BTreeMap<(Topic, u32), u64>,
+    refreshed: Instant,
+    fault: Option<String>,
+}
+
+impl Watch {
+    /// Takes a first look at the topics and goes on to watch them.
+    ///
+    /// # Errors
+    /// The brokers can't be reached within `connect_timeout`, or a topic is missing.
+    pub fn start(config: &KafkaConfig, topics: &[Topic]) -> anyhow::Result<Arc<Watch>> {
+        let mut watcher = persist("reaching Kafka", Some(config.connect_timeout), || Watcher::new(config, topics))?;
+        let ends = persist("asking Kafka for its topics", Some(config.connect_timeout), || watcher.look())?;
+        let cluster = watcher.consumer.client().fetch_cluster_id(ANSWER).unwrap_or_else(|| config.brokers.clone());
+        let seen = Seen { ends, refreshed: Instant::now(), fault: None };
+        let watch = Arc::new(Watch { seen: Mutex::new(seen), cluster });
+        let weak = Arc::downgrade(&watch);
+        let keep_watch = move || {
+            loop {
+                std::thread::sleep(INTERVAL);
+                let Some(watch) = weak.upgrade() else { return };
+                let looked = watcher.look();
+                watch.note(looked);
+            }
+        };
+        std::thread::Builder::new().name("kafka-watch".to_owned()).spawn(keep_watch).context("can't start a thread")?;
+        Ok(watch)
+    }
+
+    fn note(&self, looked: Result<BTreeMap<(Topic, u32), u64>, Fault>) {
+        let mut seen = self.seen();
+        match looked {
+            Ok(ends) => {
+                if seen.fault.take().is_some() {
+                    info!("Kafka answers again");
+                }
+                seen.ends = ends;
+                seen.refreshed = Instant::now();
+            }
+            Err(fault) => {
+                let fault = format!("{:#}", fault.into_error());
+                if seen.fault.is_none() {
+                    warn!("{fault}");
+                }
+                seen.fault = Some(fault);
+            }
+        }
+    }
+
+    /// The partitions that there are.
+    pub fn partitions(&self) -> Vec<(Topic, u32)> {
+        self.seen().ends.keys().copied().collect()
+    }
+
+    /// Where a partition ends: the offset that its next readable record will have or exceed. As far as is known.
+    pub fn end(&self, partition: (Topic, u32)) -> Option<u64> {
+        self.seen().ends.get(&partition).copied()
+    }
+
+    /// The same if the brokers said so only now.
+    pub fn end_now(&self, partition: (Topic, u32)) -> Option<u64> {
+        let seen = self.seen();
+        let fresh = seen.fault.is_none() && seen.refreshed.elapsed() < 3 * INTERVAL;
+        seen.ends.get(&partition).copied().filter(|_| fresh)
+    }
+
+    /// Why the brokers can't be reached, if they can't.
+    pub fn fault(&self) -> Option<String> {
+        self.seen().fault.clone()
+    }
+
+    /// The cluster's own id.
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Watcher {
+    config: KafkaConfig,
+    topics: Vec<Topic>,
+    consumer: BaseConsumer<QuietContext>,
+    known: Vec<(Topic, u32)>,
+    discovered: Instant,
+}
+
+impl Watcher {
+    fn new(config: &KafkaConfig, topics: &[Topic]) -> Result<Watcher, Fault> {
+        let mut client = config.client();
+        // The end as a consumer of committed records sees it.
+        client.set("isolation.level", "read_committed");
+        let consumer = client.create_with_context(QuietContext).map_err(|error| config.fault(error))?;
+        let (config, topics) = (config.clone(), topics.to_vec());
+        Ok(Watcher { config, topics, consumer, known: Vec::new(), discovered: Instant::now() })
+    }
+
+    /// Where every partition ends.
+    fn look(&mut self) -> Result<BTreeMap<(Topic, u32), u64>, Fault> {
+        if self.known.is_empty() || self.discovered.elapsed() >= self.config.discovery_interval {
+            self.known = self.discover()?;
+            self.discovered = Instant::now();
+        }
+        let fault = |error| self.config.fault(error);
+        let mut wanted = TopicPartitionList::new();
+        for (topic, partition) in &self.known {
+            let name = self.config.topic(topic.name());
+            wanted.add_partition_offset(&name, *partition as i32, Offset::End).map_err(fault)?;
+        }
+        let answered = self.consumer.offsets_for_times(wanted, ANSWER).map_err(fault)?;
+        let mut ends = BTreeMap::new();
+        for key in &self.known {
+            let answer = answered.find_partition(&self.config.topic(key.0.name()), key.1 as i32);
+            let Some(answer) = answer else { continue };
+            answer.error().map_err(fault)?;
+            if let Offset::Offset(end) = answer.offset() {
+                ends.insert(*key, u64::try_from(end).unwrap_or(0));
+            }
+        }
+        Ok(ends)
+    }
+
+    fn discover(&self) -> Result<Vec<(Topic, u32)>, Fault> {
+        let (mut partitions, mut missing) = (Vec::new(), Vec::new());
+        for topic in &self.topics {
+            let name = self.config.topic(topic.name());
+            let metadata =
+                self.consumer.fetch_metadata(Some(&name), ANSWER).map_err(|error| self.config.fault(error))?;
+            let found = metadata.topics().iter().find(|found| found.name() == name);
+            let error = found.and_then(|found| found.error()).map(RDKafkaErrorCode::from);
+            match (found, error) {
+                (Some(found), None) if !found.partitions().is_empty() => {
+                    let numbers = found.partitions().iter().filter_map(|partition| u32::try_from(partition.id()).ok());
+                    partitions.extend(numbers.map(|number| (*topic, number)));
+                }
+                (Some(_), Some(code)) if code != RDKafkaErrorCode::UnknownTopicOrPartition => {
+                    return Err(self.config.fault(KafkaError::MetadataFetch(code)).context(name));
+                }
+                _ => missing.push(name),
+            }
+        }
+        if missing.is_empty() {
+            return Ok(partitions);
+        }
+        Err(Fault::Lasting(anyhow!(
+            "these topics are missing on {}: {}; create them with `adtide topics create`",
+            self.config.brokers,
+            missing.join(", ")
+        )))
+    }
+}

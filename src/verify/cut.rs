@@ -1,0 +1,75 @@
+//! The moment at which a sink stands.
+
+use std::collections::BTreeMap;
+
+use adtide_dataflows::model::{EventTime, Topic, WINDOW_MS};
+use adtide_dataflows::operators::Watermarks;
+
+use super::input::Offsets;
+use super::parse::Location;
+use crate::sink::Progress;
+
+/// A moment of a run: the records that it had read, and the watermarks that had taken effect. What a sink holds must be what
+/// comes of exactly these.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The watermarks in effect: they say which windows have closed.
+    pub watermarks: Watermarks,
+    partitions: BTreeMap<(Topic, u32), Reached>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Reached {
+    next_offset: u64,
+    /// By which the partition's records were late.
+    watermarks: Watermarks,
+}
+
+impl Cut {
+    /// Where a sink stands; without progress it holds nothing.
+    pub fn of(progress: Option<&Progress>) -> Cut {
+        let reached = |progress: &Progress| {
+            let reports = progress.partitions.iter();
+            let reached =
+                reports.map(|(key, at)| (*key, Reached { next_offset: at.next_offset, watermarks: at.watermarks }));
+            reached.collect()
+        };
+        Cut {
+            watermarks: progress.and_then(|progress| progress.watermarks).unwrap_or(Watermarks::MIN),
+            partitions: progress.map(reached).unwrap_or_default(),
+        }
+    }
+
+    /// Whether a record had been read.
+    pub fn holds(&self, location: Location) -> bool {
+        let reached = self.partitions.get(&(location.topic, location.partition));
+        reached.is_some_and(|reached| location.offset < reached.next_offset)
+    }
+
+    /// How far each partition of a topic had been read.
+    pub fn offsets(&self, topic: Topic) -> Offsets {
+        let partitions = self.partitions.range((topic, 0)..=(topic, u32::MAX));
+        partitions.map(|((_, partition), reached)| (*partition, reached.next_offset)).collect()
+    }
+
+    /// The watermarks that a partition had of its own: none of its records can have met greater ones.
+    pub fn partition_watermarks(&self, topic: Topic, partition: u32) -> Watermarks {
+        self.partitions.get(&(topic, partition)).map_or(Watermarks::MIN, |reached| reached.watermarks)
+    }
+
+    /// Whether more had been read of any partition.
+    pub fn reads_more_than(&self, other: &Cut) -> bool {
+        let offset = |key| other.partitions.get(key).map_or(0, |reached| reached.next_offset);
+        self.partitions.iter().any(|(key, reached)| reached.next_offset > offset(key))
+    }
+
+    /// Whether the input had ended: everything is closed.
+    pub fn has_ended(&self) -> bool {
+        self.watermarks.duplicates == EventTime::MAX
+    }
+}
+
+/// Whether a window is closed under a watermark.
+pub fn is_closed(window_start: EventTime, watermark: EventTime) -> bool {
+    window_start.plus(WINDOW_MS) <= watermark
+}

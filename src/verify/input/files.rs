@@ -1,0 +1,106 @@
+//! Topics as files: a line is a record, its number the offset.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use adtide_dataflows::model::{EventTime, Topic};
+use anyhow::{Context, bail, ensure};
+
+use super::{Input, Offsets, Record};
+
+/// The input topics of a folder.
+#[derive(Debug)]
+pub struct TopicFiles {
+    dir: PathBuf,
+    latest: EventTime,
+}
+
+impl TopicFiles {
+    /// The topics in `dir`. An event time after `latest` is too far ahead: lines have no timestamps of their own.
+    ///
+    /// # Errors
+    /// There is no such folder.
+    pub fn new(dir: &Path, latest: EventTime) -> anyhow::Result<TopicFiles> {
+        ensure!(dir.is_dir(), "{}: no such folder; name the one with the topic files that the run read", dir.display());
+        Ok(TopicFiles { dir: dir.to_owned(), latest })
+    }
+}
+
+impl Input for TopicFiles {
+    fn each_record(&mut self, topic: Topic, until: &Offsets, each: &mut dyn FnMut(Record<'_>)) -> anyhow::Result<()> {
+        let mut files = topic_files(&self.dir, topic.name())?;
+        for (&partition, &until) in until.iter().filter(|(_, until)| **until > 0) {
+            let path = files.remove(&partition);
+            let name = || format!("partition {partition} of {} in {}", topic.name(), self.dir.display());
+            let path = path.with_context(|| format!("{} is not there any more, but results rest on it", name()))?;
+            let lines = each_line(&path, until, |offset, value| {
+                each(Record { partition, offset, key: None, value: Some(value), latest: self.latest });
+            })?;
+            ensure!(
+                lines >= until,
+                "{} holds {lines} records, but results rest on {until}; name the topics that the run read",
+                path.display()
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Calls `each` with the lines before line `until` that are not empty. How many lines it went through.
+fn each_line(path: &Path, until: u64, mut each: impl FnMut(u64, &[u8])) -> anyhow::Result<u64> {
+    let unreadable = || format!("{}: can't be read", path.display());
+    let mut reader = BufReader::with_capacity(1 << 16, File::open(path).with_context(unreadable)?);
+    let mut line = Vec::new();
+    for offset in 0..until {
+        line.clear();
+        if reader.read_until(b'\n', &mut line).with_context(unreadable)? == 0 {
+            return Ok(offset);
+        }
+        let text = line.strip_suffix(b"\n").unwrap_or(&line);
+        let text = text.strip_suffix(b"\r").unwrap_or(text);
+        if !text.is_empty() {
+            each(offset, text);
+        }
+    }
+    Ok(until)
+}
+
+/// The files of a topic by partition: `DIR/<topic>/<partition>.ndjson`, or `DIR/<topic>.ndjson` as partition 0.
+fn topic_files(dir: &Path, topic: &str) -> anyhow::Result<BTreeMap<u32, PathBuf>> {
+    let file = dir.join(format!("{topic}.ndjson"));
+    let mut files = partition_files(&dir.join(topic))?;
+    if file.is_file() {
+        if !files.is_empty() {
+            bail!("{}: the topic is there as a file and as a folder of partitions: keep one", file.display());
+        }
+        files.insert(0, file);
+    }
+    Ok(files)
+}
+
+fn partition_files(folder: &Path) -> anyhow::Result<BTreeMap<u32, PathBuf>> {
+    let unreadable = || format!("{}: can't be listed", folder.display());
+    let mut files = BTreeMap::new();
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(files),
+        Err(error) => return Err(error).with_context(unreadable),
+    };
+    for entry in entries {
+        let path = entry.with_context(unreadable)?.path();
+        if let Some(partition) = partition_of(&path)
+            && let Some(other) = files.insert(partition, path.clone())
+        {
+            bail!("{} and {} are the same partition: keep one", other.display(), path.display());
+        }
+    }
+    Ok(files)
+}
+
+/// Other files in the folder are nobody's partition.
+fn partition_of(path: &Path) -> Option<u32> {
+    let stem = path.file_name()?.to_str()?.strip_suffix(".ndjson")?;
+    if stem.bytes().all(|byte| byte.is_ascii_digit()) { stem.parse().ok() } else { None }
+}

@@ -1,0 +1,57 @@
+//! Topics in Kafka.
+
+use adtide_dataflows::model::{EventTime, Topic};
+use rdkafka::Message;
+
+use super::{Input, Offsets, Record};
+use crate::connect::kafka::KafkaConfig;
+use crate::verify::kafka::Reader;
+
+/// The input topics of a cluster.
+pub struct KafkaTopics {
+    config: KafkaConfig,
+    max_future_skew: i64,
+    notes: Vec<String>,
+}
+
+impl KafkaTopics {
+    /// The topics there. An event time is too far ahead if it leads the record's own timestamp by more than
+    /// `max_future_skew` milliseconds.
+    pub fn new(config: &KafkaConfig, max_future_skew: i64) -> KafkaTopics {
+        KafkaTopics { config: config.clone(), max_future_skew, notes: Vec::new() }
+    }
+
+    /// Says where records are gone that results rest on.
+    fn note_gaps(&mut self, reader: &Reader, topic: Topic, until: &Offsets) -> anyhow::Result<()> {
+        for (partition, bounds) in reader.bounds(topic.name())? {
+            if bounds.start > 0 && until.get(&partition).is_some_and(|until| *until > 0) {
+                self.notes.push(format!(
+                    "{} [{partition}] begins at offset {}: what was before has been deleted, and results that rest on it \
+                     show as differences",
+                    self.config.topic(topic.name()),
+                    bounds.start
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Input for KafkaTopics {
+    fn each_record(&mut self, topic: Topic, until: &Offsets, each: &mut dyn FnMut(Record<'_>)) -> anyhow::Result<()> {
+        if until.values().all(|until| *until == 0) {
+            return Ok(());
+        }
+        let reader = Reader::new(&self.config)?;
+        self.note_gaps(&reader, topic, until)?;
+        reader.read(topic.name(), until, &mut |partition, offset, message| {
+            let timestamp = message.timestamp().to_millis().filter(|ms| *ms >= 0).map(EventTime);
+            let latest = timestamp.unwrap_or_else(crate::now).plus(self.max_future_skew);
+            each(Record { partition, offset, key: message.key(), value: message.payload(), latest });
+        })
+    }
+
+    fn notes(&self) -> Vec<String> {
+        self.notes.clone()
+    }
+}

@@ -1,0 +1,44 @@
+//! Where the records come from that a run has read.
+
+use std::collections::BTreeMap;
+
+use adtide_dataflows::model::{EventTime, Topic};
+
+mod files;
+mod kafka;
+
+pub use files::TopicFiles;
+pub use kafka::KafkaTopics;
+
+/// For each partition of a topic, the offset to stop before.
+pub type Offsets = BTreeMap<u32, u64>;
+
+/// A record as it stands in its topic.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// The partition.
+    pub partition: u32,
+    /// The offset within the partition.
+    pub offset: u64,
+    /// The message key, where there is one.
+    pub key: Option<&'a [u8]>,
+    /// The value; None for null.
+    pub value: Option<&'a [u8]>,
+    /// A greater event time is too far ahead.
+    pub latest: EventTime,
+}
+
+/// The input topics.
+pub trait Input {
+    /// Calls `each` with the records of a topic before the offsets, within a partition in order. Nothing is read of other
+    /// partitions. Offsets may have gaps.
+    ///
+    /// # Errors
+    /// The topic can't be read, or ends before the offsets.
+    fn each_record(&mut self, topic: Topic, until: &Offsets, each: &mut dyn FnMut(Record<'_>)) -> anyhow::Result<()>;
+
+    /// What somebody should know who relies on this input, a sentence each.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+}

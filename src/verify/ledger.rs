@@ -1,0 +1,312 @@
+//! The ledger, held against the clicks and refunds that it must account for.
+
+use std::collections::BTreeMap;
+
+use adtide_dataflows::model::{AdEvent, AdEventType, Money, Topic};
+use serde_json::json;
+
+use super::batch::RefundKey;
+use super::cells::{Cell, Row, in_full};
+use super::compare::{Expected, check, each_row};
+use super::compensations::{Compensations, Refunded};
+use super::found::{ADVERTISERS, BUDGETS, CAMPAIGNS, Found, LEDGER, WORKER_OFFSETS};
+use super::input::Offsets;
+use super::parse::Located;
+use super::recompute::Recomputed;
+use super::report::{LedgerReport, Section};
+
+/// The workers, as they name their offsets.
+const BALANCE: &str = "balance";
+const COMPENSATION: &str = "compensation";
+const BUDGET: &str = "budget";
+
+const COMPENSATION_EVENTS: &str = "compensation-events";
+
+/// What a click of `ad-events` costs whom.
+#[derive(Clone, Copy, Debug)]
+struct PaidClick {
+    advertiser_id: i64,
+    campaign_id: Option<i64>,
+    price: Money,
+}
+
+/// The clicks that workers have taken, by partition and offset.
+#[derive(Debug, Default)]
+pub struct PaidClicks {
+    /// Of each partition, how far the furthest worker is.
+    pub until: Offsets,
+    clicks: BTreeMap<(u32, u64), PaidClick>,
+}
+
+impl PaidClicks {
+    /// Takes an ad event; keeps clicks before the workers' offsets.
+    pub fn add(&mut self, located: &Located<AdEvent>) {
+        let Located { partition, offset, event } = located;
+        let (AdEventType::Click, Some(advertiser_id)) = (event.event_type, event.advertiser_id) else { return };
+        if self.until.get(partition).is_some_and(|until| offset < until) {
+            let click = PaidClick { advertiser_id, campaign_id: event.campaign_id, price: event.actual_price };
+            self.clicks.insert((*partition, *offset), click);
+        }
+    }
+
+    /// Those before a worker's offsets.
+    fn before(&self, until: &Offsets) -> impl Iterator<Item = (&(u32, u64), &PaidClick)> {
+        let is_before = |(partition, offset): &(u32, u64)| until.get(partition).is_some_and(|until| offset < until);
+        self.clicks.iter().filter(move |(at, _)| is_before(at))
+    }
+}
+
+/// What the workers have done.
+pub struct Ledger {
+    /// The topics' full names.
+    ad_events: String,
+    compensation_events: String,
+    /// How far each worker is in each topic.
+    offsets: BTreeMap<(String, String), Offsets>,
+    /// The clicks that they have taken: to be filled before [`Ledger::check`].
+    pub clicks: PaidClicks,
+}
+
+/// Amounts, in minor units. Sums of anything that can be owed fit.
+type Sums<K> = BTreeMap<K, (i128, i128)>;
+
+impl Ledger {
+    /// Looks how far the workers are; None if none has ever run.
+    ///
+    /// # Errors
+    /// The tables can't be read.
+    pub fn open(found: &mut dyn Found) -> anyhow::Result<Option<Ledger>> {
+        for table in [&LEDGER, &ADVERTISERS, &CAMPAIGNS, &WORKER_OFFSETS] {
+            if !found.has(table)? {
+                return Ok(None);
+            }
+        }
+        let mut offsets: BTreeMap<(String, String), Offsets> = BTreeMap::new();
+        found.each_row(&WORKER_OFFSETS, &mut |row| {
+            if let [(_, Cell::Text(worker)), (_, Cell::Text(topic)), (_, partition), (_, next)] = &row[..] {
+                let topic = offsets.entry((worker.clone(), topic.clone())).or_default();
+                topic.insert(unsigned(partition) as u32, unsigned(next));
+            }
+        })?;
+        if offsets.is_empty() {
+            return Ok(None);
+        }
+        let (ad_events, compensation_events) = (found.topic(Topic::AdEvents.name()), found.topic(COMPENSATION_EVENTS));
+        let mut ledger = Ledger { ad_events, compensation_events, offsets, clicks: PaidClicks::default() };
+        for worker in [BALANCE, BUDGET] {
+            for (partition, offset) in ledger.of(worker, &ledger.ad_events) {
+                let known = ledger.clicks.until.entry(partition).or_default();
+                *known = offset.max(*known);
+            }
+        }
+        Ok(Some(ledger))
+    }
+
+    fn of(&self, worker: &str, topic: &str) -> Offsets {
+        self.offsets.get(&(worker.to_owned(), topic.to_owned())).cloned().unwrap_or_default()
+    }
+
+    /// Compares what the workers wrote with what they must have written.
+    ///
+    /// # Errors
+    /// The tables can't be read.
+    pub fn check(
+        &self,
+        compensations: &Compensations,
+        recomputed: &Recomputed,
+        found: &mut dyn Found,
+    ) -> anyhow::Result<LedgerReport> {
+        let mut report = LedgerReport::default();
+        let (by_advertiser, by_campaign) = self.entries(compensations, recomputed, found, &mut report)?;
+        balances(by_advertiser, found, &mut report.balances)?;
+        campaigns(by_campaign, found, &mut report.budgets)?;
+        self.budgets(compensations, found, &mut report.budgets)?;
+        Ok(report)
+    }
+
+    /// Compares the entries of the ledger. What they add up to, debits and credits, by advertiser and by campaign.
+    fn entries(
+        &self,
+        compensations: &Compensations,
+        recomputed: &Recomputed,
+        found: &mut dyn Found,
+        report: &mut LedgerReport,
+    ) -> anyhow::Result<(Sums<i64>, Sums<i64>)> {
+        let until = self.of(BALANCE, &self.ad_events);
+        let debits = self.clicks.before(&until).map(|((partition, offset), click)| {
+            let key = json!([self.ad_events, partition, offset]);
+            (key, entry(click.advertiser_id, click.campaign_id, click.price))
+        });
+        let mut debits = Expected::new(debits);
+        let credits = self
+            .refunds_before(COMPENSATION, compensations)
+            .map(|(id, refunded)| (json!(id), entry(refunded.advertiser_id, refunded.campaign_id, refunded.amount)));
+        let mut credits = Expected::new(credits);
+        let (mut by_advertiser, mut by_campaign) = (Sums::new(), Sums::new());
+        let mut by_group: BTreeMap<&RefundKey, i128> = BTreeMap::new();
+        each_row(found, &LEDGER, |entry_id, mut cells| {
+            let place = cells.split_off(4);
+            let (_, entry_type) = cells.remove(0);
+            let amount = minor(&cells[2].1).unwrap_or(0);
+            let is_credit = matches!(&entry_type, Cell::Text(text) if text == "CREDIT");
+            let add = |sums: &mut Sums<i64>, id: &Cell| {
+                if let Cell::Integer(id) = id {
+                    let (debits, credits) = sums.entry(*id).or_default();
+                    *if is_credit { credits } else { debits } += amount;
+                }
+            };
+            add(&mut by_advertiser, &cells[0].1);
+            add(&mut by_campaign, &cells[1].1);
+            let [(_, topic), (_, partition), (_, offset), (_, compensation_id)] = &place[..] else { return };
+            match &entry_type {
+                Cell::Text(text) if text == "DEBIT" => {
+                    let key = json!([topic.to_json(), partition.to_json(), offset.to_json()]).to_string();
+                    compare(&mut report.debits, &mut debits, &key, &cells);
+                }
+                Cell::Text(text) if text == "CREDIT" => {
+                    compare(&mut report.credits, &mut credits, &compensation_id.to_json().to_string(), &cells);
+                    let Cell::Text(id) = compensation_id else { return };
+                    if let Some(group) = compensations.records.get(id).and_then(|refunded| refunded.group.as_ref()) {
+                        *by_group.entry(group).or_default() += amount;
+                    }
+                }
+                other => report.debits.unexpected(entry_id, format_args!("an entry of type {other}")),
+            }
+        })?;
+        debits.finish(&mut report.debits, in_full);
+        credits.finish(&mut report.credits, in_full);
+        for (group, credited) in by_group {
+            let owed = recomputed.refunds.groups.get(group).map_or(0, |refund| i128::from(refund.owed.0));
+            if credited > owed {
+                let name = super::compensations::name(group);
+                report.credits.wrong(name, format_args!("credits of at most {}", text(owed)), text(credited));
+            }
+        }
+        Ok((by_advertiser, by_campaign))
+    }
+
+    /// The refunds that a worker has taken.
+    fn refunds_before<'a>(
+        &self,
+        worker: &str,
+        compensations: &'a Compensations,
+    ) -> impl Iterator<Item = (&'a String, &'a Refunded)> {
+        let until = self.of(worker, &self.compensation_events);
+        let is_before = move |at: &Refunded| until.get(&at.partition).is_some_and(|until| at.offset < *until);
+        compensations.records.iter().filter(move |(_, refunded)| is_before(refunded))
+    }
+
+    /// Compares what each campaign has spent and got back, as the budget worker keeps it.
+    fn budgets(
+        &self,
+        compensations: &Compensations,
+        found: &mut dyn Found,
+        section: &mut Section,
+    ) -> anyhow::Result<()> {
+        if !found.has(&BUDGETS)? {
+            return Ok(());
+        }
+        let mut sums = Sums::new();
+        for (_, click) in self.clicks.before(&self.of(BUDGET, &self.ad_events)) {
+            if let Some(campaign_id) = click.campaign_id {
+                sums.entry(campaign_id).or_default().0 += i128::from(click.price.0);
+            }
+        }
+        for (_, refunded) in self.refunds_before(BUDGET, compensations) {
+            if let Some(campaign_id) = refunded.campaign_id {
+                sums.entry(campaign_id).or_default().1 += i128::from(refunded.amount.0);
+            }
+        }
+        let rows = sums.into_iter().map(|(campaign_id, (spent, refunded))| {
+            let row: Row =
+                vec![("spent".into(), Cell::Text(text(spent))), ("refunded".into(), Cell::Text(text(refunded)))];
+            (json!([campaign_id]), row)
+        });
+        let mut expected = Expected::new(rows);
+        each_row(found, &BUDGETS, |key, found| compare(section, &mut expected, key, &found))?;
+        expected.finish(section, in_full);
+        Ok(())
+    }
+}
+
+/// Compares a row with what it must be.
+fn compare(section: &mut Section, expected: &mut Expected<Row>, key: &str, found: &Row) {
+    if let Some(row) = expected.find(section, key, in_full(found)).cloned() {
+        check(section, key, &row, found);
+    }
+}
+
+/// The columns of an entry that come from its click or refund.
+fn entry(advertiser_id: i64, campaign_id: Option<i64>, amount: Money) -> Row {
+    vec![
+        ("advertiser_id".into(), Cell::Integer(advertiser_id)),
+        ("campaign_id".into(), campaign_id.map_or(Cell::Null, Cell::Integer)),
+        ("amount".into(), Cell::Text(amount.to_string())),
+    ]
+}
+
+/// Checks opening balance - debits + credits = balance, for every advertiser.
+fn balances(mut sums: Sums<i64>, found: &mut dyn Found, section: &mut Section) -> anyhow::Result<()> {
+    each_row(found, &ADVERTISERS, |key, row| {
+        section.compared += 1;
+        let id: Option<[i64; 1]> = serde_json::from_str(key).ok();
+        let (debits, credits) = id.and_then(|[id]| sums.remove(&id)).unwrap_or_default();
+        let amounts = (minor(&row[0].1), minor(&row[1].1));
+        let (Some(opening), Some(balance)) = amounts else {
+            return section.wrong(key, "two amounts", in_full(&row));
+        };
+        let must = opening - debits + credits;
+        if balance != must {
+            let sum = format!("{} - {} + {}", text(opening), text(debits), text(credits));
+            section.wrong(key, format_args!("a balance of {sum} = {}", text(must)), text(balance));
+        }
+    })?;
+    for (advertiser_id, (debits, credits)) in sums {
+        section.compared += 1;
+        let sums = format!("an advertiser with debits of {} and credits of {}", text(debits), text(credits));
+        section.missing(json!([advertiser_id]), sums);
+    }
+    Ok(())
+}
+
+/// Checks that the sums that campaigns keep are those of their entries in the ledger.
+fn campaigns(mut sums: Sums<i64>, found: &mut dyn Found, section: &mut Section) -> anyhow::Result<()> {
+    each_row(found, &CAMPAIGNS, |key, row| {
+        section.compared += 1;
+        let id: Option<[i64; 1]> = serde_json::from_str(key).ok();
+        let (debits, credits) = id.and_then(|[id]| sums.remove(&id)).unwrap_or_default();
+        if (minor(&row[0].1), minor(&row[1].1)) != (Some(debits), Some(credits)) {
+            section.wrong(key, format_args!("debits={:?}, credits={:?}", text(debits), text(credits)), in_full(&row));
+        }
+    })?;
+    for (campaign_id, (debits, credits)) in sums {
+        section.compared += 1;
+        section
+            .missing(json!([campaign_id]), format_args!("debits of {} and credits of {}", text(debits), text(credits)));
+    }
+    Ok(())
+}
+
+/// An amount in minor units; what an account holds may be negative.
+fn minor(cell: &Cell) -> Option<i128> {
+    let Cell::Text(text) = cell else { return None };
+    let (sign, digits) = text.strip_prefix('-').map_or((1, text.as_str()), |digits| (-1, digits));
+    let (whole, cents) = digits.split_once('.').filter(|(_, cents)| cents.len() == 2)?;
+    let all_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !all_digits(whole) || !all_digits(cents) {
+        return None;
+    }
+    Some(sign * (whole.parse::<i128>().ok()?.checked_mul(100)? + cents.parse::<i128>().ok()?))
+}
+
+/// The reverse.
+fn text(minor: i128) -> String {
+    let sign = if minor < 0 { "-" } else { "" };
+    let minor = minor.unsigned_abs();
+    format!("{sign}{}.{:02}", minor / 100, minor % 100)
+}
+
+/// A partition or offset; what is none is before everything.
+fn unsigned(cell: &Cell) -> u64 {
+    if let Cell::Integer(number) = cell { u64::try_from(*number).unwrap_or(0) } else { 0 }
+}

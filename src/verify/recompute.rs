@@ -1,0 +1,238 @@
+//! One pass over the input, for all the moments at which sinks stand.
+
+use adtide_dataflows::model::{AdEvent, CampaignEvent, ConversionEvent, EventTime, ProductMeta, ProductMetrics, Topic};
+use adtide_dataflows::{Settings, Statement};
+
+use super::batch::{self, Attributions, Claims, ClickGroups, Clicks, Performance, Rankings, Refunds};
+use super::cut::Cut;
+use super::fields::Bad;
+use super::input::{Input, Offsets, Record};
+use super::ledger::PaidClicks;
+use super::parse::{self, BadRecords, Located, Location};
+
+/// Everything that a run must have written by a moment.
+#[derive(Clone, Debug, Default)]
+pub struct Recomputed {
+    /// Statement 1.
+    pub rankings: Rankings,
+    /// Statement 2.
+    pub performance: Performance,
+    /// Statement 3.
+    pub attributions: Attributions,
+    /// Statement 4.
+    pub refunds: Refunds,
+    /// The dead letters.
+    pub bad: BadRecords,
+    /// How many windows of statement 2 are open.
+    pub open_windows: usize,
+}
+
+/// What to recompute.
+pub struct Task<'a> {
+    /// The moments.
+    pub cuts: &'a [Cut],
+    /// The settings of the run.
+    pub settings: &'a Settings,
+    /// The records that the run says were late, by statement.
+    pub claims: &'a [(Statement, Claims)],
+    /// Told of how many records have been read, and of how many there are.
+    pub watch: &'a mut dyn FnMut(u64, u64),
+}
+
+/// Reads the input up to the last of the cuts, and computes what the four statements make of it at each of them. `paid` takes
+/// the clicks that the ledger rests on; it may look further than the cuts.
+///
+/// # Errors
+/// An input that can't be read.
+pub fn recompute(
+    input: &mut dyn Input,
+    task: Task<'_>,
+    mut paid: Option<&mut PaidClicks>,
+) -> anyhow::Result<Vec<Recomputed>> {
+    let Task { cuts, settings, claims, watch } = task;
+    let mut parts: Vec<_> = cuts.iter().map(|cut| Part::new(cut, claims)).collect();
+    let until = |topic| cuts.iter().fold(Offsets::new(), |until, cut| further(until, cut.offsets(topic)));
+    let until_ads = further(until(Topic::AdEvents), paid.as_ref().map(|paid| paid.until.clone()).unwrap_or_default());
+    let total = Topic::ALL.map(|topic| if topic == Topic::AdEvents { until_ads.clone() } else { until(topic) });
+    let total = total.iter().flat_map(Offsets::values).sum();
+    let mut reader = Reader { input, parts: &mut parts, read: 0, total, watch };
+    // The one topic that may not fit in memory: each statement keeps what it needs.
+    reader.each_event(Topic::AdEvents, &until_ads, parse::ad_event, |parts, event| {
+        if let Some(paid) = &mut paid {
+            paid.add(&event);
+        }
+        for part in parts {
+            part.add(&event, settings);
+        }
+    })?;
+    let events = Events {
+        conversions: reader.read_all(Topic::ConversionEvents, &until, parse::conversion_event)?,
+        campaigns: reader.read_all(Topic::CampaignEvents, &until, parse::campaign_event)?,
+        metrics: reader.read_all(Topic::ProductMetrics, &until, parse::product_metrics)?,
+        meta: reader.read_all(Topic::ProductMeta, &until, parse::product_meta)?,
+    };
+    watch(total, total);
+    Ok(parts.into_iter().map(|part| part.finish(&events, settings)).collect())
+}
+
+/// The later offset of each partition.
+fn further(mut offsets: Offsets, others: Offsets) -> Offsets {
+    for (partition, offset) in others {
+        let known = offsets.entry(partition).or_default();
+        *known = offset.max(*known);
+    }
+    offsets
+}
+
+/// What becomes of one cut, while ad events are read.
+struct Part<'a> {
+    cut: &'a Cut,
+    performance: Performance,
+    clicks: Clicks,
+    groups: ClickGroups,
+    bad: BadRecords,
+}
+
+impl<'a> Part<'a> {
+    fn new(cut: &'a Cut, claims: &[(Statement, Claims)]) -> Part<'a> {
+        let claims = |statement| {
+            let claims = claims.iter().find(|(claiming, _)| *claiming == statement);
+            possible(cut, statement, claims.map(|(_, claims)| claims))
+        };
+        Part {
+            cut,
+            performance: Performance::new(claims(Statement::PerformanceAggregator)),
+            clicks: Clicks::new(claims(Statement::ConversionMatcher)),
+            groups: ClickGroups::new(claims(Statement::DuplicateDetector)),
+            bad: BadRecords::new(),
+        }
+    }
+
+    fn add(&mut self, event: &Located<AdEvent>, settings: &Settings) {
+        let Located { partition, offset, .. } = *event;
+        if self.cut.holds(Location { topic: Topic::AdEvents, partition, offset }) {
+            self.performance.add(event, settings);
+            self.clicks.add(event, settings);
+            self.groups.add(event, settings);
+        }
+    }
+
+    /// With the events of the other topics that the cut holds.
+    fn finish(mut self, events: &Events, settings: &Settings) -> Recomputed {
+        let Part { cut, .. } = self;
+        let open_windows = self.performance.close(cut.watermarks.performance, settings);
+        let campaigns = held(cut, Topic::CampaignEvents, &events.campaigns);
+        let metrics = held(cut, Topic::ProductMetrics, &events.metrics);
+        let meta = held(cut, Topic::ProductMeta, &events.meta);
+        let conversions = held(cut, Topic::ConversionEvents, &events.conversions);
+        let mut recomputed = Recomputed {
+            rankings: batch::rankings(&campaigns, &metrics, &meta, &self.performance.rows, settings),
+            performance: self.performance,
+            attributions: self.clicks.attribute(&conversions, settings),
+            refunds: self.groups.refunds(cut.watermarks.duplicates),
+            bad: self.bad,
+            open_windows,
+        };
+        recomputed.keep_only(&settings.statements);
+        recomputed
+    }
+}
+
+impl Recomputed {
+    /// Drops the results of all other statements: a run without them writes none.
+    fn keep_only(&mut self, statements: &[Statement]) {
+        let drops = |statement| !statements.contains(&statement);
+        if drops(Statement::RtbCacheUpdater) {
+            self.rankings = Rankings::default();
+        }
+        if drops(Statement::PerformanceAggregator) {
+            self.performance = Performance::default();
+            self.open_windows = 0;
+        }
+        if drops(Statement::ConversionMatcher) {
+            self.attributions = Attributions::default();
+        }
+        if drops(Statement::DuplicateDetector) {
+            self.refunds = Refunds::default();
+        }
+    }
+}
+
+/// The events of the smaller topics, up to the last cut.
+struct Events {
+    conversions: Vec<Located<ConversionEvent>>,
+    campaigns: Vec<Located<CampaignEvent>>,
+    metrics: Vec<Located<ProductMetrics>>,
+    meta: Vec<Located<ProductMeta>>,
+}
+
+/// The events that a cut holds.
+fn held<E: Clone>(cut: &Cut, topic: Topic, events: &[Located<E>]) -> Vec<Located<E>> {
+    let holds = |event: &&Located<E>| cut.holds(Location { topic, partition: event.partition, offset: event.offset });
+    events.iter().filter(holds).cloned().collect()
+}
+
+/// The claims that can be true: no record can have met a watermark that its partition never had.
+fn possible(cut: &Cut, statement: Statement, claims: Option<&Claims>) -> Claims {
+    let is_possible = |(location, met): &(&Location, &EventTime)| {
+        let had = cut.partition_watermarks(location.topic, location.partition);
+        let had = match statement {
+            Statement::PerformanceAggregator => had.performance,
+            Statement::ConversionMatcher => had.conversions,
+            Statement::DuplicateDetector | Statement::RtbCacheUpdater => had.duplicates,
+        };
+        cut.holds(**location) && **met <= had
+    };
+    claims.into_iter().flatten().filter(is_possible).map(|(location, met)| (*location, *met)).collect()
+}
+
+/// Reads topics, and gives what can't be read to the cuts that hold it.
+struct Reader<'a, 'b> {
+    input: &'a mut dyn Input,
+    parts: &'a mut [Part<'b>],
+    read: u64,
+    total: u64,
+    watch: &'a mut dyn FnMut(u64, u64),
+}
+
+/// How many records are read between two words of it.
+const WATCH_EVERY: u64 = 4096;
+
+impl Reader<'_, '_> {
+    fn each_event<E>(
+        &mut self,
+        topic: Topic,
+        until: &Offsets,
+        parse: impl Fn(&[u8], EventTime) -> Result<E, Bad>,
+        mut each: impl FnMut(&mut [Part<'_>], Located<E>),
+    ) -> anyhow::Result<()> {
+        let Reader { input, parts, read, total, watch } = self;
+        input.each_record(topic, until, &mut |record: Record<'_>| {
+            *read += 1;
+            if *read % WATCH_EVERY == 0 {
+                watch(*read, *total);
+            }
+            let Record { partition, offset, .. } = record;
+            match parse::read(topic, &record, &parse) {
+                Ok(event) => each(parts, Located { partition, offset, event }),
+                Err(Bad(why)) => {
+                    let location = Location { topic, partition, offset };
+                    for part in parts.iter_mut().filter(|part| part.cut.holds(location)) {
+                        part.bad.insert(location, why.clone());
+                    }
+                }
+            }
+        })
+    }
+
+    fn read_all<E>(
+        &mut self,
+        topic: Topic,
+        until: impl Fn(Topic) -> Offsets,
+        parse: impl Fn(&[u8], EventTime) -> Result<E, Bad>,
+    ) -> anyhow::Result<Vec<Located<E>>> {
+        let mut events = Vec::new();
+        self.each_event(topic, &until(topic), parse, |_, event| events.push(event))?;
+        Ok(events)
+    }
+}

@@ -1,0 +1,119 @@
+//! The workers balance and compensation: clicks become debits, refunds become credits.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use adtide_dataflows::model::Money;
+use adtide_dataflows::record::{BadRecord, Scanner};
+use tracing::warn;
+
+use super::drive::Work;
+use super::feed::{Partition, Record};
+use super::record::{self, Click, Refund};
+use super::stats::WorkerStats;
+use super::store::{Entry, EntryType, Ledger, Outcome, Posted, Step};
+use crate::connect::Fault;
+
+/// Posts entries of one type.
+pub struct Accounts {
+    ledger: Box<dyn Ledger + Send>,
+    entry_type: EntryType,
+    scanner: Scanner,
+    entries: Vec<Entry>,
+    stats: Arc<WorkerStats>,
+}
+
+impl Accounts {
+    /// The worker balance. There is no check for duplicates here: those are refunded later. A click without campaign and one
+    /// that comes late are debited like any other.
+    pub fn debits(ledger: Box<dyn Ledger + Send>, stats: &Arc<WorkerStats>) -> Accounts {
+        Accounts::new(ledger, EntryType::Debit, stats)
+    }
+
+    /// The worker compensation.
+    pub fn credits(ledger: Box<dyn Ledger + Send>, stats: &Arc<WorkerStats>) -> Accounts {
+        Accounts::new(ledger, EntryType::Credit, stats)
+    }
+
+    fn new(ledger: Box<dyn Ledger + Send>, entry_type: EntryType, stats: &Arc<WorkerStats>) -> Accounts {
+        let (scanner, entries) = (Scanner::default(), Vec::new());
+        Accounts { ledger, entry_type, scanner, entries, stats: Arc::clone(stats) }
+    }
+
+    /// The entry that a record makes; None if it makes none.
+    fn entry(&mut self, record: &Record<'_>, value: &[u8]) -> Result<Option<Entry>, BadRecord> {
+        let entry_type = self.entry_type;
+        let (partition, offset) = (record.partition.clone(), record.offset);
+        Ok(match entry_type {
+            EntryType::Debit => record::click(&mut self.scanner, record, value)?.map(|click| {
+                let Click { advertiser_id, campaign_id, price: amount, time: event_time } = click;
+                let compensation_id = None;
+                Entry { entry_type, advertiser_id, campaign_id, amount, event_time, partition, offset, compensation_id }
+            }),
+            EntryType::Credit => {
+                let refund = record::refund(record, value)?;
+                let Refund { advertiser_id, campaign_id, amount, window_start: event_time, .. } = refund;
+                let compensation_id = Some(refund.compensation_id);
+                Some(Entry {
+                    entry_type,
+                    advertiser_id,
+                    campaign_id,
+                    amount,
+                    event_time,
+                    partition,
+                    offset,
+                    compensation_id,
+                })
+            }
+        })
+    }
+
+    fn count(&self, posted: Posted) {
+        match self.entry_type {
+            EntryType::Debit => self.stats.debit(posted.entries, posted.amount),
+            EntryType::Credit => self.stats.credit(posted.entries, posted.amount),
+        }
+        let repeats = self.entries.len() as u64 - posted.entries;
+        self.stats.repeats.fetch_add(repeats, Ordering::Relaxed);
+        if posted.new_advertisers > 0 {
+            self.stats.new_advertisers.fetch_add(posted.new_advertisers, Ordering::Relaxed);
+            warn!(advertisers = posted.new_advertisers, "the ledger did not know them; they start with a balance of 0");
+        }
+    }
+}
+
+impl Work for Accounts {
+    fn take(&mut self, record: &Record<'_>, value: &[u8]) -> Result<(), BadRecord> {
+        let entry = self.entry(record, value)?;
+        self.entries.extend(entry);
+        Ok(())
+    }
+
+    fn pending(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn clear(&mut self) {
+        self.entries.clear();
+    }
+
+    fn claim(&mut self, worker: &str, owner: &str, partition: &Partition, earliest: u64) -> Result<u64, Fault> {
+        self.ledger.claim(worker, owner, partition, earliest)
+    }
+
+    fn commit(&mut self, step: Step<'_>) -> Result<Outcome<()>, Fault> {
+        Ok(match self.ledger.post(step, &self.entries)? {
+            Outcome::Applied(posted) => {
+                self.count(posted);
+                Outcome::Applied(())
+            }
+            Outcome::AppliedBefore => {
+                // Which of them were repeats was said in the answer that got lost.
+                let amount = self.entries.iter().map(|entry| entry.amount).sum::<Money>();
+                self.count(Posted { entries: self.entries.len() as u64, amount, new_advertisers: 0 });
+                Outcome::AppliedBefore
+            }
+            Outcome::Fenced => Outcome::Fenced,
+        })
+    }
+}

@@ -1,0 +1,83 @@
+//! The worker budget: what each campaign has spent, and what of it was refunded.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use adtide_dataflows::model::Money;
+use adtide_dataflows::record::{BadRecord, Scanner};
+
+use super::COMPENSATIONS;
+use super::drive::Work;
+use super::feed::{Partition, Record};
+use super::record;
+use super::stats::WorkerStats;
+use super::store::{BudgetChanges, Budgets, Outcome, Refund, Step};
+use crate::connect::Fault;
+
+/// Sums up clicks and refunds by campaign.
+pub struct BudgetWork {
+    budgets: Box<dyn Budgets>,
+    scanner: Scanner,
+    changes: BudgetChanges,
+    clicks: u64,
+    stats: Arc<WorkerStats>,
+}
+
+impl BudgetWork {
+    /// The worker, with its store.
+    pub fn new(budgets: Box<dyn Budgets>, stats: &Arc<WorkerStats>) -> BudgetWork {
+        let stats = Arc::clone(stats);
+        BudgetWork { budgets, scanner: Scanner::default(), changes: BudgetChanges::default(), clicks: 0, stats }
+    }
+}
+
+impl Work for BudgetWork {
+    fn take(&mut self, record: &Record<'_>, value: &[u8]) -> Result<(), BadRecord> {
+        // Topics may have a prefix.
+        if record.partition.topic.ends_with(COMPENSATIONS) {
+            let record::Refund { compensation_id, campaign_id, amount, window_start, .. } =
+                record::refund(record, value)?;
+            // One without campaign is nobody's budget.
+            let refund = |campaign_id| Refund { compensation_id, window_start, campaign_id, amount };
+            self.changes.refunds.extend(campaign_id.map(refund));
+            return Ok(());
+        }
+        if let Some(click) = record::click(&mut self.scanner, record, value)?
+            && let Some(campaign) = click.campaign_id
+        {
+            *self.changes.spent.entry(campaign).or_default() += click.price;
+            self.clicks += 1;
+        }
+        Ok(())
+    }
+
+    fn pending(&self) -> usize {
+        self.changes.spent.len() + self.changes.refunds.len()
+    }
+
+    fn clear(&mut self) {
+        self.changes = BudgetChanges::default();
+        self.clicks = 0;
+    }
+
+    fn claim(&mut self, worker: &str, owner: &str, partition: &Partition, earliest: u64) -> Result<u64, Fault> {
+        self.budgets.claim(worker, owner, partition, earliest)
+    }
+
+    fn commit(&mut self, step: Step<'_>) -> Result<Outcome<()>, Fault> {
+        let refunds = &self.changes.refunds;
+        let (outcome, (number, refunded)) = match self.budgets.change(step, &self.changes)? {
+            Outcome::Applied(counted) => (Outcome::Applied(()), counted),
+            // Which of them were repeats was said in the answer that got lost.
+            Outcome::AppliedBefore => {
+                let amount = refunds.iter().map(|refund| refund.amount).sum();
+                (Outcome::AppliedBefore, (refunds.len() as u64, amount))
+            }
+            Outcome::Fenced => return Ok(Outcome::Fenced),
+        };
+        self.stats.debit(self.clicks, self.changes.spent.values().copied().sum::<Money>());
+        self.stats.credit(number, refunded);
+        self.stats.repeats.fetch_add(refunds.len() as u64 - number, Ordering::Relaxed);
+        Ok(outcome)
+    }
+}

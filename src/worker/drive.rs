@@ -1,0 +1,320 @@
+//! The loop of a worker: read a little, commit it with its offsets, act on what came or went.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use adtide_dataflows::record::BadRecord;
+use tracing::{debug, info, warn};
+use uuid::Uuid;
+
+use super::feed::{Change, Feed, Partition, Record};
+use super::stats::WorkerStats;
+use super::store::{Advance, Outcome, Step};
+use crate::connect::{Fault, persist};
+
+/// How long records are gathered for one commit.
+const GATHER: Duration = Duration::from_millis(100);
+
+/// How many effects are committed together at most, or a little more.
+const EFFECTS: usize = 5_000;
+
+/// How long offsets may wait that come without effects: reading those records again changes nothing.
+const OFFSETS_ONLY: Duration = Duration::from_secs(1);
+
+/// How often the lag is looked up, and how often what was done is logged.
+const LAG: Duration = Duration::from_secs(5);
+const REPORT: Duration = Duration::from_secs(10);
+
+/// What one worker does with its records.
+pub trait Work {
+    /// Takes a record into the batch.
+    ///
+    /// # Errors
+    /// It can't be read. It has no effect, but is passed over.
+    fn take(&mut self, record: &Record<'_>, value: &[u8]) -> Result<(), BadRecord>;
+
+    /// How many effects the batch has.
+    fn pending(&self) -> usize;
+
+    /// Drops the batch.
+    fn clear(&mut self);
+
+    /// See [`Offsets::claim`](super::store::Offsets::claim).
+    ///
+    /// # Errors
+    /// The store can't do it.
+    fn claim(&mut self, worker: &str, owner: &str, partition: &Partition, earliest: u64) -> Result<u64, Fault>;
+
+    /// Commits the batch in one step. It is kept, so that a commit that failed can be tried again.
+    ///
+    /// # Errors
+    /// The store can't do it.
+    fn commit(&mut self, step: Step<'_>) -> Result<Outcome<()>, Fault>;
+
+    /// What is to be done beside the records, once those that are there were committed. False if it was not its time.
+    ///
+    /// # Errors
+    /// The store or the topic can't be written.
+    fn turn(&mut self, is_last: bool) -> Result<bool, Fault> {
+        let _ = is_last;
+        Ok(true)
+    }
+}
+
+/// Drives a worker.
+pub struct Driver<'a> {
+    worker: String,
+    job: &'static str,
+    owner: String,
+    feeds: Vec<Box<dyn Feed>>,
+    /// What this process owns, and up to where it is committed.
+    committed: BTreeMap<Partition, u64>,
+    /// Up to where it was read, where that is further.
+    reached: BTreeMap<Partition, u64>,
+    last_commit: Instant,
+    last_lag: Instant,
+    last_report: Instant,
+    reported: u64,
+    stop: &'a AtomicBool,
+    stats: &'a Arc<WorkerStats>,
+}
+
+impl<'a> Driver<'a> {
+    /// A driver of the worker `worker`, by whose name offsets are kept; `job` names it in the log.
+    pub fn new(
+        worker: String,
+        job: &'static str,
+        feeds: Vec<Box<dyn Feed>>,
+        stop: &'a AtomicBool,
+        stats: &'a Arc<WorkerStats>,
+    ) -> Driver<'a> {
+        let now = Instant::now();
+        Driver {
+            worker,
+            job,
+            owner: Uuid::new_v4().to_string(),
+            feeds,
+            committed: BTreeMap::new(),
+            reached: BTreeMap::new(),
+            last_commit: now,
+            last_lag: now,
+            last_report: now,
+            reported: 0,
+            stop,
+            stats,
+        }
+    }
+
+    /// Works until it is told to stop; with `until_end`, until everything that is there has had its effect.
+    ///
+    /// # Errors
+    /// A fault that lasts.
+    pub fn run(mut self, work: &mut dyn Work, until_end: bool) -> anyhow::Result<()> {
+        info!(worker = self.job, "starts");
+        while !self.stop.load(Ordering::Relaxed) {
+            let looked = Instant::now();
+            self.gather(work)?;
+            let must = until_end && self.has_been_at_end() || self.feeds.iter_mut().any(|feed| feed.change().is_some());
+            self.commit(work, must)?;
+            if self.change(work)? {
+                continue;
+            }
+            let is_ending = until_end && self.has_been_at_end();
+            let at_end = self.feeds.iter().all(|feed| feed.at_end()) && work.pending() == 0;
+            if (at_end || is_ending) && self.turn(work, is_ending)? && at_end {
+                self.stats.set_caught_up(looked);
+            }
+            if is_ending {
+                break;
+            }
+            self.report(at_end);
+        }
+        self.commit(work, true)?;
+        self.say("ends");
+        Ok(())
+    }
+
+    fn has_been_at_end(&self) -> bool {
+        self.feeds.iter().all(|feed| feed.has_been_at_end())
+    }
+
+    /// Tries until it succeeds. None if the worker is told to stop while it does not.
+    fn persist<T>(&self, what: &str, mut attempt: impl FnMut() -> Result<T, Fault>) -> anyhow::Result<Option<T>> {
+        let mut has_failed = false;
+        persist(&format!("worker {}: {what}", self.job), None, || {
+            if has_failed && self.stop.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            has_failed = true;
+            attempt().map(Some)
+        })
+    }
+
+    /// Reads for a while.
+    fn gather(&mut self, work: &mut dyn Work) -> anyhow::Result<()> {
+        let end = Instant::now() + GATHER;
+        let mut feeds = std::mem::take(&mut self.feeds);
+        let share = GATHER / 5 / u32::try_from(feeds.len().max(1)).unwrap_or(1);
+        let mut read = || -> anyhow::Result<()> {
+            while Instant::now() < end && work.pending() < EFFECTS && !self.stop.load(Ordering::Relaxed) {
+                for feed in &mut feeds {
+                    feed.poll(share, &mut |record| self.take(work, &record)).map_err(Fault::into_error)?;
+                }
+                if feeds.iter_mut().any(|feed| feed.change().is_some()) {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        let result = read();
+        self.feeds = feeds;
+        result
+    }
+
+    fn take(&mut self, work: &mut dyn Work, record: &Record<'_>) {
+        let Some(committed) = self.committed.get(record.partition) else { return };
+        let reached = self.reached.get_mut(record.partition);
+        if record.offset < reached.as_ref().map_or(*committed, |reached| **reached) {
+            return;
+        }
+        match reached {
+            Some(reached) => *reached = record.offset + 1,
+            None => {
+                self.reached.insert(record.partition.clone(), record.offset + 1);
+            }
+        }
+        let Some(value) = &record.value else { return };
+        self.stats.records.fetch_add(1, Ordering::Relaxed);
+        let taken = match value {
+            Ok(value) => work.take(record, value),
+            Err(bad) => Err(bad.clone()),
+        };
+        if let Err(bad) = taken {
+            self.stats.bad.fetch_add(1, Ordering::Relaxed);
+            debug!(worker = self.job, partition = %record.partition, offset = record.offset, reason = %bad, "left out");
+        }
+    }
+
+    /// Commits what was read. Offsets without effects may wait, unless they must not.
+    fn commit(&mut self, work: &mut dyn Work, must: bool) -> anyhow::Result<()> {
+        let may_wait = !must && work.pending() == 0 && self.last_commit.elapsed() < OFFSETS_ONLY;
+        if self.reached.is_empty() || may_wait {
+            return Ok(());
+        }
+        let advances: Vec<Advance> = self
+            .reached
+            .iter()
+            .filter_map(|(partition, next)| {
+                let expected = *self.committed.get(partition)?;
+                Some(Advance { partition: partition.clone(), expected, next: *next })
+            })
+            .collect();
+        let step = Step { worker: &self.worker, owner: &self.owner, advances: &advances };
+        let outcome = self.persist("committing", || work.commit(step))?;
+        work.clear();
+        self.reached.clear();
+        self.last_commit = Instant::now();
+        match outcome {
+            Some(Outcome::Applied(()) | Outcome::AppliedBefore) => {
+                self.committed.extend(advances.into_iter().map(|advance| (advance.partition, advance.next)));
+            }
+            Some(Outcome::Fenced) => self.step_back()?,
+            // Told to stop while the store is away: nothing was committed, so the next start reads it again.
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Another process has taken a partition over. Nothing of the batch was applied; who reads what is asked anew.
+    fn step_back(&mut self) -> anyhow::Result<()> {
+        self.stats.zombies.fetch_add(1, Ordering::Relaxed);
+        warn!(worker = self.job, "another process has taken over a partition; what was read of it is dropped");
+        self.committed.clear();
+        for feed in &mut self.feeds {
+            feed.rejoin().map_err(Fault::into_error)?;
+        }
+        Ok(())
+    }
+
+    /// Acts on what came or went. Whether there was anything.
+    fn change(&mut self, work: &mut dyn Work) -> anyhow::Result<bool> {
+        let mut any = false;
+        let mut feeds = std::mem::take(&mut self.feeds);
+        for feed in &mut feeds {
+            while let Some(change) = feed.change() {
+                any = true;
+                let done = match change {
+                    Change::Lost => self.persist("letting go", || feed.release())?,
+                    Change::Gained(partitions) => self.claim(work, feed.as_mut(), &partitions)?,
+                };
+                if done.is_none() {
+                    self.feeds = feeds;
+                    return Ok(true);
+                }
+            }
+        }
+        self.feeds = feeds;
+        Ok(any)
+    }
+
+    fn claim(
+        &mut self,
+        work: &mut dyn Work,
+        feed: &mut dyn Feed,
+        partitions: &[Partition],
+    ) -> anyhow::Result<Option<()>> {
+        let mut claimed = Vec::with_capacity(partitions.len());
+        for partition in partitions {
+            let next = self.persist("claiming a partition", || {
+                let earliest = feed.earliest(partition)?;
+                work.claim(&self.worker, &self.owner, partition, earliest)
+            })?;
+            let Some(next) = next else { return Ok(None) };
+            info!(worker = self.job, %partition, next, "reads");
+            claimed.push((partition.clone(), next));
+        }
+        self.committed.extend(claimed.iter().cloned());
+        self.persist("starting to read", || feed.start(&claimed))
+    }
+
+    fn turn(&mut self, work: &mut dyn Work, is_last: bool) -> anyhow::Result<bool> {
+        Ok(self.persist("looking after the campaigns", || work.turn(is_last))?.unwrap_or(false))
+    }
+
+    /// Looks up the lag and logs what was done, now and then.
+    fn report(&mut self, at_end: bool) {
+        if !at_end && self.last_lag.elapsed() >= LAG {
+            self.last_lag = Instant::now();
+            let lag: Result<Vec<u64>, Fault> = self.feeds.iter_mut().map(|feed| feed.lag()).collect();
+            match lag {
+                Ok(lag) => self.stats.lag.store(lag.iter().sum(), Ordering::Relaxed),
+                Err(fault) => debug!(error = format!("{:#}", fault.into_error()), "the lag is not known"),
+            }
+        }
+        if self.last_report.elapsed() >= REPORT && self.stats.records.load(Ordering::Relaxed) > self.reported {
+            self.last_report = Instant::now();
+            self.say("works");
+        }
+    }
+
+    fn say(&mut self, what: &str) {
+        let stats = self.stats;
+        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        self.reported = count(&stats.records);
+        info!(
+            worker = self.job,
+            records = self.reported,
+            bad = count(&stats.bad),
+            debits = count(&stats.debits),
+            debited = %stats.debited(),
+            credits = count(&stats.credits),
+            credited = %stats.credited(),
+            paused = count(&stats.paused),
+            activated = count(&stats.activated),
+            lag = count(&stats.lag),
+            "{what}"
+        );
+    }
+}

@@ -1,0 +1,96 @@
+//! Where a worker's records come from.
+
+pub mod files;
+pub mod kafka;
+
+use std::fmt;
+use std::time::Duration;
+
+use adtide_dataflows::model::EventTime;
+use adtide_dataflows::record::BadRecord;
+
+use crate::connect::Fault;
+
+/// A partition of a topic.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Partition {
+    /// The topic's full name.
+    pub topic: String,
+    /// Its number.
+    pub number: u32,
+}
+
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.topic, self.number)
+    }
+}
+
+/// A record, as it was read.
+pub struct Record<'a> {
+    /// Where it is from.
+    pub partition: &'a Partition,
+    /// Its offset.
+    pub offset: u64,
+    /// The greatest event time that is believed: its own timestamp (in files: now) plus `max_future_skew`.
+    pub latest: EventTime,
+    /// Its bytes; None for an empty line of a file, which is no record.
+    pub value: Option<Result<&'a [u8], BadRecord>>,
+}
+
+/// What happened to the partitions of a feed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// These are to be read from now on. They have to be claimed, and then given to [`Feed::start`].
+    Gained(Vec<Partition>),
+    /// All go away. What was read of them has to be committed, and then [`Feed::release`] be called.
+    Lost,
+}
+
+/// The records of one topic, for one worker.
+pub trait Feed {
+    /// Hands over what there is, for up to `wait`; less if a change has come or there is nothing.
+    ///
+    /// # Errors
+    /// The topic can't be read.
+    fn poll(&mut self, wait: Duration, take: &mut dyn FnMut(Record<'_>)) -> Result<(), Fault>;
+
+    /// The next change of its partitions. Nothing is handed over while one is pending.
+    fn change(&mut self) -> Option<Change>;
+
+    /// The first offset of a partition that can be read.
+    ///
+    /// # Errors
+    /// It can't be found out.
+    fn earliest(&mut self, partition: &Partition) -> Result<u64, Fault>;
+
+    /// Reads claimed partitions from these offsets on.
+    ///
+    /// # Errors
+    /// Lasting if one of the offsets is not there: what it stands for is gone.
+    fn start(&mut self, partitions: &[(Partition, u64)]) -> Result<(), Fault>;
+
+    /// Lets go of all partitions.
+    ///
+    /// # Errors
+    /// It can't.
+    fn release(&mut self) -> Result<(), Fault>;
+
+    /// After another process has taken over a partition: drops everything and asks anew what is to be read.
+    ///
+    /// # Errors
+    /// Lasting if there is nobody who could share the partitions out.
+    fn rejoin(&mut self) -> Result<(), Fault>;
+
+    /// Whether everything that is there has been handed over.
+    fn at_end(&self) -> bool;
+
+    /// Whether every partition has been at its end at least once.
+    fn has_been_at_end(&self) -> bool;
+
+    /// How many records there are that were not handed over, as far as is known.
+    ///
+    /// # Errors
+    /// It can't be found out.
+    fn lag(&mut self) -> Result<u64, Fault>;
+}

@@ -1,0 +1,63 @@
+//! What the workers read in records.
+
+use adtide_dataflows::model::{AdEventType, EventTime, Money};
+use adtide_dataflows::record::{self, BadRecord, Field, Scanner};
+use serde::Deserialize;
+use serde_json::Number;
+
+use super::feed::Record;
+
+/// A click that is paid for.
+pub struct Click {
+    pub advertiser_id: i64,
+    pub campaign_id: Option<i64>,
+    pub price: Money,
+    pub time: EventTime,
+}
+
+/// A record of `ad-events`; None if it is no click.
+pub fn click(scanner: &mut Scanner, record: &Record<'_>, value: &[u8]) -> Result<Option<Click>, BadRecord> {
+    scanner.read(value, |fields| {
+        let event = record::ad_event(fields)?;
+        believe(event.time, record)?;
+        if event.event_type != AdEventType::Click {
+            return Ok(None);
+        }
+        let advertiser_id = event.advertiser_id.ok_or(BadRecord::Missing(Field::AdvertiserId))?;
+        let (campaign_id, price, time) = (event.campaign_id, event.actual_price, event.time);
+        Ok(Some(Click { advertiser_id, campaign_id, price, time }))
+    })
+}
+
+/// Turns away an event time that lies too far in the future.
+pub fn believe(time: EventTime, record: &Record<'_>) -> Result<(), BadRecord> {
+    if time > record.latest { Err(BadRecord::FutureTime(time)) } else { Ok(()) }
+}
+
+/// A refund, as `compensation-events` has it.
+pub struct Refund {
+    pub compensation_id: String,
+    pub advertiser_id: i64,
+    pub campaign_id: Option<i64>,
+    pub amount: Money,
+    pub window_start: EventTime,
+}
+
+/// A record of `compensation-events`, which adtide itself writes.
+pub fn refund(record: &Record<'_>, value: &[u8]) -> Result<Refund, BadRecord> {
+    #[derive(Deserialize)]
+    struct Fields {
+        compensation_id: String,
+        advertiser_id: i64,
+        campaign_id: Option<i64>,
+        refund_amount: Number,
+        window_start: String,
+    }
+    let fields: Fields = serde_json::from_slice(value).map_err(|error| BadRecord::NotJson(error.to_string()))?;
+    let amount = Money::parse(fields.refund_amount.to_string().as_bytes(), Money::MAX_REVENUE);
+    let amount = amount.map_err(|error| BadRecord::Money(Field::ActualPrice, error))?;
+    let window_start = EventTime::parse(&fields.window_start).map_err(BadRecord::Time)?;
+    believe(window_start, record)?;
+    let Fields { compensation_id, advertiser_id, campaign_id, .. } = fields;
+    Ok(Refund { compensation_id, advertiser_id, campaign_id, amount, window_start })
+}

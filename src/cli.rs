@@ -313,7 +313,11 @@ fn key_value(text: &str) -> Result<Override, String> {
 impl VerifyArgs {
     /// What the flags and `--set` say, flags last.
     pub fn overrides(&self) -> Vec<Override> {
-        let flags = [("source.from", path(&self.from)), ("sink.data_dir", path(&self.data_dir))];
+        let flags = [
+            ("source.from", path(&self.from)),
+            ("source.kind", self.from.as_ref().map(|_| "files".to_owned())),
+            ("sink.data_dir", path(&self.data_dir)),
+        ];
         with_flags(&self.sources, flags)
     }
 }

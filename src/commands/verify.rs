@@ -46,12 +46,12 @@ fn topics(config: &Config) -> anyhow::Result<Topics> {
 
 fn results(config: &Config) -> anyhow::Result<Results> {
     if config.writes_services() {
-        return Ok(Results::Services(ServicesConfig {
+        return Ok(Results::Services(Box::new(ServicesConfig {
             name: config.name().to_owned(),
             postgres: config.postgres(),
             redis: config.redis(),
             kafka: config.kafka(),
-        }));
+        })));
     }
     if !config.writes() {
         bail!("key sink.kind is \"none\": such a run writes nothing that could be verified");

@@ -40,17 +40,7 @@ impl Reader {
     /// # Errors
     /// The configuration of the clients is wrong.
     pub fn new(config: &KafkaConfig) -> anyhow::Result<Reader> {
-        let mut client = config.client();
-        client
-            // It joins no group and commits nothing, but librdkafka insists on a name.
-            .set("group.id", config.topic("adtide-verify"))
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
-            .set("enable.partition.eof", "true")
-            .set("isolation.level", "read_committed")
-            .set("auto.offset.reset", "error");
-        let consumer = client.create().map_err(|error| config.fault(error).into_error())?;
-        Ok(Reader { config: config.clone(), consumer })
+        Ok(Reader { config: config.clone(), consumer: consumer(config, "read_committed")? })
     }
 
     /// The partitions of a topic, with where they begin and end now.
@@ -58,23 +48,7 @@ impl Reader {
     /// # Errors
     /// The brokers can't be reached, or there is no such topic.
     pub fn bounds(&self, topic: &str) -> anyhow::Result<BTreeMap<u32, Bounds>> {
-        let name = self.config.topic(topic);
-        persist("asking Kafka where its topics end", Some(self.config.connect_timeout), || {
-            let fault = |error| self.config.fault(error).context(format!("the topic {name}"));
-            let metadata = self.consumer.fetch_metadata(Some(&name), ANSWER).map_err(fault)?;
-            let found = metadata.topics().iter().find(|found| found.name() == name);
-            let partitions = found.map_or(&[][..], |found| found.partitions());
-            if partitions.is_empty() {
-                let missing = KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition);
-                return Err(fault(missing));
-            }
-            let bounds = partitions.iter().map(|partition| {
-                let (start, end) = self.consumer.fetch_watermarks(&name, partition.id(), ANSWER).map_err(fault)?;
-                let unsigned = |offset: i64| u64::try_from(offset).unwrap_or(0);
-                Ok((unsigned(partition.id().into()) as u32, Bounds { start: unsigned(start), end: unsigned(end) }))
-            });
-            bounds.collect()
-        })
+        bounds(&self.config, &self.consumer, topic)
     }
 
     /// Calls `each` with the committed records before the offsets, within a partition in order. Offsets have gaps: where
@@ -149,6 +123,70 @@ impl Reader {
             (_, Fault::Lasting(error)) => Err(error),
             (_, Fault::Passing(_)) => Ok(()),
         }
+    }
+}
+
+fn consumer(config: &KafkaConfig, isolation: &str) -> anyhow::Result<BaseConsumer> {
+    let mut client = config.client();
+    client
+        // It joins no group and commits nothing, but librdkafka insists on a name.
+        .set("group.id", config.topic("adtide-verify"))
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("enable.partition.eof", "true")
+        .set("isolation.level", isolation)
+        .set("auto.offset.reset", "error");
+    client.create().map_err(|error| config.fault(error).into_error())
+}
+
+fn bounds(config: &KafkaConfig, consumer: &BaseConsumer, topic: &str) -> anyhow::Result<BTreeMap<u32, Bounds>> {
+    let name = config.topic(topic);
+    persist("asking Kafka where its topics end", Some(config.connect_timeout), || {
+        let fault = |error| config.fault(error).context(format!("the topic {name}"));
+        let metadata = consumer.fetch_metadata(Some(&name), ANSWER).map_err(fault)?;
+        let found = metadata.topics().iter().find(|found| found.name() == name);
+        let partitions = found.map_or(&[][..], |found| found.partitions());
+        if partitions.is_empty() {
+            return Err(fault(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition)));
+        }
+        let bounds = partitions.iter().map(|partition| {
+            let (start, end) = consumer.fetch_watermarks(&name, partition.id(), ANSWER).map_err(fault)?;
+            let unsigned = |offset: i64| u64::try_from(offset).unwrap_or(0);
+            Ok((unsigned(partition.id().into()) as u32, Bounds { start: unsigned(start), end: unsigned(end) }))
+        });
+        bounds.collect()
+    })
+}
+
+/// Tells whether what transactions have written shows in full.
+///
+/// A transaction is committed at once, but its marks reach the partitions one by one: for a moment it shows in one and not yet
+/// in another.
+pub struct Transactions {
+    config: KafkaConfig,
+    uncommitted: BaseConsumer,
+}
+
+impl Transactions {
+    /// Looks at the same brokers as a reader does.
+    ///
+    /// # Errors
+    /// Those of [`Reader::new`].
+    pub fn new(config: &KafkaConfig) -> anyhow::Result<Transactions> {
+        Ok(Transactions { config: config.clone(), uncommitted: consumer(config, "read_uncommitted")? })
+    }
+
+    /// Where each partition of a topic ends, and whether every transaction that had written to it before is settled there.
+    ///
+    /// # Errors
+    /// Those of [`Reader::bounds`].
+    pub fn ends(&self, reader: &Reader, topic: &str) -> anyhow::Result<(Offsets, bool)> {
+        let written = bounds(&self.config, &self.uncommitted, topic)?;
+        let committed = reader.bounds(topic)?;
+        let ends: Offsets = committed.into_iter().map(|(partition, bounds)| (partition, bounds.end)).collect();
+        let is_settled =
+            written.iter().all(|(partition, bounds)| ends.get(partition).is_some_and(|end| *end >= bounds.end));
+        Ok((ends, is_settled))
     }
 }
 

@@ -54,7 +54,7 @@ pub enum Results {
     /// A folder with SQLite and topic files.
     Embedded(PathBuf),
     /// PostgreSQL, Redis and Kafka.
-    Services(ServicesConfig),
+    Services(Box<ServicesConfig>),
 }
 
 /// Recomputes what a run made of its topics, by the settings that it left with its results, and compares the two. `watch` is

@@ -66,10 +66,10 @@ pub fn recompute(
         }
     })?;
     let events = Events {
-        conversions: reader.read_all(Topic::ConversionEvents, &until, parse::conversion_event)?,
-        campaigns: reader.read_all(Topic::CampaignEvents, &until, parse::campaign_event)?,
-        metrics: reader.read_all(Topic::ProductMetrics, &until, parse::product_metrics)?,
-        meta: reader.read_all(Topic::ProductMeta, &until, parse::product_meta)?,
+        conversions: reader.read_all(Topic::ConversionEvents, until, parse::conversion_event)?,
+        campaigns: reader.read_all(Topic::CampaignEvents, until, parse::campaign_event)?,
+        metrics: reader.read_all(Topic::ProductMetrics, until, parse::product_metrics)?,
+        meta: reader.read_all(Topic::ProductMeta, until, parse::product_meta)?,
     };
     watch(total, total);
     Ok(parts.into_iter().map(|part| part.finish(&events, settings)).collect())

@@ -99,7 +99,7 @@ impl Work for CampaignStatus {
         self.stats.paused.fetch_add(settled.paused, Ordering::Relaxed);
         self.stats.activated.fetch_add(settled.activated, Ordering::Relaxed);
         if settled.paused + settled.activated > 0 {
-            info!(settled.paused, settled.activated, "campaigns");
+            info!(paused = settled.paused, activated = settled.activated, "campaigns");
         }
         self.publish()?;
         self.last_pass = Some(Instant::now());

@@ -115,14 +115,14 @@ impl Sample {
     }
 }
 
-/// Most campaigns have several times what they spend. Six in a hundred have a part of it; and of those with refunds, half
-/// have what is spent only until the refunds come.
+/// Most campaigns have several times what they spend. A tenth of those that spend at all have a part of it; and of those
+/// with refunds, half have what is spent only until the refunds come.
 fn budget(seed: u64, campaign_id: i64, spending: &Spending) -> Budget {
     let Spending { advertiser_id, gross, refunded } = *spending;
     let chance = draw(seed, campaign_id, 2, 100);
     let budget = if refunded > Money::ZERO && chance < 50 {
         Money(gross.0 - refunded.0 / 2)
-    } else if gross > Money::ZERO && chance < 6 {
+    } else if gross > Money::ZERO && chance < 10 {
         Money((gross.0 * (40 + draw(seed, campaign_id, 3, 50)) / 100).max(1))
     } else {
         Money((gross.0 * (2 + draw(seed, campaign_id, 4, 5))).max(10_000))

@@ -65,7 +65,6 @@ pub trait Work {
 
 /// Drives a worker.
 pub struct Driver<'a> {
-    worker: String,
     job: &'static str,
     owner: String,
     feeds: Vec<Box<dyn Feed>>,
@@ -82,9 +81,9 @@ pub struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    /// A driver of the worker `worker`, by whose name offsets are kept; `job` names it in the log.
+    /// A driver of the worker `job`. Offsets are kept by its name, with the ledger and whatever the deployment is called: no
+    /// click may be debited twice.
     pub fn new(
-        worker: String,
         job: &'static str,
         feeds: Vec<Box<dyn Feed>>,
         stop: &'a AtomicBool,
@@ -92,7 +91,6 @@ impl<'a> Driver<'a> {
     ) -> Driver<'a> {
         let now = Instant::now();
         Driver {
-            worker,
             job,
             owner: Uuid::new_v4().to_string(),
             feeds,
@@ -123,8 +121,11 @@ impl<'a> Driver<'a> {
             }
             let is_ending = until_end && self.has_been_at_end();
             let at_end = self.feeds.iter().all(|feed| feed.at_end()) && work.pending() == 0;
-            if (at_end || is_ending) && self.turn(work, is_ending)? && at_end {
-                self.stats.set_caught_up(looked);
+            if at_end || is_ending {
+                let is_settled = self.turn(work, is_ending)?;
+                if is_settled && at_end {
+                    self.stats.set_caught_up(looked);
+                }
             }
             if is_ending {
                 break;
@@ -211,7 +212,7 @@ impl<'a> Driver<'a> {
                 Some(Advance { partition: partition.clone(), expected, next: *next })
             })
             .collect();
-        let step = Step { worker: &self.worker, owner: &self.owner, advances: &advances };
+        let step = Step { worker: self.job, owner: &self.owner, advances: &advances };
         let outcome = self.persist("committing", || work.commit(step))?;
         work.clear();
         self.reached.clear();
@@ -269,7 +270,7 @@ impl<'a> Driver<'a> {
         for partition in partitions {
             let next = self.persist("claiming a partition", || {
                 let earliest = feed.earliest(partition)?;
-                work.claim(&self.worker, &self.owner, partition, earliest)
+                work.claim(self.job, &self.owner, partition, earliest)
             })?;
             let Some(next) = next else { return Ok(None) };
             info!(worker = self.job, %partition, next, "reads");

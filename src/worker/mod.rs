@@ -247,8 +247,7 @@ fn run(
     let mut work = work(config, job, stats)?;
     let feeds = job.topics().iter().map(|topic| feed(config, job, topic, until_end));
     let feeds = feeds.collect::<anyhow::Result<Vec<_>>>()?;
-    let worker = format!("{}-{}", config.name, job.name());
-    Driver::new(worker, job.name(), feeds, stop, stats).run(work.as_mut(), until_end)
+    Driver::new(job.name(), feeds, stop, stats).run(work.as_mut(), until_end)
 }
 
 fn work(config: &WorkerConfig, job: Job, stats: &Arc<WorkerStats>) -> anyhow::Result<Box<dyn Work>> {

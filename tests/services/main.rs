@@ -3,3 +3,4 @@
 
 mod sinks;
 mod topics;
+mod verify;

@@ -81,15 +81,11 @@ fn last_between(
     loop {
         match consumer.poll(ANSWER) {
             Some(Ok(record)) if record.offset() >= until => return Ok(last),
-            Some(Ok(record)) => {
-                if record.key() == Some(name.as_bytes()) {
-                    last = record.payload().map(<[u8]>::to_vec);
-                }
-            }
+            Some(Ok(record)) if record.key() == Some(name.as_bytes()) => last = record.payload().map(<[u8]>::to_vec),
+            Some(Ok(_)) | None => {}
             // Records that were compacted away or aborted don't come, so the end has to be told.
             Some(Err(KafkaError::PartitionEOF(_))) => return Ok(last),
             Some(Err(error)) => return Err(fault(error)),
-            None => {}
         }
         if Instant::now() > deadline {
             let (brokers, topic) = (&config.brokers, config.topic(TOPIC));

@@ -9,7 +9,7 @@ use rdkafka::Message;
 use crate::connect::kafka::KafkaConfig;
 use crate::sink::{self, Stored};
 use crate::verify::input::Offsets;
-use crate::verify::kafka::Reader;
+use crate::verify::kafka::{Reader, Transactions};
 
 /// How long it is tried to find the topics between two commits.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -18,10 +18,19 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// progress.
 const LAG: Duration = Duration::from_secs(3);
 
+/// Where the sink keeps its progress.
+const PROGRESS: &str = "adtide-progress";
+
+/// A transaction that has stood still for so long was left behind by a run that died. Nothing of it will show.
+const ABANDONED: Duration = Duration::from_secs(2);
+
+/// Where the partitions of each topic end.
+type Ends = BTreeMap<&'static str, Offsets>;
+
 /// The output topics, up to where they ended at the moment of the progress.
 pub struct Records {
     reader: Reader,
-    ends: BTreeMap<&'static str, Offsets>,
+    ends: Ends,
     /// What they stand for.
     pub stored: Option<Stored>,
 }
@@ -33,25 +42,30 @@ impl Records {
     /// # Errors
     /// The brokers can't be reached, a topic is missing, or there is a commit each time.
     pub fn open(config: &KafkaConfig, name: &str, others: u64) -> anyhow::Result<Records> {
-        let reader = Reader::new(config)?;
+        let (reader, transactions) = (Reader::new(config)?, Transactions::new(config)?);
         let started = Instant::now();
         let mut before = sink::kafka::stored(config, name)?;
-        loop {
-            let ends = ends(&reader)?;
+        let mut unchanged = (Ends::new(), Instant::now());
+        while started.elapsed() < PATIENCE {
+            let (ends, settled) = ends(&reader, &transactions)?;
+            // The progress comes last: what shows in the topics must be in it.
+            let (_, progress_settled) = transactions.ends(&reader, PROGRESS)?;
             let stored = sink::kafka::stored(config, name)?;
-            let epoch = |stored: &Option<Stored>| stored.as_ref().map(|stored| stored.progress.epoch);
             let waits = epoch(&stored).is_some_and(|epoch| epoch < others) && started.elapsed() < LAG;
-            if !waits && epoch(&before) == epoch(&stored) {
-                return Ok(Records { reader, ends, stored });
+            let is_one_moment = epoch(&before) == epoch(&stored);
+            if unchanged.0 != ends || !is_one_moment {
+                unchanged = (ends.clone(), Instant::now());
             }
-            if started.elapsed() > PATIENCE {
-                bail!(
-                    "Kafka at {}: the topics change faster than they can be looked at; stop adtide, then verify",
-                    config.brokers
-                );
+            let all_shows = settled && progress_settled || unchanged.1.elapsed() >= ABANDONED;
+            if is_one_moment && all_shows && !waits {
+                return Ok(Records { reader, ends, stored });
             }
             before = stored;
         }
+        bail!(
+            "Kafka at {}: the topics change faster than they can be looked at; stop adtide, then verify",
+            config.brokers
+        );
     }
 
     /// Calls `each` with partition, offset and value of every record.
@@ -66,11 +80,17 @@ impl Records {
     }
 }
 
-fn ends(reader: &Reader) -> anyhow::Result<BTreeMap<&'static str, Offsets>> {
-    let mut ends = BTreeMap::new();
+fn epoch(stored: &Option<Stored>) -> Option<u64> {
+    stored.as_ref().map(|stored| stored.progress.epoch)
+}
+
+/// Where the output topics end, and whether all transactions show there.
+fn ends(reader: &Reader, transactions: &Transactions) -> anyhow::Result<(Ends, bool)> {
+    let (mut ends, mut all_settled) = (Ends::new(), true);
     for topic in sink::topics::TOPICS {
-        let bounds = reader.bounds(topic)?;
-        ends.insert(topic, bounds.into_iter().map(|(partition, bounds)| (partition, bounds.end)).collect());
+        let (offsets, settled) = transactions.ends(reader, topic)?;
+        all_settled &= settled;
+        ends.insert(topic, offsets);
     }
-    Ok(ends)
+    Ok((ends, all_settled))
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use adtide_dataflows::model::EventTime;
 use anyhow::anyhow;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::BorrowedMessage;
@@ -18,7 +19,7 @@ use tracing::{debug, warn};
 
 use super::{Change, Feed, Partition, Record};
 use crate::connect::Fault;
-use crate::connect::kafka::KafkaConfig;
+use crate::connect::kafka::{KafkaConfig, log};
 
 /// How long an answer of the broker may take.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -63,7 +64,15 @@ impl Group {
     }
 }
 
-impl ClientContext for Group {}
+impl ClientContext for Group {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        debug!(%error, reason, "librdkafka");
+    }
+}
 
 impl ConsumerContext for Group {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, code: RDKafkaRespErr, list: &mut TopicPartitionList) {

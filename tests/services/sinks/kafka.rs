@@ -149,12 +149,31 @@ fn once<const N: usize>(devices: [&str; N]) -> BTreeMap<String, usize> {
 
 fn late(value: &[u8]) -> LateEvent {
     let (statement, topic) = (Statement::DuplicateDetector, Topic::AdEvents);
-    LateEvent { statement, topic, partition: 3, offset: 5, event_time: EIGHT, watermark: EIGHT, value: value.to_vec() }
+    LateEvent {
+        statement,
+        topic,
+        partition: 3,
+        offset: 5,
+        event_time: EIGHT,
+        watermark: EIGHT,
+        key: None,
+        timestamp: None,
+        value: value.to_vec(),
+    }
 }
 
 fn dead(value: &[u8]) -> DeadLetter {
     let (reason, detail) = ("json".to_owned(), "not a JSON object".to_owned());
-    DeadLetter { topic: Topic::ProductMeta, partition: 1, offset: 6, reason, detail, value: value.to_vec() }
+    DeadLetter {
+        topic: Topic::ProductMeta,
+        partition: 1,
+        offset: 6,
+        reason,
+        detail,
+        key: None,
+        timestamp: None,
+        value: value.to_vec(),
+    }
 }
 
 #[test]
@@ -276,6 +295,32 @@ fn a_commit_whose_answer_was_lost_is_not_done_twice() {
     sink.commit(commit(3, vec![refund("c")])).unwrap();
     assert_eq!(place.compensations(), once(["a", "b", "c"]));
     assert_eq!(place.stored(), super::stored(3));
+}
+
+/// What is committed behind an open transaction of another deployment can't be read yet, and must not be taken for absent.
+#[test]
+fn progress_behind_an_open_transaction_is_waited_for() {
+    let Some(place) = Place::new() else { return };
+    let mut sink = place.open();
+    sink.commit(commit(1, vec![refund("a")])).unwrap();
+    let mut client = place.config.client();
+    let other: BaseProducer = client.set("transactional.id", place.config.topic("other-sink")).create().unwrap();
+    other.init_transactions(PATIENCE).unwrap();
+    other.begin_transaction().unwrap();
+    let topic = place.config.topic("adtide-progress");
+    other.send(BaseRecord::to(&topic).partition(0).key("other").payload("{}")).map_err(|(error, _)| error).unwrap();
+    while other.in_flight_count() > 0 {
+        other.poll(Duration::from_millis(10));
+    }
+    sink.commit(commit(2, vec![refund("b")])).unwrap();
+    std::thread::scope(|scope| {
+        let reading = scope.spawn(|| place.stored());
+        // Time enough for a reader that does not wait.
+        std::thread::sleep(Duration::from_secs(1));
+        assert!(!reading.is_finished());
+        other.commit_transaction(PATIENCE).unwrap();
+        assert_eq!(reading.join().unwrap(), super::stored(2));
+    });
 }
 
 #[test]

@@ -4,3 +4,4 @@
 mod sinks;
 mod topics;
 mod verify;
+mod workers;

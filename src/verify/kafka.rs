@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::input::Offsets;
-use crate::connect::kafka::KafkaConfig;
+use crate::connect::kafka::{KafkaConfig, QuietConsumer, QuietContext};
 use crate::connect::{Fault, persist};
 
 /// How long an answer may take.
@@ -31,7 +31,7 @@ pub struct Bounds {
 /// Reads what is committed of a cluster's topics.
 pub struct Reader {
     config: KafkaConfig,
-    consumer: BaseConsumer,
+    consumer: QuietConsumer,
 }
 
 impl Reader {
@@ -126,7 +126,7 @@ impl Reader {
     }
 }
 
-fn consumer(config: &KafkaConfig, isolation: &str) -> anyhow::Result<BaseConsumer> {
+fn consumer(config: &KafkaConfig, isolation: &str) -> anyhow::Result<QuietConsumer> {
     let mut client = config.client();
     client
         // It joins no group and commits nothing, but librdkafka insists on a name.
@@ -136,10 +136,10 @@ fn consumer(config: &KafkaConfig, isolation: &str) -> anyhow::Result<BaseConsume
         .set("enable.partition.eof", "true")
         .set("isolation.level", isolation)
         .set("auto.offset.reset", "error");
-    client.create().map_err(|error| config.fault(error).into_error())
+    client.create_with_context(QuietContext).map_err(|error| config.fault(error).into_error())
 }
 
-fn bounds(config: &KafkaConfig, consumer: &BaseConsumer, topic: &str) -> anyhow::Result<BTreeMap<u32, Bounds>> {
+fn bounds(config: &KafkaConfig, consumer: &QuietConsumer, topic: &str) -> anyhow::Result<BTreeMap<u32, Bounds>> {
     let name = config.topic(topic);
     persist("asking Kafka where its topics end", Some(config.connect_timeout), || {
         let fault = |error| config.fault(error).context(format!("the topic {name}"));
@@ -164,7 +164,7 @@ fn bounds(config: &KafkaConfig, consumer: &BaseConsumer, topic: &str) -> anyhow:
 /// in another.
 pub struct Transactions {
     config: KafkaConfig,
-    uncommitted: BaseConsumer,
+    uncommitted: QuietConsumer,
 }
 
 impl Transactions {

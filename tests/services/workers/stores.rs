@@ -9,7 +9,9 @@ use adtide::worker::feed::Partition;
 use adtide::worker::store::postgres::PostgresLedger;
 use adtide::worker::store::redis::RedisBudgets;
 use adtide::worker::store::sqlite::SqliteStore;
-use adtide::worker::store::{Advance, BudgetChanges, Budgets, Entry, EntryType, Ledger, Offsets, Outcome, Posted, Refund, Step};
+use adtide::worker::store::{
+    Advance, BudgetChanges, Budgets, Entry, EntryType, Ledger, Offsets, Outcome, Posted, Refund, Step,
+};
 use adtide_dataflows::model::{EventTime, Money};
 use std::time::Duration;
 

@@ -64,7 +64,7 @@ impl Reader {
     ) -> anyhow::Result<()> {
         let bounds = self.bounds(topic)?;
         let name = self.config.topic(topic);
-        let mut open = Offsets::new();
+        let (mut open, mut assignment) = (Offsets::new(), TopicPartitionList::new());
         for (&partition, &until) in until {
             let Bounds { start, end } = bounds.get(&partition).copied().unwrap_or(Bounds { start: 0, end: 0 });
             ensure!(
@@ -73,12 +73,9 @@ impl Reader {
             );
             if until > start {
                 open.insert(partition, until);
+                let (partition, start) = (i32::try_from(partition)?, Offset::Offset(i64::try_from(start)?));
+                assignment.add_partition_offset(&name, partition, start).context("can't assign")?;
             }
-        }
-        let mut assignment = TopicPartitionList::new();
-        for &partition in open.keys() {
-            let partition = i32::try_from(partition).context("no partition has such a number")?;
-            assignment.add_partition_offset(&name, partition, Offset::Beginning).context("can't assign")?;
         }
         self.consumer.assign(&assignment).map_err(|error| self.config.fault(error).into_error())?;
         let mut heard = Instant::now();
@@ -135,6 +132,8 @@ fn consumer(config: &KafkaConfig, isolation: &str) -> anyhow::Result<QuietConsum
         .set("enable.auto.offset.store", "false")
         .set("enable.partition.eof", "true")
         .set("isolation.level", isolation)
+        // The end of a topic is told at once.
+        .set("fetch.wait.max.ms", "10")
         .set("auto.offset.reset", "error");
     client.create_with_context(QuietContext).map_err(|error| config.fault(error).into_error())
 }

@@ -16,3 +16,4 @@ mod ops;
 mod restart;
 mod run;
 mod verify;
+mod workers;

@@ -135,6 +135,11 @@ impl Place {
         query(&self.path("out/adtide.db"), sql).unwrap_or_default()
     }
 
+    /// The same of the results in another folder.
+    pub fn rows_in(&self, out: &str, sql: &str) -> Vec<String> {
+        query(&self.path(out).join("adtide.db"), sql).unwrap_or_default()
+    }
+
     /// All tables of a folder of results, without the columns that tell when and in which order rows were written.
     pub fn tables(&self, out: &str) -> BTreeMap<&'static str, Vec<String>> {
         let database = self.path(out).join("adtide.db");

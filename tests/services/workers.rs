@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use place::{Place, eventually};
 
-/// Clicks of the crash tests, and in how many pieces they come.
+/// Clicks of the crash test.
 const CLICKS: u32 = 100_000;
 
 /// A record of `ad-events` at a second after ten.
@@ -172,14 +172,20 @@ fn killed_at_any_moment_workers_lose_nothing_and_count_nothing_twice() {
         place.produce("ad-events", &clicks);
         let refunds: Vec<String> = (0..2000).map(|number| refund(&format!("r-{}", number / 2), 1, "0.01")).collect();
         place.produce("compensation-events", &refunds);
-        for round in 0..6 {
-            let jobs = ["all", "balance", "budget"][draw(3) as usize];
-            let running = place.start(&format!("{seed}-{round}"), &format!("worker {jobs}"));
-            // They start by joining a group, so most moments after that find them at work.
-            std::thread::sleep(Duration::from_millis(100 + draw(900)));
+        let done = || place.rows("SELECT count(*) FROM balance_ledger")[0].parse::<u64>().unwrap();
+        let mut caught_at_work = 0;
+        for round in 0..4 {
+            let before = done();
+            let running = place.start(&format!("{seed}-{round}"), "worker all");
+            // Members that were killed are waited for: they hold their partitions for a session's time. Then some more
+            // work, and some moment of the next commit.
+            let enough = before + draw(u64::from(CLICKS) / 6);
+            assert!(eventually(|| done() > enough || before > u64::from(CLICKS)), "{}", running.log());
+            std::thread::sleep(Duration::from_millis(draw(150)));
             drop(running);
+            caught_at_work += u64::from((1..u64::from(CLICKS)).contains(&done()));
         }
-        // Members that were killed are waited for: they hold their partitions for a session's time.
+        assert!(caught_at_work > 0, "seed {seed}: it was never killed at work");
         place.run("worker all --until-end");
         let total: u32 = expected.values().sum();
         let ledger = "SELECT count(*), (sum(amount) * 100)::bigint FROM balance_ledger WHERE entry_type = 'DEBIT'";

@@ -33,6 +33,8 @@ pub struct KafkaFeed {
     consumer: BaseConsumer<Group>,
     /// What is read, by partition number; None before the group has told.
     partitions: Option<BTreeMap<u32, Place>>,
+    /// Since when, and whether it is all that the topic has.
+    assigned: (Instant, bool),
     last_record: Instant,
 }
 
@@ -100,8 +102,8 @@ impl KafkaFeed {
     pub fn join(config: KafkaConfig, group: String, topic: &str, max_future_skew: i64) -> Result<KafkaFeed, Fault> {
         let topic = config.topic(topic);
         let consumer = subscribe(&config, &group, &topic)?;
-        let last_record = Instant::now();
-        Ok(KafkaFeed { config, group, topic, max_future_skew, consumer, partitions: None, last_record })
+        let (partitions, last_record, assigned) = (None, Instant::now(), (Instant::now(), false));
+        Ok(KafkaFeed { config, group, topic, max_future_skew, consumer, partitions, assigned, last_record })
     }
 
     fn fault(&self, error: KafkaError) -> Fault {
@@ -114,6 +116,18 @@ impl KafkaFeed {
         let bounds = self.consumer.fetch_watermarks(&partition.topic, number, ANSWER);
         let (low, high) = bounds.map_err(|error| self.fault(error))?;
         Ok((low.max(0).unsigned_abs(), high.max(0).unsigned_abs()))
+    }
+
+    /// How many partitions the topic has.
+    fn count(&self) -> Result<usize, Fault> {
+        let metadata = self.consumer.fetch_metadata(Some(&self.topic), ANSWER).map_err(|error| self.fault(error))?;
+        Ok(metadata.topics().iter().map(|topic| topic.partitions().len()).sum())
+    }
+
+    /// How long the group holds a member for alive that is not heard of.
+    fn session_timeout(&self) -> Duration {
+        let set = self.config.properties.get("session.timeout.ms").and_then(|ms| ms.parse().ok());
+        set.map_or(Duration::from_secs(45), Duration::from_millis)
     }
 
     /// Takes in what came in place of a record.
@@ -260,10 +274,12 @@ impl Feed for KafkaFeed {
             let (at_end, has_been_at_end) = (false, false);
             places.insert(partition.number, Place { partition, next_offset: *next_offset, at_end, has_been_at_end });
         }
+        let is_all = places.len() >= self.count()?;
         self.consumer.assign(&list).map_err(|error| self.fault(error))?;
         debug!(group = self.group, topic = self.topic, partitions = places.len(), "assigned");
-        self.partitions = Some(places);
         self.last_record = Instant::now();
+        self.assigned = (self.last_record, is_all);
+        self.partitions = Some(places);
         self.consumer.context().changes().pop_front();
         Ok(())
     }
@@ -288,7 +304,13 @@ impl Feed for KafkaFeed {
         !changes && self.partitions.as_ref().is_some_and(|places| places.values().all(|place| place.at_end))
     }
 
+    /// What others have is theirs to bring to its end, if they live. A member that has died counts for as long as its session
+    /// lasts, and then what it had comes here.
     fn has_been_at_end(&self) -> bool {
+        let (since, is_all) = self.assigned;
+        if !is_all && since.elapsed() < self.session_timeout() + ANSWER {
+            return false;
+        }
         self.partitions.as_ref().is_some_and(|places| places.values().all(|place| place.has_been_at_end))
     }
 

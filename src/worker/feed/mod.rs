@@ -85,7 +85,7 @@ pub trait Feed {
     /// Whether everything that is there has been handed over.
     fn at_end(&self) -> bool;
 
-    /// Whether every partition has been at its end at least once.
+    /// Whether every partition has been at its end at least once, as far as this process is answerable for them.
     fn has_been_at_end(&self) -> bool;
 
     /// How many records there are that were not handed over, as far as is known.

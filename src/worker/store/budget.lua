@@ -36,7 +36,7 @@ for _, refund in ipairs(step.refunds) do
     seen[id] = true
 end
 for campaign, sum in pairs(sums) do
-    if sum[1] > exact or sum[2] > exact then return {'inexact', 'budget:campaign:' .. campaign} end
+    if sum[1] >= exact or sum[2] >= exact then return {'inexact', 'budget:campaign:' .. campaign} end
 end
 
 local function decimal(cents) return string.format('%.0f.%02d', math.floor(cents / 100), cents % 100) end

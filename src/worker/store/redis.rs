@@ -31,11 +31,11 @@ redis.call('HSET', KEYS[1], ARGV[2] .. ':owner', ARGV[3])
 redis.call('HSETNX', KEYS[1], ARGV[2] .. ':next', ARGV[4])
 return {'next', redis.call('HGET', KEYS[1], ARGV[2] .. ':next')}";
 
-/// KEYS: the hash of offsets. ARGV: a JSON object with everything else, numbers as texts; Lua's own numbers are exact up
-/// to 2^53, which is checked.
+/// KEYS: the hash of offsets. ARGV: a JSON object with everything else, numbers as texts; Lua's own numbers are exact below
+/// 2^53, which is checked.
 const CHANGE: &str = include_str!("budget.lua");
 
-/// The greatest sum that Lua counts exactly, in cents.
+/// Below this Lua counts exactly, in cents.
 const EXACT: i64 = 1 << 53;
 
 /// The budgets in Redis.

@@ -122,10 +122,10 @@ fn a_commit_counts_once_and_only_the_owners_in_redis() {
         .arg(&["budget:campaign:9223372036854775807", "spent", "refunded"])
         .query(&mut redis)
         .unwrap();
-    assert_eq!(budget, ("90071992547409.84".to_owned(), "0.12".to_owned()), "exact up to 2^53 cents");
-    // One cent more than can be counted exactly is refused, and changes nothing.
+    assert_eq!(budget, ("90071992547409.84".to_owned(), "0.12".to_owned()), "exact below 2^53 cents");
+    // What can't be counted exactly is refused, and changes nothing.
     let mut budgets = open("test");
-    let changes = BudgetChanges { spent: BTreeMap::from([(i64::MAX, Money(9))]), refunds: Vec::new() };
+    let changes = BudgetChanges { spent: BTreeMap::from([(i64::MAX, Money(8))]), refunds: Vec::new() };
     let advances = advance(6, 7);
     let error = budgets.change(Step { worker: "", owner: "other", advances: &advances }, &changes).unwrap_err();
     assert!(format!("{:#}", error.into_error()).contains("exactly"));

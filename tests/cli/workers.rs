@@ -1,0 +1,211 @@
+//! The four workers on topic files and SQLite.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::support::{Place, campaign, click, eventually, impression};
+
+const ALL: &str = "worker --from in --data-dir out --until-end";
+
+/// What the ledger holds: type, number, sum in cents.
+const LEDGER: &str = "SELECT entry_type, count(*), sum(CAST(replace(amount, '.', '') AS INTEGER)) FROM balance_ledger
+     GROUP BY entry_type ORDER BY entry_type DESC";
+
+/// Advertisers whose balance is not opening balance - debits + credits, in cents.
+const UNBALANCED: &str = "SELECT advertiser_id FROM advertisers a
+     WHERE CAST(replace(balance, '.', '') AS INTEGER) <> CAST(replace(opening_balance, '.', '') AS INTEGER) + (
+         SELECT coalesce(sum((CASE entry_type WHEN 'CREDIT' THEN 1 ELSE -1 END) * CAST(replace(amount, '.', '') AS INTEGER)), 0)
+         FROM balance_ledger l WHERE l.advertiser_id = a.advertiser_id)";
+
+/// Writes the compensations of the statements: three clicks of one device are two too many, which is 1.00.
+fn with_refund() -> Place {
+    let place = Place::new();
+    let clicks = [click("10:00:00", 1, "d-1"), click("10:00:01", 1, "d-1"), click("10:00:02", 1, "d-1")].concat();
+    place.write("in/ad-events.ndjson", clicks + &click("10:00:03", 2, "d-2") + &impression("10:06:00", 1));
+    place.write("in/campaign-events.ndjson", campaign("09:00:00", 1, "1.25") + &campaign("09:00:00", 2, "1.25"));
+    place
+}
+
+fn set_budget(place: &Place, campaign: u32, budget: &str) {
+    let sql = format!(
+        "INSERT INTO campaigns (campaign_id, budget, updated_at) VALUES ({campaign}, '{budget}', '')
+         ON CONFLICT DO UPDATE SET budget = excluded.budget"
+    );
+    rusqlite::Connection::open(place.path("out/adtide.db")).unwrap().execute(&sql, []).unwrap();
+}
+
+/// What the workers have said in a file of campaign-events.
+fn told(place: &Place, file: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(place.path(file)).unwrap_or_default();
+    let events = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    events.filter(|event| event["source"] == "adtide-campaign-status").collect()
+}
+
+#[test]
+fn clicks_are_debited_and_refunds_credited_once() {
+    let place = with_refund();
+    place.append("in/ad-events.ndjson", "no record\n\n");
+    place.run("--from in --data-dir out").succeeded();
+    let outcome = place.run(ALL).succeeded();
+    assert!(outcome.stderr.contains("bad=1"), "{}", outcome.stderr);
+    assert_eq!(place.rows(LEDGER), ["DEBIT 4 200", "CREDIT 1 100"]);
+    assert_eq!(place.rows("SELECT * FROM campaign_budget").len(), 2);
+    let budgets = "SELECT campaign_id, spent, refunded FROM campaign_budget ORDER BY 1";
+    assert_eq!(place.rows(budgets), ["1 1.50 1.00", "2 0.50 0.00"]);
+    assert_eq!(place.rows("SELECT balance FROM advertisers"), ["-1.00"]);
+    // Once more: nothing. More clicks, one of them without a line feed yet: those.
+    place.run(ALL).succeeded();
+    place.append("in/ad-events.ndjson", click("10:07:00", 1, "d-1") + click("10:07:01", 1, "d-1").trim_end());
+    place.run(ALL).succeeded();
+    assert_eq!(place.rows(LEDGER), ["DEBIT 6 300", "CREDIT 1 100"]);
+    assert_eq!(place.rows(budgets), ["1 2.50 1.00", "2 0.50 0.00"]);
+    assert_eq!(place.rows(UNBALANCED), Vec::<String>::new());
+}
+
+#[test]
+fn only_committed_refunds_are_paid() {
+    let place = with_refund();
+    place.run("--from in --data-dir out").succeeded();
+    let more = std::fs::read_to_string(place.path("out/topics/compensation-events.ndjson")).unwrap();
+    place.append(
+        "out/topics/compensation-events.ndjson",
+        more.replace("\"compensation_id\":\"", "\"compensation_id\":\"x"),
+    );
+    place.run(ALL).succeeded();
+    assert_eq!(place.rows(LEDGER), ["DEBIT 4 200", "CREDIT 1 100"]);
+}
+
+#[test]
+fn an_exhausted_campaign_leaves_its_ranking_and_a_refund_brings_it_back() {
+    let place = with_refund();
+    // Only campaign-status knows of the refund when it is told to look again.
+    place.run("worker balance --from in --data-dir out --until-end").succeeded();
+    set_budget(&place, 1, "1.00");
+    set_budget(&place, 2, "0.51");
+    place.run("worker campaign-status --from in --data-dir out --until-end").succeeded();
+    let paused = told(&place, "in/campaign-events.ndjson");
+    assert_eq!(paused.len(), 1, "{paused:?}");
+    assert_eq!(paused[0]["event_type"], "CAMPAIGN_PAUSE");
+    assert_eq!(paused[0]["campaign_id"], 1);
+    let ranked =
+        || place.rows("SELECT json_extract(value, '$.campaign_id') FROM rtb_ranking_cache, json_each(ranking_list)");
+    place.run("--from in --data-dir out").succeeded();
+    assert_eq!(ranked(), ["2"]);
+
+    place.run(ALL).succeeded();
+    let told = told(&place, "in/campaign-events.ndjson");
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!(told[1]["event_type"], "CAMPAIGN_ACTIVATE");
+    assert_eq!(told[1]["bid_price"].to_string(), "1.25");
+    assert_eq!(place.rows("SELECT budget_status FROM campaigns WHERE campaign_id = 1"), ["WITHIN_BUDGET"]);
+    place.run("--from in --data-dir out").succeeded();
+    assert_eq!(ranked(), ["1", "2"]);
+    place.run("verify --from in --data-dir out").succeeded();
+}
+
+#[test]
+fn in_a_folder_of_partitions_the_workers_have_one_of_their_own() {
+    let place = with_refund();
+    std::fs::remove_file(place.path("in/campaign-events.ndjson")).unwrap();
+    place.write("in/campaign-events/0.ndjson", campaign("09:00:00", 1, "1.25"));
+    place.write("in/campaign-events/3.ndjson", campaign("09:00:00", 2, "1.25"));
+    place.run(ALL).succeeded();
+    set_budget(&place, 1, "1.00");
+    place.run(ALL).succeeded();
+    assert_eq!(told(&place, "in/campaign-events/4.ndjson").len(), 1);
+    // A line that a crash has torn takes none with it; and the partition stays the same one.
+    place.append("in/campaign-events/4.ndjson", "{\"event_ty");
+    place.write("in/campaign-events/5.ndjson", "");
+    set_budget(&place, 2, "0.10");
+    place.run(ALL).succeeded();
+    let text = std::fs::read_to_string(place.path("in/campaign-events/4.ndjson")).unwrap();
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 3, "{text}");
+    assert!(lines[2].contains("\"campaign_id\":2"), "{text}");
+}
+
+#[test]
+fn workers_follow_files_that_grow() {
+    let place = with_refund();
+    let mut running = place.start("all", "worker --from in --data-dir out --set worker.status_interval=50ms");
+    place.await_rows(LEDGER, &["DEBIT 4 200"]);
+    set_budget(&place, 2, "1.00");
+    // Half a line is no record yet.
+    let next = click("10:07:00", 2, "d-3");
+    place.append("in/ad-events.ndjson", &next[..50]);
+    place.append("in/ad-events.ndjson", &next[50..]);
+    place.await_rows(LEDGER, &["DEBIT 5 250"]);
+    assert!(eventually(|| told(&place, "in/campaign-events.ndjson").len() == 1), "it is not paused");
+    // The statements come later, on their own.
+    place.run("--from in --data-dir out").succeeded();
+    place.await_rows(LEDGER, &["DEBIT 5 250", "CREDIT 1 100"]);
+    place.run("worker balance --from in --data-dir out").failed_saying(&["another", "out"]);
+    running.end(Signal::SIGTERM).succeeded();
+}
+
+#[test]
+fn killed_at_any_moment_no_click_is_lost_and_none_counted_twice() {
+    let place = Place::new();
+    place.run("generate --to in --ad-events 150000 --campaign-events 500 --campaigns 300").succeeded();
+    place.run("--from in --data-dir out").succeeded();
+    place.run("worker all --from in --data-dir whole --until-end").succeeded();
+    let mut caught_at_work = 0;
+    for seed in 1..=8_u64 {
+        let running = place.start(&format!("crash-{seed}"), "worker all --from in --data-dir out");
+        std::thread::sleep(Duration::from_millis(20 + seed * 7919 % 300));
+        drop(running);
+        let done = place.rows("SELECT count(*) FROM balance_ledger").concat().parse::<u64>().unwrap_or(0);
+        caught_at_work += u64::from((1..4000).contains(&done));
+    }
+    assert!(caught_at_work > 0, "it was never killed at work");
+    place.run("worker all --from in --data-dir out --until-end").succeeded();
+    assert_eq!(place.rows(UNBALANCED), Vec::<String>::new());
+    let entries = "SELECT topic, partition, \"offset\", advertiser_id, campaign_id, amount FROM balance_ledger
+         WHERE entry_type = 'DEBIT' ORDER BY 1, 2, 3";
+    let whole = place.rows_in("whole", entries);
+    assert!(whole.len() > 4000, "{}", whole.len());
+    assert!(place.rows(entries) == whole, "other debits than of one run without a crash");
+    let spent = "SELECT campaign_id, spent FROM campaign_budget ORDER BY 1";
+    assert_eq!(place.rows(spent), place.rows_in("whole", spent));
+    let refunds = place.topic("compensation-events").len();
+    assert!(refunds > 0);
+    assert_eq!(place.rows("SELECT count(*) FROM balance_ledger WHERE entry_type = 'CREDIT'"), [refunds.to_string()]);
+}
+
+#[test]
+fn the_demonstration_exhausts_some_budgets() {
+    let place = Place::new();
+    place.run("generate --to in").succeeded();
+    place.run("--from in --data-dir out").succeeded();
+    place.run("init-demo --data-dir out").succeeded();
+    let before = place.rows("SELECT count(*), sum(CAST(replace(budget, '.', '') AS INTEGER)) FROM campaigns");
+    place.run("init-demo --data-dir out").succeeded();
+    assert_eq!(place.rows("SELECT count(*), sum(CAST(replace(budget, '.', '') AS INTEGER)) FROM campaigns"), before);
+    // First the debits alone, so that those are seen which refunds bring back.
+    let exhausted = || {
+        let rows = place.rows("SELECT count(*) FROM campaigns WHERE budget_status = 'BUDGET_EXHAUSTED'");
+        rows[0].parse::<usize>().unwrap()
+    };
+    for worker in ["balance", "campaign-status"] {
+        place.run(&format!("worker {worker} --from in --data-dir out --until-end")).succeeded();
+    }
+    let first = exhausted();
+    assert!((100..=200).contains(&first), "{first} of 2000");
+    place.run(ALL).succeeded();
+    assert!(exhausted() + 5 < first, "refunds bring none back: {first} before, {} after", exhausted());
+    // Also what verify recomputes of the ledger.
+    let outcome = place.run("verify --from in --data-dir out").succeeded();
+    outcome.says(&["verified", "balances", "debits", "credits", "budgets"]);
+}
+
+#[test]
+fn what_workers_cant_work_on_is_named() {
+    let place = with_refund();
+    place.run("worker --data-dir out").failed_saying(&["source.from", "--from"]);
+    place.run("worker --from in --set sink.kind=none").failed_saying(&["source.kind", "sink.kind", "embedded"]);
+    place.run(ALL).succeeded();
+    place.write("in/ad-events.ndjson", click("10:00:00", 1, "d-1"));
+    place.run(ALL).failed_saying(&["in/ad-events.ndjson", "holds 1 lines", "5 have been read", "another data folder"]);
+}

@@ -19,6 +19,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How long to wait for records that must be there.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What librdkafka has to say is for the debug log: that a partition has ended is no error here.
+type Client = QuietConsumer;
+
 /// Where a partition begins and ends: the offset of its first record, and the one after its last that is committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
@@ -31,7 +34,7 @@ pub struct Bounds {
 /// Reads what is committed of a cluster's topics.
 pub struct Reader {
     config: KafkaConfig,
-    consumer: QuietConsumer,
+    consumer: Client,
 }
 
 impl Reader {
@@ -64,7 +67,7 @@ impl Reader {
     ) -> anyhow::Result<()> {
         let bounds = self.bounds(topic)?;
         let name = self.config.topic(topic);
-        let (mut open, mut assignment) = (Offsets::new(), TopicPartitionList::new());
+        let mut open = Offsets::new();
         for (&partition, &until) in until {
             let Bounds { start, end } = bounds.get(&partition).copied().unwrap_or(Bounds { start: 0, end: 0 });
             ensure!(
@@ -73,9 +76,12 @@ impl Reader {
             );
             if until > start {
                 open.insert(partition, until);
-                let (partition, start) = (i32::try_from(partition)?, Offset::Offset(i64::try_from(start)?));
-                assignment.add_partition_offset(&name, partition, start).context("can't assign")?;
             }
+        }
+        let mut assignment = TopicPartitionList::new();
+        for &partition in open.keys() {
+            let partition = i32::try_from(partition).context("no partition has such a number")?;
+            assignment.add_partition_offset(&name, partition, Offset::Beginning).context("can't assign")?;
         }
         self.consumer.assign(&assignment).map_err(|error| self.config.fault(error).into_error())?;
         let mut heard = Instant::now();
@@ -123,7 +129,7 @@ impl Reader {
     }
 }
 
-fn consumer(config: &KafkaConfig, isolation: &str) -> anyhow::Result<QuietConsumer> {
+fn consumer(config: &KafkaConfig, isolation: &str) -> anyhow::Result<Client> {
     let mut client = config.client();
     client
         // It joins no group and commits nothing, but librdkafka insists on a name.
@@ -131,14 +137,14 @@ fn consumer(config: &KafkaConfig, isolation: &str) -> anyhow::Result<QuietConsum
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("enable.partition.eof", "true")
-        .set("isolation.level", isolation)
-        // The end of a topic is told at once.
+        // The end of a partition is told when a fetch has waited for more: half a second unless it is told not to.
         .set("fetch.wait.max.ms", "10")
+        .set("isolation.level", isolation)
         .set("auto.offset.reset", "error");
     client.create_with_context(QuietContext).map_err(|error| config.fault(error).into_error())
 }
 
-fn bounds(config: &KafkaConfig, consumer: &QuietConsumer, topic: &str) -> anyhow::Result<BTreeMap<u32, Bounds>> {
+fn bounds(config: &KafkaConfig, consumer: &Client, topic: &str) -> anyhow::Result<BTreeMap<u32, Bounds>> {
     let name = config.topic(topic);
     persist("asking Kafka where its topics end", Some(config.connect_timeout), || {
         let fault = |error| config.fault(error).context(format!("the topic {name}"));
@@ -163,7 +169,7 @@ fn bounds(config: &KafkaConfig, consumer: &QuietConsumer, topic: &str) -> anyhow
 /// in another.
 pub struct Transactions {
     config: KafkaConfig,
-    uncommitted: QuietConsumer,
+    uncommitted: Client,
 }
 
 impl Transactions {

@@ -102,5 +102,7 @@ fn consumer(config: &KafkaConfig, name: &str, isolation: &str) -> Result<QuietCo
     client.set("enable.auto.commit", "false");
     client.set("enable.partition.eof", "true");
     client.set("auto.offset.reset", "earliest");
+    // The end is told when a fetch has waited for more.
+    client.set("fetch.wait.max.ms", "10");
     client.create_with_context(QuietContext).map_err(|error| config.fault(error))
 }

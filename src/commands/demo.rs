@@ -129,7 +129,7 @@ impl Workers {
         persist("opening the accounts", Some(patience), || -> Result<(), Fault> { ledger.open_accounts(&catalogue) })?;
         let stop = Arc::new(AtomicBool::new(false));
         let workers = WorkerConfig { place, ..config.worker_basics() };
-        let spawn = |job: &Job| Worker::spawn(&workers, *job, false, &stop);
+        let spawn = |job: &Job| Worker::spawn(&workers, *job, &Arc::default(), false, &stop);
         Ok(Workers { running: Job::ALL.iter().map(spawn).collect::<anyhow::Result<_>>()?, stop })
     }
 

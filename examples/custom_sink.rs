@@ -58,6 +58,7 @@ fn main() -> anyhow::Result<()> {
             idle_timeout: Duration::from_secs(5),
             idle_advance: false,
             max_future_skew: settings.max_future_skew,
+            hold: None,
         };
         let mut source = FileSource::new(config, 0, 1);
         source.start(&mut ingest)?;

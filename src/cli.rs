@@ -243,6 +243,9 @@ pub struct WorkerArgs {
     /// End when everything that is there has had its effect
     #[arg(long)]
     pub until_end: bool,
+    /// Serve /metrics, /healthz and /readyz at this address, host:port
+    #[arg(long, value_name = "ADDR")]
+    pub listen: Option<String>,
     /// Log level: error, warn, info, debug, trace [default: info]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
@@ -375,6 +378,7 @@ impl WorkerArgs {
         let flags = [
             ("source.from", path(&self.from)),
             ("sink.data_dir", path(&self.data_dir)),
+            ("ops.listen", self.listen.clone()),
             ("log.level", self.log_level.clone()),
         ];
         with_flags(&self.sources, flags)

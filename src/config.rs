@@ -449,13 +449,18 @@ impl Config {
             self.reads_kafka() || self.from().is_some(),
             "key source.from is empty: name the folder of topics there, or with --from"
         );
-        Ok(WorkerConfig {
+        Ok(self.worker_basics())
+    }
+
+    /// The same whatever the topics are.
+    pub fn worker_basics(&self) -> WorkerConfig {
+        WorkerConfig {
             name: self.name.clone(),
             max_future_skew: ms(self.max_future_skew),
             status_interval: self.worker.status_interval,
             refund_memory: self.worker.refund_memory,
             place: self.tables().0,
-        })
+        }
     }
 
     /// Where the workers' tables are, and how long to try to get there.
@@ -515,6 +520,7 @@ impl Config {
                 idle_timeout,
                 idle_advance,
                 max_future_skew,
+                hold: None,
             }),
             SourceKind::Kafka => SourceConfig::Kafka(KafkaSourceConfig {
                 kafka: self.kafka(),

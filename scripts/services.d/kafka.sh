@@ -89,7 +89,8 @@ kafka_start() {
 
 # Retention is unlimited because Kafka counts it from the records' own times: a test whose events are of last year would
 # see them deleted. Few partitions and small buffers for what Kafka keeps for itself: they make starting quick. After kill -9
-# the broker is let in again when the session of the one before has run out: 3 s instead of 9.
+# the broker is let in again when the session of the one before has run out: 3 s instead of 9. Members of consumer groups
+# may ask for short sessions too.
 kafka_config() {
   cat <<EOF
 process.roles=broker,controller
@@ -113,6 +114,7 @@ share.coordinator.state.topic.num.partitions=1
 broker.session.timeout.ms=3000
 broker.heartbeat.interval.ms=500
 group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
 log.retention.ms=-1
 log.segment.bytes=67108864
 log.index.size.max.bytes=1048576

@@ -1,5 +1,6 @@
 //! What the command line can do, command by command.
 
+mod demo;
 mod generate;
 mod migrate;
 mod output;

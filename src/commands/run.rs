@@ -5,19 +5,18 @@ use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use tracing::info;
 
 use super::progress::RunProgress;
-use super::{generate, start_log, stop_on_signal, summary, verify};
+use super::{demo, start_log, stop_on_signal, summary};
 use crate::cli::RunArgs;
 use crate::config::Config;
-use crate::engine::{self, Monitor};
+use crate::engine::{self, EngineConfig, Monitor};
 use crate::ops::Ops;
-use crate::verify::{Results, Topics};
 
 /// Runs the statements over the named topics; without any, over generated ones, and then verifies the results.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
@@ -28,7 +27,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if config.reads_kafka() {
         ensure!(!args.live, "--live generates its own topics, and source.kind is \"kafka\"; leave out one of them");
         let _lock = lock_results(args, &config)?;
-        execute(args, &config, Path::new(""), timely, &stop)?;
+        execute(args, &config, config.engine(Path::new("")), timely, &stop)?;
         return Ok(ExitCode::SUCCESS);
     }
     let Some(from) = config.from() else {
@@ -38,77 +37,24 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             "{}: key source.from is empty: name the folder of topics there, or with --from",
             file.map(|file| file.display().to_string()).unwrap_or_default()
         );
-        return demonstrate(args, &config, timely, &stop);
+        return demo::demonstrate(args, &config, timely, &stop);
     };
     ensure!(!args.live, "--live generates its own topics; remove the key source.from, or leave out --live");
     ensure!(from.is_dir(), "key source.from: {} is no folder; name the folder of the topics", from.display());
     let _lock = lock_results(args, &config)?;
-    execute(args, &config, from, timely, &stop)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Generates traffic, runs over it, and checks the results.
-fn demonstrate(
-    args: &RunArgs,
-    config: &Config,
-    timely: timely::Config,
-    stop: &Arc<AtomicBool>,
-) -> anyhow::Result<ExitCode> {
-    ensure!(
-        args.processes == 1,
-        "the demonstration runs in one process; make topics with `adtide generate` and name them with --from"
-    );
-    ensure!(
-        args.live || !config.follows(),
-        "--follow (key source.at_end) needs topics to follow: name their folder with --from, or use --live"
-    );
-    let topics = config.data_dir().join("topics");
-    let _lock = lock(config.data_dir(), LOCK)?;
-    if args.live {
-        return live(args, config, &topics, timely, stop);
-    }
-    generate::write(&config.generator(), &topics)?;
-    execute(args, config, &topics, timely, stop)?;
-    if !config.writes() || stop.load(Ordering::Relaxed) {
-        return Ok(ExitCode::SUCCESS);
-    }
-    verify::report(&Topics::Files(topics), &Results::Embedded(config.data_dir().to_owned()))
-}
-
-/// Runs over traffic that another thread generates in real time.
-fn live(
-    args: &RunArgs,
-    config: &Config,
-    topics: &Path,
-    timely: timely::Config,
-    stop: &Arc<AtomicBool>,
-) -> anyhow::Result<ExitCode> {
-    let mut traffic = config.generator();
-    traffic.start = crate::now();
-    traffic.check()?;
-    let traffic = traffic.for_span(i64::try_from(generate::MONTH.as_millis())?);
-    generate::claim(topics)?;
-    let (topics_of_thread, flag) = (topics.to_owned(), Arc::clone(stop));
-    let generating = std::thread::Builder::new().name("generator".to_owned()).spawn(move || {
-        if let Err(error) = generate::write_live(&traffic, &topics_of_thread, &flag) {
-            crate::fatal(&error.context("the generator can't go on"));
-        }
-    })?;
-    execute(args, config, topics, timely, stop)?;
-    generating.join().map_err(|_| anyhow::anyhow!("the generator has panicked"))?;
+    execute(args, &config, config.engine(from), timely, &stop)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Runs the engine, showing progress, and prints the summary.
-fn execute(
+pub(super) fn execute(
     args: &RunArgs,
     config: &Config,
-    from: &Path,
+    engine: EngineConfig,
     timely: timely::Config,
     stop: &Arc<AtomicBool>,
 ) -> anyhow::Result<()> {
     stop_on_signal(stop)?;
-    let engine = config.engine(from);
     let monitor = Arc::new(Monitor::default());
     if let Some(listen) = config.listen() {
         // Later than all epochs of the usual pace are committed, and long before the watchdog.
@@ -150,7 +96,7 @@ fn lock_results(args: &RunArgs, config: &Config) -> anyhow::Result<Option<File>>
 }
 
 /// The lock of a run.
-const LOCK: &str = ".adtide.lock";
+pub(super) const LOCK: &str = ".adtide.lock";
 
 /// Keeps a second process of a kind out of the folder for results, which it creates.
 pub(super) fn lock(data_dir: &Path, name: &str) -> anyhow::Result<File> {

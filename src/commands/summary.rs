@@ -28,6 +28,39 @@ pub fn results(data_dir: &Path) -> anyhow::Result<()> {
     refunds(&data_dir.join("topics/compensation-events.ndjson"))
 }
 
+/// Prints what the workers made of it; nothing where none has run.
+pub fn balances(data_dir: &Path) -> anyhow::Result<()> {
+    let path = data_dir.join("adtide.db");
+    let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY);
+    let connection = connection.with_context(|| format!("can't read {}", path.display()))?;
+    let sum = |column: &str| -> anyhow::Result<Money> {
+        let mut statement = connection.prepare(&format!("SELECT {column} FROM campaigns"))?;
+        let amounts = statement.query_map([], |row| row.get::<_, String>(0))?;
+        Ok(amounts.map(|amount| Ok(amount?.parse()?)).collect::<anyhow::Result<Vec<Money>>>()?.into_iter().sum())
+    };
+    let (debits, credits) = (sum("debits")?, sum("credits")?);
+    let count = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
+    let exhausted = count("SELECT count(*) FROM campaigns WHERE budget_status = 'BUDGET_EXHAUSTED'")?;
+    let back =
+        count("SELECT count(DISTINCT campaign_id) FROM campaign_outbox WHERE event LIKE '%\"CAMPAIGN_ACTIVATE\"%'")?;
+    let rows = query(
+        &connection,
+        "SELECT campaign_id, advertiser_id, budget, debits, credits, budget_status FROM campaigns
+         WHERE budget IS NOT NULL ORDER BY CAST(debits AS REAL) DESC, campaign_id LIMIT ?1",
+        |row| {
+            let number =
+                |column| row.get::<_, Option<i64>>(column).map(|id| id.map_or("-".into(), |id| id.to_string()));
+            Ok(vec![number(0)?, number(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?])
+        },
+    )?;
+    let title = format!(
+        "5  Budgets and balances: {debits} debited, {credits} credited; {exhausted} campaigns paused, {back} came back; the \
+         greatest spenders"
+    );
+    print(&title, &["campaign", "advertiser", "budget", "debits", "credits", "status"], 2, rows);
+    Ok(())
+}
+
 /// Prints what came of the records, and how fast.
 pub fn run(monitor: &Monitor, elapsed: Duration, engine: &EngineConfig) {
     let counts = monitor.counts();

@@ -12,24 +12,28 @@ use super::stop_on_signal;
 use crate::cli::{InitDemoArgs, WorkerArgs};
 use crate::config::Config;
 use crate::connect::persist;
-use crate::worker::{self, Place, demo};
+use crate::ops::Ops;
+use crate::worker::{self, Jobs, Place, demo};
 
 /// Runs workers until Ctrl-C or SIGTERM, or to the end of what is there.
 pub fn worker(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(args.sources.config.as_deref(), &args.overrides())?;
     start_log(&config.log)?;
     let workers = config.worker()?;
-    let jobs = args.worker.jobs();
+    let jobs: Jobs = args.worker.jobs().iter().map(|job| (*job, Arc::default())).collect();
     // In files nobody shares partitions out: one process a worker, held until the end.
     let mut locks = Vec::new();
     if let Place::Embedded { data_dir, .. } = &workers.place {
-        for job in jobs {
+        for (job, _) in &jobs {
             locks.push(lock(data_dir, &format!(".adtide-worker-{}.lock", job.name()))?);
         }
     }
     let stop = Arc::new(AtomicBool::new(false));
     stop_on_signal(&stop)?;
-    worker::run_all(&workers, jobs, args.until_end, &stop)?;
+    if let Some(listen) = config.listen() {
+        Ops::of_workers(&jobs).serve(listen)?;
+    }
+    worker::run_all(&workers, &jobs, args.until_end, &stop)?;
     Ok(ExitCode::SUCCESS)
 }
 

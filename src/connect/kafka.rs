@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::ConsumerContext;
+use rdkafka::consumer::{BaseConsumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{ClientConfig, ClientContext};
 use tracing::debug;
@@ -111,6 +111,9 @@ impl ClientContext for QuietContext {
 }
 
 impl ConsumerContext for QuietContext {}
+
+/// A consumer of this context.
+pub type QuietConsumer = BaseConsumer<QuietContext>;
 
 /// A line of librdkafka's own log: it repeats itself while a broker is away, so it is for those who look for it.
 pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adtide_dataflows::Settings;
 use adtide_dataflows::model::Topic;
@@ -131,11 +131,28 @@ impl<'a> Admin<'a> {
                 }
             }
         }
-        let mut found = self.find()?;
+        let mut found = self.find_all()?;
         for topic in &mut found {
             topic.created = missing.iter().any(|missing| missing.topic == topic.topic);
         }
         Ok(found)
+    }
+
+    /// Waits until every topic can be used: brokers tell of a new one a moment after they have created it.
+    fn find_all(&self) -> anyhow::Result<Vec<Found>> {
+        let started = Instant::now();
+        loop {
+            let found = self.find()?;
+            if found.iter().all(|found| found.partitions.is_some_and(|partitions| partitions > 0)) {
+                return Ok(found);
+            }
+            ensure!(
+                started.elapsed() < ANSWER,
+                "Kafka at {} has created the topics, but after {ANSWER:?} not all of them are there; look at its log",
+                self.kafka.brokers
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// What of the topics' own settings would lose data that adtide needs, in sentences.

@@ -3,17 +3,20 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use adtide_dataflows::Statement;
 use adtide_dataflows::model::{EventTime, Money};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 
+use super::names::Metric;
 use super::scrape::{Labels, Scrape};
 use super::{names, usage};
 use crate::connect;
 use crate::engine::{Monitor, SourceStatus, WorkerStatus};
 use crate::sink;
+use crate::worker::{Job, Jobs, WorkerStats};
 
 /// The process itself.
 #[derive(Debug)]
@@ -47,6 +50,40 @@ impl Collector for Trials {
         let trials = connect::trials().into_iter().map(|(what, trial)| (vec![what], trial.failures as f64));
         Scrape::new(encoder).samples(&names::RETRIES, trials)
     }
+}
+
+type Count = fn(&WorkerStats) -> &AtomicU64;
+
+/// The workers of `adtide worker`.
+#[derive(Debug)]
+pub struct Workers(pub Jobs);
+
+impl Collector for Workers {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut scrape = Scrape::new(encoder);
+        let counts: [(&Metric, Count); 8] = [
+            (&names::WORKER_RECORDS, |stats| &stats.records),
+            (&names::WORKER_BAD, |stats| &stats.bad),
+            (&names::WORKER_DEBITS, |stats| &stats.debits),
+            (&names::WORKER_CREDITS, |stats| &stats.credits),
+            (&names::WORKER_PAUSED, |stats| &stats.paused),
+            (&names::WORKER_ACTIVATED, |stats| &stats.activated),
+            (&names::WORKER_REFUSED, |stats| &stats.zombies),
+            (&names::WORKER_LAG, |stats| &stats.lag),
+        ];
+        for (metric, count) in counts {
+            let each = self.0.iter().map(|(job, stats)| (label(*job), count(stats).load(Ordering::Relaxed) as f64));
+            scrape.samples(metric, each)?;
+        }
+        let debited = self.0.iter().map(|(job, stats)| (label(*job), stats.debited().to_f64()));
+        scrape.samples(&names::WORKER_DEBITED, debited)?;
+        let credited = self.0.iter().map(|(job, stats)| (label(*job), stats.credited().to_f64()));
+        scrape.samples(&names::WORKER_CREDITED, credited)
+    }
+}
+
+fn label(job: Job) -> Labels {
+    vec![job.name().to_owned()]
 }
 
 /// The sinks.

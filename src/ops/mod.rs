@@ -31,6 +31,7 @@ use tracing::info;
 pub use collect::{Process, Trials};
 
 use crate::engine::Monitor;
+use crate::worker::Jobs;
 use scrape::Scrape;
 
 /// Says what is wrong, a sentence each; nothing if all is well.
@@ -60,6 +61,11 @@ impl Ops {
             .collector(collect::Sinks)
             .ready(move || health::unready(&ready, stall))
             .live(move || health::hung(&live, hang).into_iter().collect())
+    }
+
+    /// What workers tell.
+    pub fn of_workers(jobs: &Jobs) -> Ops {
+        Ops::default().collector(collect::Workers(jobs.clone())).ready(crate::connect::troubles)
     }
 
     /// Adds metrics to `/metrics`; [`Scrape`] helps to tell them, and [`names`] holds what they are called.

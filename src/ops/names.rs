@@ -54,6 +54,8 @@ pub const REASON: &str = "reason";
 pub const SINK: &str = "sink";
 /// Something that is tried until it succeeds.
 pub const ACTION: &str = "action";
+/// One of the four workers.
+pub const WORKER: &str = "worker";
 /// The version of the binary.
 pub const VERSION: &str = "version";
 
@@ -80,6 +82,17 @@ metrics! {
     REPEATED_CONVERSIONS = Counter "adtide_repeated_conversions" [] "Conversions that repeated another";
     SPEND = Counter "adtide_spend" [] "What the clicks read cost, duplicates included, in currency units";
     REFUNDS = Counter "adtide_refunds" [] "Refunds found for duplicate clicks, in currency units";
+
+    WORKER_RECORDS = Counter "adtide_worker_records" [WORKER] "Records that a worker has read";
+    WORKER_BAD = Counter "adtide_worker_bad_records" [WORKER] "Records that a worker could not read";
+    WORKER_DEBITS = Counter "adtide_worker_debits" [WORKER] "Clicks debited, or counted against budgets";
+    WORKER_DEBITED = Counter "adtide_worker_debited" [WORKER] "Their sum, in currency units";
+    WORKER_CREDITS = Counter "adtide_worker_credits" [WORKER] "Refunds credited, or counted for budgets";
+    WORKER_CREDITED = Counter "adtide_worker_credited" [WORKER] "Their sum, in currency units";
+    WORKER_PAUSED = Counter "adtide_worker_campaigns_paused" [WORKER] "Campaigns paused, their budget being spent";
+    WORKER_ACTIVATED = Counter "adtide_worker_campaigns_activated" [WORKER] "Campaigns that a refund brought back";
+    WORKER_REFUSED = Counter "adtide_worker_commits_refused" [WORKER] "Commits that another process had forestalled";
+    WORKER_LAG = Gauge "adtide_worker_lag_records" [WORKER] "Records that a worker has not read yet";
 
     LAG_RECORDS = Gauge "adtide_source_lag_records" [TOPIC, PARTITION] "Records in Kafka that were not read yet";
     LAG_BYTES = Gauge "adtide_source_lag_bytes" [] "Bytes of the topic files that were not read yet";

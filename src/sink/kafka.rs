@@ -16,14 +16,14 @@ use adtide_dataflows::model::{Epoch, Topic};
 use anyhow::anyhow;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use tracing::{debug, warn};
 
 use super::{Change, Commit, Progress, Run, Sink, Stored, fenced, rewound};
-use crate::connect::kafka::KafkaConfig;
+use crate::connect::kafka::{KafkaConfig, QuietConsumer, QuietContext};
 use crate::connect::{Fault, persist};
 use crate::json;
 use progress::Record;
@@ -324,7 +324,8 @@ fn send(producer: &TransactionalProducer, record: &Outgoing, deadline: Instant) 
 
 /// Whether every topic that is written is there.
 fn check_topics(config: &KafkaConfig) -> Result<(), Fault> {
-    let client: BaseConsumer = config.client().create().map_err(|error| config.fault(error))?;
+    let client: QuietConsumer =
+        config.client().create_with_context(QuietContext).map_err(|error| config.fault(error))?;
     for name in [COMPENSATIONS, LATE, DEAD, progress::TOPIC] {
         let topic = config.topic(name);
         let metadata = client.fetch_metadata(Some(&topic), ANSWER).map_err(|error| refusal(&client, error));
@@ -340,7 +341,7 @@ fn check_topics(config: &KafkaConfig) -> Result<(), Fault> {
 }
 
 /// Brokers that refuse a login are not answered for by the call that fails: it only waits in vain. They are by an event.
-fn refusal(client: &BaseConsumer, error: KafkaError) -> KafkaError {
+fn refusal(client: &QuietConsumer, error: KafkaError) -> KafkaError {
     let events = std::iter::from_fn(|| client.poll(Duration::ZERO)).filter_map(Result::err);
     let mut refusals = events.take(100).filter(|event| {
         matches!(

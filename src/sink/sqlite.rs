@@ -1,6 +1,6 @@
 //! The tables in SQLite: the embedded default.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use adtide_dataflows::model::{AttributionRow, EventTime, PerformanceRow, RankingRow, Topic, WINDOW_MS};
 use adtide_dataflows::operators::PartitionReport;
@@ -13,6 +13,7 @@ use crate::json;
 
 /// Statements 1, 2 and 3 in one database file, each commit one transaction.
 pub struct SqliteSink {
+    path: PathBuf,
     connection: Connection,
     stored: Option<Stored>,
 }
@@ -49,7 +50,7 @@ impl SqliteSink {
             )?;
             connection.set_prepared_statement_cache_capacity(32);
             let stored = read_progress(&connection)?.map(|progress| Stored { run: run.clone(), progress });
-            Ok(SqliteSink { connection, stored })
+            Ok(SqliteSink { path: path.to_owned(), connection, stored })
         };
         prepare().with_context(|| {
             format!("can't use {} as the results database; is it writable, and an SQLite file?", path.display())
@@ -128,12 +129,15 @@ impl Sink for SqliteSink {
     fn commit(&mut self, commit: Commit) -> anyhow::Result<()> {
         let now = crate::now().to_string();
         let rows = Rows::sort(commit.epochs);
-        let transaction = self.connection.transaction()?;
-        write_rankings(&transaction, rows.rankings, &now)?;
-        write_performance(&transaction, rows.performance, &now)?;
-        write_attributions(&transaction, rows.attributions, &now)?;
-        write_progress(&transaction, NAME, &commit.progress, &now)?;
-        transaction.commit().context("SQLite can't commit; is the disk full?")
+        let write = |connection: &mut Connection| -> anyhow::Result<()> {
+            let transaction = connection.transaction()?;
+            write_rankings(&transaction, rows.rankings, &now)?;
+            write_performance(&transaction, rows.performance, &now)?;
+            write_attributions(&transaction, rows.attributions, &now)?;
+            write_progress(&transaction, NAME, &commit.progress, &now)?;
+            Ok(transaction.commit()?)
+        };
+        write(&mut self.connection).with_context(|| format!("can't write {}; is the disk full?", self.path.display()))
     }
 }
 

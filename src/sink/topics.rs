@@ -149,7 +149,11 @@ fn read(folder: &Path) -> anyhow::Result<Option<ProgressFile>> {
         .with_context(|| format!("{} is no progress of this version; start over with --fresh", path.display()))
 }
 
-fn forget(folder: &Path) -> anyhow::Result<()> {
+/// Forgets what is committed in a folder, for a run that starts over.
+///
+/// # Errors
+/// The progress file can't be removed.
+pub fn forget(folder: &Path) -> anyhow::Result<()> {
     let path = folder.join(PROGRESS);
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {

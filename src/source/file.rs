@@ -9,6 +9,8 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use adtide_dataflows::model::{Epoch, EventTime, Topic};
@@ -45,6 +47,9 @@ pub struct FileSourceConfig {
     pub idle_advance: bool,
     /// How far a record may lead the clock, in milliseconds.
     pub max_future_skew: i64,
+    /// While it is set, the end of topics that close no windows (campaigns and products) is waited at, though nothing is
+    /// followed: somebody answers to what the closing of the windows has brought.
+    pub hold: Option<Arc<AtomicBool>>,
 }
 
 /// One worker's files.
@@ -55,6 +60,7 @@ pub struct FileSource {
     partitions: Vec<Partition>,
     last_scan: Instant,
     replaying: bool,
+    is_held: bool,
 }
 
 struct Partition {
@@ -74,6 +80,12 @@ struct Partition {
     life: Life,
     /// Of a replay: the line to stop before, and the greatest event time that was good.
     until: Option<(u64, EventTime)>,
+}
+
+impl FileSourceConfig {
+    fn is_held(&self) -> bool {
+        self.hold.as_ref().is_some_and(|hold| hold.load(Ordering::Acquire))
+    }
 }
 
 /// The files of a folder of topics, in order.
@@ -124,7 +136,9 @@ fn partition_files(topic: Topic, folder: &Path) -> anyhow::Result<Vec<(Topic, u3
 impl FileSource {
     /// The source of worker `worker` of `workers`.
     pub fn new(config: FileSourceConfig, worker: usize, workers: usize) -> FileSource {
-        FileSource { config, worker, workers, partitions: Vec::new(), last_scan: Instant::now(), replaying: false }
+        let is_held = config.is_held();
+        let last_scan = Instant::now();
+        FileSource { config, worker, workers, partitions: Vec::new(), last_scan, replaying: false, is_held }
     }
 
     /// Opens this worker's files that are not open yet.
@@ -160,6 +174,17 @@ impl FileSource {
         (0..self.partitions.len())
             .filter(|&at| !skip[at] && self.partitions[at].may_have_more())
             .min_by_key(|&at| ingest.greatest(self.partitions[at].handle))
+    }
+
+    /// Looks for files that were added while topics are held, for the last time when they no longer are.
+    fn look_held(&mut self, ingest: &mut Ingest) -> anyhow::Result<()> {
+        if self.is_held {
+            self.is_held = self.config.is_held();
+            if !self.is_held || self.last_scan.elapsed() >= RESCAN {
+                self.scan(ingest, Stage::Active)?;
+            }
+        }
+        Ok(())
     }
 
     /// Lets partitions that woke up follow the others, and looks after the idle ones.
@@ -213,6 +238,7 @@ impl Source for FileSource {
     }
 
     fn poll(&mut self, ingest: &mut Ingest, epoch: Epoch, view: &WatermarkView) -> anyhow::Result<Poll> {
+        self.look_held(ingest)?;
         let latest = crate::now().plus(self.config.max_future_skew);
         let mut at_end = vec![false; self.partitions.len()];
         // A partition at its end is passed over in favour of one that has more.
@@ -224,7 +250,7 @@ impl Source for FileSource {
             at_end[at] = true;
             if self.replaying {
                 partition.replay_rest(ingest, latest)?;
-            } else if !self.config.follow {
+            } else if !(self.config.follow || self.is_held && partition.can_be_held()) {
                 partition.take_rest(ingest, latest);
                 partition.life.go(Stage::Finished);
             }
@@ -233,7 +259,7 @@ impl Source for FileSource {
             self.follow(ingest, epoch, view)?;
             return Ok(Poll::Pending);
         }
-        Ok(Poll::Finished)
+        Ok(if self.is_held && !self.replaying { Poll::Pending } else { Poll::Finished })
     }
 
     fn report(&mut self, ingest: &mut Ingest) {
@@ -293,6 +319,11 @@ impl Partition {
             self.path.display()
         );
         Ok(length > self.position)
+    }
+
+    /// Whether its end closes no windows.
+    fn can_be_held(&self) -> bool {
+        !matches!(self.topic, Topic::AdEvents | Topic::ConversionEvents)
     }
 
     /// Whether it may be read further.

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::input::Offsets;
-use crate::connect::kafka::KafkaConfig;
+use crate::connect::kafka::{KafkaConfig, QuietConsumer, QuietContext};
 use crate::connect::{Fault, persist};
 
 /// How long an answer may take.
@@ -18,6 +18,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 
 /// How long to wait for records that must be there.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What librdkafka has to say is for the debug log: that a partition has ended is no error here.
+type Client = QuietConsumer;
 
 /// Where a partition begins and ends: the offset of its first record, and the one after its last that is committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +34,7 @@ pub struct Bounds {
 /// Reads what is committed of a cluster's topics.
 pub struct Reader {
     config: KafkaConfig,
-    consumer: BaseConsumer,
+    consumer: Client,
 }
 
 impl Reader {
@@ -126,7 +129,7 @@ impl Reader {
     }
 }
 
-fn consumer(config: &KafkaConfig, isolation: &str) -> anyhow::Result<BaseConsumer> {
+fn consumer(config: &KafkaConfig, isolation: &str) -> anyhow::Result<Client> {
     let mut client = config.client();
     client
         // It joins no group and commits nothing, but librdkafka insists on a name.
@@ -134,12 +137,14 @@ fn consumer(config: &KafkaConfig, isolation: &str) -> anyhow::Result<BaseConsume
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("enable.partition.eof", "true")
+        // The end of a partition is told when a fetch has waited for more: half a second unless it is told not to.
+        .set("fetch.wait.max.ms", "10")
         .set("isolation.level", isolation)
         .set("auto.offset.reset", "error");
-    client.create().map_err(|error| config.fault(error).into_error())
+    client.create_with_context(QuietContext).map_err(|error| config.fault(error).into_error())
 }
 
-fn bounds(config: &KafkaConfig, consumer: &BaseConsumer, topic: &str) -> anyhow::Result<BTreeMap<u32, Bounds>> {
+fn bounds(config: &KafkaConfig, consumer: &Client, topic: &str) -> anyhow::Result<BTreeMap<u32, Bounds>> {
     let name = config.topic(topic);
     persist("asking Kafka where its topics end", Some(config.connect_timeout), || {
         let fault = |error| config.fault(error).context(format!("the topic {name}"));
@@ -164,7 +169,7 @@ fn bounds(config: &KafkaConfig, consumer: &BaseConsumer, topic: &str) -> anyhow:
 /// in another.
 pub struct Transactions {
     config: KafkaConfig,
-    uncommitted: BaseConsumer,
+    uncommitted: Client,
 }
 
 impl Transactions {

@@ -164,8 +164,14 @@ impl Worker {
     ///
     /// # Errors
     /// The settings are wrong, or the embedded database can't be opened.
-    pub fn spawn(config: &WorkerConfig, job: Job, until_end: bool, stop: &Arc<AtomicBool>) -> anyhow::Result<Worker> {
-        let stats = Arc::new(WorkerStats::default());
+    pub fn spawn(
+        config: &WorkerConfig,
+        job: Job,
+        stats: &Arc<WorkerStats>,
+        until_end: bool,
+        stop: &Arc<AtomicBool>,
+    ) -> anyhow::Result<Worker> {
+        let stats = Arc::clone(stats);
         let (config, stop, shared) = (config.clone(), Arc::clone(stop), Arc::clone(&stats));
         let run =
             move || run(&config, job, until_end, &stop, &shared).with_context(|| format!("worker {}", job.name()));
@@ -203,16 +209,19 @@ impl Worker {
     }
 }
 
+/// Workers to run, each with its counters.
+pub type Jobs = Vec<(Job, Arc<WorkerStats>)>;
+
 /// Runs workers to their end: all at once, except that with `until_end` campaign-status comes last, as it looks at what
 /// the others have written.
 ///
 /// # Errors
 /// The first fault that lasts; it stops all of them.
-pub fn run_all(config: &WorkerConfig, jobs: &[Job], until_end: bool, stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
-    let (last, first): (Vec<Job>, Vec<Job>) =
-        jobs.iter().partition(|job| until_end && **job == Job::CampaignStatus && jobs.len() > 1);
+pub fn run_all(config: &WorkerConfig, jobs: &Jobs, until_end: bool, stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
+    let comes_last = |job: Job| until_end && job == Job::CampaignStatus && jobs.len() > 1;
+    let (last, first): (Jobs, Jobs) = jobs.iter().cloned().partition(|(job, _)| comes_last(*job));
     for jobs in [first, last] {
-        let spawn = |job: &Job| Worker::spawn(config, *job, until_end, stop);
+        let spawn = |(job, stats): &(Job, Arc<WorkerStats>)| Worker::spawn(config, *job, stats, until_end, stop);
         let workers = jobs.iter().map(spawn).collect::<anyhow::Result<Vec<_>>>()?;
         watch(workers, until_end, stop)?;
     }

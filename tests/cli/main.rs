@@ -8,6 +8,7 @@ mod support;
 mod cluster;
 mod config;
 mod demo;
+mod disk;
 mod files;
 mod follow;
 mod generate;

@@ -96,6 +96,15 @@ impl Place {
         Outcome { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
+    /// The same when no file may become larger than so many KiB: what is written beyond fails, as on a full disk.
+    pub fn run_with_little_room(&self, arguments: &str, kib: u32) -> Outcome {
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("trap '' XFSZ; ulimit -f {kib}; exec \"$0\" \"$@\""), ADTIDE]);
+        let output = self.prepare(command, arguments).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        Outcome { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
+    }
+
     /// `adtide ARGUMENTS` in the background. `name` tells its output from that of others.
     pub fn start(&self, name: &str, arguments: &str) -> Running {
         self.start_command(name, self.command(arguments))

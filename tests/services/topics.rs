@@ -138,6 +138,7 @@ fn topics_are_created_once_and_listed() {
     for (topic, partitions) in TOPICS {
         assert_eq!(place.partitions(topic), partitions, "{topic}");
     }
+    assert_eq!(created.matches(" 3 partitions").count(), TOPICS.len() - 1, "{created}");
     // Again it changes nothing, and says what is less than asked for; more is no fault.
     let again = place.succeeds("topics create --partitions 5");
     assert_eq!(again.lines().filter(|line| line.starts_with("there ")).count(), TOPICS.len(), "{again}");

@@ -3,14 +3,14 @@
 use std::time::Instant;
 
 use anyhow::{Context, anyhow};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::Consumer;
 use rdkafka::error::KafkaError;
 use rdkafka::{Message, Offset, TopicPartitionList};
 use serde::{Deserialize, Serialize};
 
 use super::{ANSWER, Outgoing, TRANSACTION};
 use crate::connect::Fault;
-use crate::connect::kafka::KafkaConfig;
+use crate::connect::kafka::{KafkaConfig, QuietConsumer, QuietContext};
 use crate::sink::Stored;
 
 /// The topic.
@@ -39,7 +39,7 @@ impl Record {
 /// The last record of the deployment.
 pub fn read(config: &KafkaConfig, name: &str) -> Result<Option<Record>, Fault> {
     let topic = config.topic(TOPIC);
-    let ends = |isolation: &str| -> Result<(BaseConsumer, i64, i64), Fault> {
+    let ends = |isolation: &str| -> Result<(QuietConsumer, i64, i64), Fault> {
         let consumer = consumer(config, name, isolation)?;
         let (start, end) = consumer.fetch_watermarks(&topic, PARTITION, ANSWER).map_err(|error| config.fault(error))?;
         Ok((consumer, start, end))
@@ -68,7 +68,7 @@ pub fn read(config: &KafkaConfig, name: &str) -> Result<Option<Record>, Fault> {
 /// The value of the last record of the deployment from offset `from` to before `until`.
 fn last_between(
     config: &KafkaConfig,
-    consumer: &BaseConsumer,
+    consumer: &QuietConsumer,
     (from, until): (i64, i64),
     name: &str,
 ) -> Result<Option<Vec<u8>>, Fault> {
@@ -94,7 +94,7 @@ fn last_between(
     }
 }
 
-fn consumer(config: &KafkaConfig, name: &str, isolation: &str) -> Result<BaseConsumer, Fault> {
+fn consumer(config: &KafkaConfig, name: &str, isolation: &str) -> Result<QuietConsumer, Fault> {
     let mut client = config.client();
     // Needed, though nothing is committed and no group joined.
     client.set("group.id", config.topic(&format!("{name}-progress")));
@@ -102,5 +102,7 @@ fn consumer(config: &KafkaConfig, name: &str, isolation: &str) -> Result<BaseCon
     client.set("enable.auto.commit", "false");
     client.set("enable.partition.eof", "true");
     client.set("auto.offset.reset", "earliest");
-    client.create().map_err(|error| config.fault(error))
+    // The end is told when a fetch has waited for more.
+    client.set("fetch.wait.max.ms", "10");
+    client.create_with_context(QuietContext).map_err(|error| config.fault(error))
 }

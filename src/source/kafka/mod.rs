@@ -521,6 +521,7 @@ fn take(
 /// topics, it is an empty record, and so a bad one.
 fn tombstone(topic: Topic, key: Option<&[u8]>) -> String {
     let key = key.filter(|_| matches!(topic, Topic::ProductMetrics | Topic::ProductMeta));
-    let product = key.and_then(|key| std::str::from_utf8(key).ok()).and_then(|key| key.parse::<i64>().ok());
+    let key = key.and_then(|key| std::str::from_utf8(key).ok()).filter(|key| !key.starts_with('+'));
+    let product = key.and_then(|key| key.parse::<i64>().ok());
     product.map_or_else(String::new, |product| format!(r#"{{"product_id":{product}}}"#))
 }

@@ -1,0 +1,105 @@
+//! PostgreSQL, Redis and Kafka of these tests' own, which can be killed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::deployment::{Addresses, eventually};
+
+/// Ports that neither the servers of development nor those of a usual machine are at.
+const PORTS: [(&str, &str); 4] = [
+    ("ADTIDE_POSTGRES_PORT", "15532"),
+    ("ADTIDE_REDIS_PORT", "16479"),
+    ("ADTIDE_KAFKA_PORT", "19292"),
+    ("ADTIDE_KAFKA_CONTROLLER_PORT", "19293"),
+];
+
+/// The servers; stopped with this value.
+pub struct Servers {
+    folder: PathBuf,
+    pub addresses: Addresses,
+    /// Those that are down, by when they are to be started.
+    down: BTreeMap<&'static str, Instant>,
+    /// Those that are being started.
+    starting: Vec<(&'static str, Child)>,
+}
+
+impl Servers {
+    /// Starts them. None, and a word about it, unless these tests are wanted.
+    pub fn start() -> Option<Servers> {
+        if std::env::var("ADTIDE_TEST_CHAOS").is_err() {
+            eprintln!("SKIPPED: ADTIDE_TEST_CHAOS is not set; these tests take minutes and start servers of their own");
+            return None;
+        }
+        // PostgreSQL runs as a user of its own, so not in a folder that only this one can reach.
+        let folder = std::env::temp_dir().join("adtide-chaos-services");
+        let mut servers =
+            Servers { addresses: Addresses::default(), folder, down: BTreeMap::new(), starting: Vec::new() };
+        let up = servers.script(&["up"]).status().unwrap();
+        assert!(up.success(), "scripts/services up: {up}");
+        let env = fs::read_to_string(servers.folder.join("env")).unwrap();
+        let variable = |name: &str| {
+            let value =
+                env.lines().find_map(|line| line.strip_prefix("export ")?.strip_prefix(name)?.strip_prefix('='));
+            value.map(|value| value.trim_matches('\'').to_owned())
+        };
+        servers.addresses = Addresses::find(variable).expect("all three are up");
+        Some(servers)
+    }
+
+    fn script(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/services"));
+        command.args(arguments).env("ADTIDE_SERVICES_DIR", &self.folder).envs(PORTS).stdin(Stdio::null());
+        command
+    }
+
+    /// Sends a signal to a server's main process.
+    pub fn signal(&self, name: &str, signal: Signal) {
+        let record = fs::read_to_string(self.folder.join("run").join(name)).unwrap();
+        let pid = record.split(' ').next().unwrap().parse().unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
+    }
+
+    /// kill -9, and starts it again after a while: see [`Servers::look_after`].
+    pub fn kill(&mut self, name: &'static str, down: Duration) {
+        self.signal(name, Signal::SIGKILL);
+        self.down.insert(name, Instant::now() + down);
+    }
+
+    /// Starts those whose time has come. Whether all are up.
+    pub fn look_after(&mut self) -> bool {
+        let now = Instant::now();
+        let due: Vec<_> = self.down.iter().filter(|(_, at)| **at <= now).map(|(name, _)| *name).collect();
+        for name in due {
+            self.down.remove(name);
+            let up = self.script(&["up", name]).stdout(Stdio::null()).spawn().unwrap();
+            self.starting.push((name, up));
+        }
+        self.starting.retain_mut(|(name, up)| {
+            let ended = up.try_wait().unwrap();
+            assert!(ended.is_none_or(|status| status.success()), "{name} can't be started again");
+            ended.is_none()
+        });
+        self.down.is_empty() && self.starting.is_empty()
+    }
+
+    /// Waits until all are up.
+    pub fn await_all(&mut self) {
+        assert!(eventually(|| self.look_after()), "servers do not come up: {:?} {:?}", self.down, self.starting);
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        for (_, up) in &mut self.starting {
+            let _ = up.wait();
+        }
+        let _ = self.script(&["down"]).status();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}

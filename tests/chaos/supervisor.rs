@@ -1,0 +1,74 @@
+//! Processes that are started again when they die, as systemd would.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use nix::sys::signal::Signal;
+
+use crate::deployment::{Deployment, Running};
+
+/// A process of a deployment that has to be there.
+struct Supervised {
+    name: &'static str,
+    arguments: String,
+    running: Running,
+    /// Whether it was killed and has not been started again yet.
+    killed: bool,
+    done: bool,
+}
+
+/// All of them.
+pub struct Supervisor<'a> {
+    deployment: &'a Deployment,
+    processes: Vec<Supervised>,
+    stopping: bool,
+    /// Those that ended with an error though nobody killed them.
+    pub failures: Vec<(&'static str, ExitStatus)>,
+}
+
+impl Supervisor<'_> {
+    pub fn new(deployment: &Deployment) -> Supervisor<'_> {
+        Supervisor { deployment, processes: Vec::new(), stopping: false, failures: Vec::new() }
+    }
+
+    /// Starts `adtide ARGUMENTS`; it is killed by this name.
+    pub fn start(&mut self, name: &'static str, arguments: &str) {
+        let running = self.deployment.start(name, arguments);
+        let arguments = arguments.to_owned();
+        self.processes.push(Supervised { name, arguments, running, killed: false, done: false });
+    }
+
+    /// Starts those again that have died. Whether all have ended well.
+    pub fn look_after(&mut self) -> bool {
+        for process in &mut self.processes {
+            let Some(status) = process.running.ended() else { continue };
+            // Who is told to stop before he can hear it stops too.
+            process.done |= status.success() || self.stopping && status.signal() == Some(Signal::SIGTERM as i32);
+            if process.done {
+                continue;
+            }
+            if !process.killed {
+                self.failures.push((process.name, status));
+            }
+            process.killed = false;
+            process.running = self.deployment.start(process.name, &process.arguments);
+        }
+        self.processes.iter().all(|process| process.done)
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self, name: &str) {
+        for process in self.processes.iter_mut().filter(|process| process.name == name && !process.done) {
+            process.running.signal(Signal::SIGKILL);
+            process.killed = true;
+        }
+    }
+
+    /// Asks all to stop.
+    pub fn stop(&mut self) {
+        self.stopping = true;
+        for process in self.processes.iter_mut().filter(|process| !process.done) {
+            process.running.signal(Signal::SIGTERM);
+        }
+    }
+}

@@ -91,6 +91,12 @@ impl KafkaConfig {
             None if matches!(error, KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_)) => {
                 lasting("check the keys under kafka.properties")
             }
+            Some(
+                RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::Resolve,
+            ) => Fault::Passing(anyhow!("Kafka at {}: {said}", self.brokers)).unconnected("Kafka", "kafka.brokers"),
             _ => Fault::Passing(anyhow!("Kafka at {}: {said}", self.brokers)),
         }
     }

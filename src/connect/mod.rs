@@ -83,6 +83,14 @@ impl Fault {
         }
     }
 
+    /// Of an attempt to connect: says what to look at if the server stays away. `key` holds its address.
+    fn unconnected(self, server: &str, key: &str) -> Fault {
+        match self {
+            Fault::Passing(_) => self.context(format!("no connection to {server}; does it run, and is {key} right?")),
+            lasting => lasting,
+        }
+    }
+
     /// Says more about where it went wrong.
     #[must_use]
     pub fn context(self, context: impl fmt::Display + Send + Sync + 'static) -> Fault {

@@ -39,7 +39,7 @@ impl PostgresConfig {
             let connector = native_tls::TlsConnector::new().context("can't set up TLS").map_err(Fault::Lasting)?;
             config.connect(MakeTlsConnector::new(connector))
         };
-        connected.map_err(|error| self.fault(error))
+        connected.map_err(|error| self.fault(error).unconnected("PostgreSQL", "postgres.url"))
     }
 
     /// What an error means: a server that is away, starting or stopping comes back; anything else stays.

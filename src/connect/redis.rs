@@ -33,7 +33,7 @@ impl RedisConfig {
             connection.set_write_timeout(Some(ANSWER))?;
             Ok(connection)
         };
-        open().map_err(|error| self.fault(error))
+        open().map_err(|error| self.fault(error).unconnected("Redis", "redis.url"))
     }
 
     /// What an error means: a server that is away, loading or full comes back; anything else stays.

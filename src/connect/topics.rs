@@ -91,7 +91,7 @@ impl<'a> Admin<'a> {
     /// The brokers can't be reached within `kafka.connect_timeout`, or refuse.
     pub fn find(&self) -> anyhow::Result<Vec<Found>> {
         let partitions = persist("reading the topics of Kafka", Some(self.kafka.connect_timeout), || self.partitions());
-        let partitions = partitions.context("can't read the topics; does Kafka run at kafka.brokers?")?;
+        let partitions = partitions.context("can't read the topics")?;
         let find = |topic: SystemTopic| {
             let partitions = partitions.get(&self.kafka.topic(topic.name)).copied();
             Found { topic, partitions, created: false }

@@ -56,11 +56,10 @@ fn fenced(server: &str, name: &str) -> anyhow::Error {
 
 /// What a run is told whose last commit is not there any more.
 fn rewound(server: &str, held: Option<Epoch>, committed: Option<Epoch>) -> anyhow::Error {
-    let epoch = |epoch: Option<Epoch>| epoch.map_or("no epoch".to_owned(), |epoch| format!("epoch {epoch}"));
+    let held = held.map_or("no epoch".to_owned(), |epoch| format!("epoch {epoch}"));
+    let before = committed.map_or("this run had begun".to_owned(), |epoch| format!("epoch {epoch} had been committed"));
     anyhow!(
-        "{server} holds {}, though {} had been committed there; was it emptied, restored, or taken over by a replica that \
-         lagged? start adtide again: it goes on from what is there",
-        epoch(held),
-        epoch(committed)
+        "{server} holds {held}, though {before} there; was it emptied, restored, or taken over by a replica that lagged? start \
+         adtide again: it goes on from what is there"
     )
 }

@@ -5,6 +5,7 @@
 
 #[path = "../deployment/mod.rs"]
 mod deployment;
+mod outages;
 mod rounds;
 mod servers;
 mod supervisor;

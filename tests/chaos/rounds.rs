@@ -16,6 +16,10 @@ const VICTIMS: [&str; 8] =
 /// Two hours of events pass in about so long.
 const TRAFFIC: Duration = Duration::from_secs(6);
 
+/// Many commits to kill in the middle of. Who follows a worker that was killed waits for its session to end.
+const SETTINGS: &str = "epoch_interval = '20ms'\nkafka.properties.'session.timeout.ms' = 2000\n\
+    kafka.properties.'heartbeat.interval.ms' = 500\n";
+
 /// A kill: when after the start of the traffic, what, and for servers how long it stays down.
 #[derive(Debug)]
 struct Kill {
@@ -82,7 +86,7 @@ fn whatever_is_killed_nothing_is_lost_and_nothing_is_doubled() {
 }
 
 fn round(servers: &mut Servers, plan: &Plan) {
-    let deployment = Deployment::new(&servers.addresses, 1 + plan.seed % 60, "epoch_interval = '20ms'");
+    let deployment = Deployment::new(&servers.addresses, 1 + plan.seed % 60, SETTINGS);
     let run = format!("run -w {}", plan.workers);
     let mut traffic = deployment.start("generate", &format!("generate --to-kafka --speed 1200 --seed {}", plan.seed));
     let mut processes = Supervisor::new(&deployment);

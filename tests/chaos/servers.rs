@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::deployment::{Addresses, eventually};
+use crate::deployment::Addresses;
 
 /// Ports that neither the servers of development nor those of a usual machine are at.
 const PORTS: [(&str, &str); 4] = [
@@ -40,8 +40,7 @@ impl Servers {
         let folder = std::env::temp_dir().join("adtide-chaos-services");
         let mut servers =
             Servers { addresses: Addresses::default(), folder, down: BTreeMap::new(), starting: Vec::new() };
-        let up = servers.script(&["up"]).status().unwrap();
-        assert!(up.success(), "scripts/services up: {up}");
+        servers.run(&["up"]);
         let env = fs::read_to_string(servers.folder.join("env")).unwrap();
         let variable = |name: &str| {
             let value =
@@ -88,9 +87,19 @@ impl Servers {
         self.down.is_empty() && self.starting.is_empty()
     }
 
-    /// Waits until all are up.
-    pub fn await_all(&mut self) {
-        assert!(eventually(|| self.look_after()), "servers do not come up: {:?} {:?}", self.down, self.starting);
+    /// Stops it, as an operator would.
+    pub fn stop(&self, name: &str) {
+        self.run(&["down", name]);
+    }
+
+    /// Starts it, and waits until it answers.
+    pub fn up(&self, name: &str) {
+        self.run(&["up", name]);
+    }
+
+    fn run(&self, arguments: &[&str]) {
+        let status = self.script(arguments).stdout(Stdio::null()).status().unwrap();
+        assert!(status.success(), "scripts/services {}: {status}", arguments.join(" "));
     }
 }
 

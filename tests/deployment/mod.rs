@@ -1,4 +1,6 @@
 //! A deployment of adtide on real servers: a database, topics and a Redis database of its own, and the binary run on them.
+//! Several test binaries share it, and not each of them uses all of it.
+#![allow(dead_code)]
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -31,12 +33,16 @@ const SECTIONS: [&str; 10] = [
     "budgets",
 ];
 
+/// What is generated if nothing else is said: two hours with some of everything.
+const TRAFFIC: &str = "generator.ad_events = 60000\ngenerator.campaign_events = 1500\ngenerator.campaigns = 300\n\
+    generator.products = 200\ngenerator.devices = 4000\ngenerator.malformed = 0.002\n";
+
 /// Where the servers are.
 #[derive(Clone, Debug, Default)]
 pub struct Addresses {
     postgres: String,
     redis: String,
-    pub brokers: String,
+    brokers: String,
 }
 
 impl Addresses {
@@ -58,13 +64,11 @@ impl Addresses {
         })
     }
 
-    /// The URL of a database.
-    pub fn postgres(&self, database: &str) -> String {
+    fn postgres(&self, database: &str) -> String {
         format!("{}/{database}", self.postgres)
     }
 
-    /// The URL of a database.
-    pub fn redis(&self, database: u64) -> String {
+    fn redis(&self, database: u64) -> String {
         format!("{}/{database}", self.redis)
     }
 }
@@ -93,8 +97,8 @@ pub struct Running {
 }
 
 impl Deployment {
-    /// Everything that a deployment needs: topics of 4 partitions, tables, balances and budgets. `settings` are lines of the
-    /// config, keys outside of tables.
+    /// Everything that a deployment needs: topics of 4 partitions, tables, balances and budgets. `settings` are lines for the
+    /// config, with dotted keys.
     pub fn new(addresses: &Addresses, redis_database: u64, settings: &str) -> Deployment {
         let name = format!("t_{}", uuid::Uuid::new_v4().simple());
         let deployment =
@@ -108,25 +112,25 @@ impl Deployment {
         deployment
     }
 
-    /// Partitions are never idle: when they were taken for idle, verification could not know. Sessions are short, so that
-    /// the partitions of a worker that was killed are soon another's.
+    /// Partitions are never idle: if they were taken for idle, results would depend on when.
     fn config(&self, settings: &str) -> String {
-        let Addresses { brokers, .. } = &self.addresses;
+        let Deployment { addresses, name, redis_database, .. } = self;
         format!(
-            "idle_timeout = '1h'\n{settings}\nsource.kind = 'kafka'\nsink.kind = 'services'\n\
-             [kafka]\nbrokers = '{brokers}'\nprefix = '{name}-'\n\
-             [kafka.properties]\n'session.timeout.ms' = 6000\n'heartbeat.interval.ms' = 500\n\
-             [postgres]\nurl = '{}'\n[redis]\nurl = '{}'\n[worker]\nstatus_interval = '200ms'\n\
-             [generator]\nad_events = 60000\ncampaign_events = 1500\ncampaigns = 300\nproducts = 200\ndevices = 4000\n\
-             malformed = 0.002\n",
-            self.addresses.postgres(&self.name),
-            self.addresses.redis(self.redis_database),
-            name = self.name
+            "{settings}\nidle_timeout = '1h'\nsource.kind = 'kafka'\nsink.kind = 'services'\n\
+             kafka.brokers = '{}'\nkafka.prefix = '{name}-'\npostgres.url = '{}'\nredis.url = '{}'\n\
+             worker.status_interval = '200ms'\n{TRAFFIC}",
+            addresses.brokers,
+            addresses.postgres(name),
+            addresses.redis(*redis_database),
         )
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    pub fn brokers(&self) -> &str {
+        &self.addresses.brokers
     }
 
     /// The database.

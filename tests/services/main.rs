@@ -1,6 +1,10 @@
 //! The binary on the real PostgreSQL, Redis and Kafka of `scripts/services`. Without their addresses in the environment, a
 //! test says that it is skipped.
 
+#[path = "../deployment/mod.rs"]
+mod deployment;
+mod end_to_end;
+mod faults;
 mod sinks;
 mod topics;
 mod verify;

@@ -1,7 +1,16 @@
 //! Everything that can die is killed, or is away for a while, and nothing may be lost or doubled.
 //!
-//! These tests kill servers, so they start some of their own with `scripts/services`. They run only with ADTIDE_TEST_CHAOS=1,
-//! and one at a time: `cargo test --test chaos -- --test-threads=1`.
+//! These tests kill servers, so they start some of their own with `scripts/services`, and they take minutes. They run only with
+//! ADTIDE_TEST_CHAOS=1, one at a time: `ADTIDE_TEST_CHAOS=1 cargo test --test chaos -- --test-threads=1 --nocapture`.
+//!
+//! | variable | what |
+//! |---|---|
+//! | `ADTIDE_CHAOS_ROUNDS` | how many rounds of kills, 20 if not set |
+//! | `ADTIDE_CHAOS_SEED` | only this round, or as many as are set from this one on |
+//! | `ADTIDE_CHAOS_OUTAGE` | for how many seconds a server is away, 20 if not set |
+//! | `ADTIDE_CHAOS_RATE` | ad events a second meanwhile, 20000 if not set; for more, add `--release` |
+
+#![cfg(unix)]
 
 #[path = "../deployment/mod.rs"]
 mod deployment;
@@ -9,3 +18,9 @@ mod outages;
 mod rounds;
 mod servers;
 mod supervisor;
+
+/// The number that a variable of the environment holds; None if it is not set.
+fn number(variable: &str) -> Option<u64> {
+    let value = std::env::var(variable).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{variable}={value} is no number")))
+}

@@ -9,10 +9,14 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::deployment::{Deployment, Running, eventually};
+use crate::number;
 use crate::servers::Servers;
 
-/// Ad events a second.
+/// Ad events a second, unless ADTIDE_CHAOS_RATE says otherwise.
 const RATE: u64 = 20_000;
+
+/// For how many seconds the server is away, unless ADTIDE_CHAOS_OUTAGE says otherwise.
+const AWAY: u64 = 20;
 
 /// How much event time passes in a second.
 const SPEED: u64 = 120;
@@ -35,10 +39,11 @@ fn kafka_may_be_away_for_a_while() {
     outage("kafka", "Kafka at ");
 }
 
-/// Stops the server for ADTIDE_CHAOS_OUTAGE seconds; `cause` is in what a run says of it.
+/// Stops the server for a while; `cause` is in what a run says of it.
 fn outage(server: &'static str, cause: &str) {
     let Some(servers) = Servers::start() else { return };
-    let away = std::env::var("ADTIDE_CHAOS_OUTAGE").map_or(20, |seconds| seconds.parse().unwrap());
+    let away = number("ADTIDE_CHAOS_OUTAGE").unwrap_or(AWAY);
+    let rate = number("ADTIDE_CHAOS_RATE").unwrap_or(RATE);
     let deployment = Deployment::new(&servers.addresses, 0, "");
     let seconds = 15 + away;
     let mut traffic = deployment.start(
@@ -46,7 +51,7 @@ fn outage(server: &'static str, cause: &str) {
         &format!(
             "generate --to-kafka --speed {SPEED} --span {}s --ad-events {} --set generator.daily_curve=false",
             seconds * SPEED,
-            seconds * RATE
+            seconds * rate
         ),
     );
     let mut run = deployment.start("run", "run -w 2 --listen 127.0.0.1:0");

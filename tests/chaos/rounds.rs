@@ -6,6 +6,7 @@ use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use crate::deployment::{Deployment, eventually};
+use crate::number;
 use crate::servers::Servers;
 use crate::supervisor::Supervisor;
 
@@ -62,11 +63,6 @@ impl Plan {
         let kill_of_the_last_run = (below(2) == 0).then(|| Duration::from_millis(below(1500)));
         Plan { seed, workers, kills, kill_of_the_last_run }
     }
-}
-
-fn number(variable: &str) -> Option<u64> {
-    let value = std::env::var(variable).ok()?;
-    Some(value.parse().unwrap_or_else(|_| panic!("{variable}={value} is no number")))
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -27,7 +28,11 @@ pub struct Servers {
     down: BTreeMap<&'static str, Instant>,
     /// Those that are being started.
     starting: Vec<(&'static str, Child)>,
+    _alone: MutexGuard<'static, ()>,
 }
+
+/// There is one set of them: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
 
 impl Servers {
     /// Starts them. None, and a word about it, unless these tests are wanted.
@@ -36,10 +41,11 @@ impl Servers {
             eprintln!("SKIPPED: ADTIDE_TEST_CHAOS is not set; these tests take minutes and start servers of their own");
             return None;
         }
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         // PostgreSQL runs as a user of its own, so not in a folder that only this one can reach.
         let folder = std::env::temp_dir().join("adtide-chaos-services");
-        let mut servers =
-            Servers { addresses: Addresses::default(), folder, down: BTreeMap::new(), starting: Vec::new() };
+        let (addresses, down, starting) = Default::default();
+        let mut servers = Servers { folder, addresses, down, starting, _alone: alone };
         servers.run(&["up"]);
         let env = fs::read_to_string(servers.folder.join("env")).unwrap();
         let variable = |name: &str| {
@@ -58,7 +64,7 @@ impl Servers {
     }
 
     /// Sends a signal to a server's main process.
-    pub fn signal(&self, name: &str, signal: Signal) {
+    fn signal(&self, name: &str, signal: Signal) {
         let record = fs::read_to_string(self.folder.join("run").join(name)).unwrap();
         let pid = record.split(' ').next().unwrap().parse().unwrap();
         kill(Pid::from_raw(pid), signal).unwrap();
@@ -108,7 +114,7 @@ impl Drop for Servers {
         for (_, up) in &mut self.starting {
             let _ = up.wait();
         }
-        let _ = self.script(&["down"]).status();
+        let _ = self.script(&["down"]).stdout(Stdio::null()).status();
         let _ = fs::remove_dir_all(&self.folder);
     }
 }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use adtide_dataflows::model::{Epoch, EventTime, Topic};
-use adtide_dataflows::operators::{PartitionState, WatermarkView, Watermarks};
+use adtide_dataflows::operators::WatermarkView;
 use adtide_dataflows::record::MAX_RECORD_BYTES;
 use adtide_dataflows::{Envelope, Ingest, PartitionHandle};
 use anyhow::Context;
@@ -227,13 +227,8 @@ impl Source for FileSource {
 
     fn resume(&mut self, ingest: &mut Ingest, last: &Progress) {
         for partition in &mut self.partitions {
-            let before = last.partitions.get(&(partition.topic, partition.number));
-            // A partition that was not known then follows the others.
-            let floor = before.map(|before| before.watermarks).or(last.watermarks);
-            ingest.follow(partition.handle, floor.unwrap_or(Watermarks::MIN));
-            if self.config.follow && before.is_some_and(|before| matches!(before.state, PartitionState::Idle(_))) {
-                partition.life.go(Stage::Idle);
-            }
+            let key = (partition.topic, partition.number);
+            partition.life.resume(key, partition.handle, ingest, last, self.config.follow);
         }
     }
 

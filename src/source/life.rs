@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use adtide_dataflows::model::{Epoch, EventTime, Topic};
-use adtide_dataflows::operators::{PartitionState, WatermarkView};
+use adtide_dataflows::operators::{PartitionState, WatermarkView, Watermarks};
 use adtide_dataflows::{Ingest, PartitionHandle};
+
+use crate::sink::Progress;
 
 /// Where a partition is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +71,24 @@ impl Life {
             }
             self.stage = Stage::Active;
             self.last_read = Instant::now();
+        }
+    }
+
+    /// Goes on with what an earlier run knew by its last cut: the partition follows the watermarks that it had, or if it
+    /// is new those of all; with `sleeps`, it sleeps if it slept.
+    pub fn resume(
+        &mut self,
+        key: (Topic, u32),
+        handle: PartitionHandle,
+        ingest: &mut Ingest,
+        last: &Progress,
+        sleeps: bool,
+    ) {
+        let before = last.partitions.get(&key);
+        let floor = before.map(|before| before.watermarks).or(last.watermarks);
+        ingest.follow(handle, floor.unwrap_or(Watermarks::MIN));
+        if sleeps && before.is_some_and(|before| matches!(before.state, PartitionState::Idle(_))) {
+            self.go(Stage::Idle);
         }
     }
 

@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use crate::deployment::{Deployment, Running, eventually};
 use crate::number;
 use crate::servers::Servers;
+use crate::supervisor::died_in_librdkafka;
 
 /// Ad events a second, unless ADTIDE_CHAOS_RATE says otherwise.
 const RATE: u64 = 20_000;
@@ -54,49 +55,118 @@ fn outage(server: &'static str, cause: &str) {
             seconds * rate
         ),
     );
-    let mut run = deployment.start("run", "run -w 2 --listen 127.0.0.1:0");
-    let mut workers = deployment.start("workers", "worker all");
-    let ops = address(&run);
-    let ready = || get(&ops, "/readyz");
-    assert!(eventually(|| ready().0 == 200 && committed(&ops) > 0.0), "{:?}\n{}", ready(), run.stderr());
+    let mut system = System::start(&deployment, server == "kafka");
+    system.awaits("it is not ready", |system| system.ready().0 == 200 && system.commits() > 0.0);
 
     let began = Instant::now();
     servers.stop(server);
-    let told = || ready().0 == 503 && ready().1.contains(cause);
-    assert!(eventually(told), "it does not tell that {server} is away: {:?}", ready());
-    eprintln!("  {:.1?} after {server} was stopped: {}", began.elapsed(), ready().1.trim().replace('\n', ": "));
-    let rest = Duration::from_secs(away).saturating_sub(began.elapsed());
-    let deadline = Instant::now() + rest;
-    while Instant::now() < deadline {
-        assert_eq!(
-            (run.ended(), workers.ended()),
-            (None, None),
-            "one has stopped: {}{}",
-            run.stderr(),
-            workers.stderr()
-        );
-        let (status, said) = ready();
-        assert!(status == 503 && said.contains(cause), "{server} is away, and it says: {said}");
+    let told = |system: &System<'_>| matches!(system.ready(), (503, said) if said.contains(cause));
+    system.awaits(&format!("it does not tell that {server} is away"), told);
+    eprintln!("  {:.1?} after {server} was stopped: {}", began.elapsed(), system.ready().1.trim().replace('\n', ": "));
+    while began.elapsed() < Duration::from_secs(away) {
+        system.look_after();
+        assert!(told(&system), "{server} is away, and it says: {:?}", system.ready());
         std::thread::sleep(Duration::from_millis(200));
     }
-    let before = committed(&ops);
+    system.commits_before = system.commits();
     servers.up(server);
     let back = Instant::now();
-    assert!(eventually(|| ready().0 == 200 && committed(&ops) > before), "{:?}\n{}", ready(), run.stderr());
+    system.awaits("it does not go on", |system| system.ready().0 == 200 && system.commits() > system.commits_before);
     eprintln!("  ready again {:.1?} after {server} was", back.elapsed());
-    assert!(eventually(|| traffic.ended().is_some()), "{}", traffic.stderr());
+    system.awaits("the traffic does not end", |_| traffic.ended().is_some());
     traffic.finish().succeeded();
-    assert!(eventually(|| lag(&ops) == 0.0 && ready().0 == 200), "it does not catch up: {:?}", ready());
+    system.awaits("it does not catch up", |system| system.lag() == 0.0 && system.ready().0 == 200);
     eprintln!("  caught up {:.1?} after {server} was back", back.elapsed());
-    for (name, process) in [("run", &mut run), ("workers", &mut workers)] {
-        let peak = peak_memory(process);
-        eprintln!("  {name}: at most {} MiB", peak >> 20);
-        assert!(peak < MEMORY, "{name} has taken {peak} bytes");
-        process.end(Signal::SIGTERM).succeeded();
-    }
+    system.stop();
     deployment.run("run -w 2 --until-end").succeeded();
     deployment.run("worker all --until-end").succeeded();
     deployment.verified();
+}
+
+/// A run and the workers.
+struct System<'a> {
+    deployment: &'a Deployment,
+    /// How many were started.
+    runs: u32,
+    run: Running,
+    workers: Running,
+    /// Where the run answers.
+    address: String,
+    /// How many commits the run had done when the server was away.
+    commits_before: f64,
+    /// Whether one may die in librdkafka, and is then started again.
+    may_die: bool,
+}
+
+impl System<'_> {
+    fn start(deployment: &Deployment, may_die: bool) -> System<'_> {
+        let run = start_run(deployment, 1);
+        let workers = deployment.start("workers", "worker all");
+        let address = address(&run);
+        System { deployment, runs: 1, run, workers, address, commits_before: 0.0, may_die }
+    }
+
+    /// None may have ended, but see `may_die`.
+    fn look_after(&mut self) {
+        for (name, process) in [("run", &mut self.run), ("workers", &mut self.workers)] {
+            let Some(status) = process.ended() else { continue };
+            assert!(self.may_die && died_in_librdkafka(status), "{name} has ended: {status}\n{}", process.stderr());
+            eprintln!("  {name} died in librdkafka, and is started again: {status}");
+            if name == "run" {
+                self.runs += 1;
+                *process = start_run(self.deployment, self.runs);
+                self.address = address(process);
+                self.commits_before = 0.0;
+            } else {
+                *process = self.deployment.start(name, "worker all");
+            }
+        }
+    }
+
+    #[track_caller]
+    fn awaits(&mut self, or_else: &str, mut is_true: impl FnMut(&System<'_>) -> bool) {
+        let becomes_true = eventually(|| {
+            self.look_after();
+            is_true(self)
+        });
+        assert!(becomes_true, "{or_else}: {:?}\n{}", self.ready(), self.run.stderr());
+    }
+
+    /// What it says of its readiness.
+    fn ready(&self) -> (u16, String) {
+        get(&self.address, "/readyz").unwrap_or_else(|error| (0, error.to_string()))
+    }
+
+    /// The values of a metric.
+    fn metric(&self, name: &str) -> Vec<f64> {
+        let text = get(&self.address, "/metrics").unwrap_or_default().1;
+        text.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' ')?.1.parse().ok()).collect()
+    }
+
+    /// How many commits each of the sinks has done at least.
+    fn commits(&self) -> f64 {
+        self.metric("adtide_sink_commits_total").into_iter().reduce(f64::min).unwrap_or_default()
+    }
+
+    /// Records that were not read yet; infinite if it does not tell.
+    fn lag(&self) -> f64 {
+        self.metric("adtide_source_lag_records").into_iter().reduce(|one, other| one + other).unwrap_or(f64::INFINITY)
+    }
+
+    /// Stops both. They must not have taken too much memory.
+    fn stop(mut self) {
+        for (name, process) in [("run", &mut self.run), ("workers", &mut self.workers)] {
+            let peak = peak_memory(process);
+            eprintln!("  {name}: at most {} MiB", peak >> 20);
+            assert!(peak < MEMORY, "{name} has taken {peak} bytes");
+            process.end(Signal::SIGTERM).succeeded();
+        }
+    }
+}
+
+/// Each with a log of its own.
+fn start_run(deployment: &Deployment, number: u32) -> Running {
+    deployment.start(&format!("run-{number}"), "run -w 2 --listen 127.0.0.1:0")
 }
 
 /// The address that the log names.
@@ -112,32 +182,13 @@ fn address(run: &Running) -> String {
 }
 
 /// What a page answers: status and body.
-fn get(address: &str, page: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET {page} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+fn get(address: &str, page: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address)?;
+    write!(stream, "GET {page} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
-}
-
-/// The least of a metric's values, and their sum.
-fn metric(address: &str, name: &str) -> (f64, f64) {
-    let text = get(address, "/metrics").1;
-    let samples = text.lines().filter_map(|line| line.strip_prefix(name)?.rsplit_once(' ')?.1.parse::<f64>().ok());
-    let samples: Vec<f64> = samples.collect();
-    assert!(!samples.is_empty(), "no {name} in {text}");
-    (samples.iter().copied().fold(f64::INFINITY, f64::min), samples.iter().sum())
-}
-
-/// How many commits every sink has done.
-fn committed(address: &str) -> f64 {
-    metric(address, "adtide_sink_commits_total").0
-}
-
-/// Records that were not read yet.
-fn lag(address: &str) -> f64 {
-    metric(address, "adtide_source_lag_records").1
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+    Ok((head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0), body.to_owned()))
 }
 
 fn peak_memory(process: &Running) -> u64 {

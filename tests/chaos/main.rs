@@ -1,7 +1,8 @@
 //! Everything that can die is killed, or is away for a while, and nothing may be lost or doubled.
 //!
-//! These tests kill servers, so they start some of their own with `scripts/services`, and they take minutes. They run only with
-//! ADTIDE_TEST_CHAOS=1, one at a time: `ADTIDE_TEST_CHAOS=1 cargo test --test chaos -- --test-threads=1 --nocapture`.
+//! These tests kill servers, so they start some of their own with `scripts/services`, and they take minutes. They run
+//! only with ADTIDE_TEST_CHAOS=1, one at a time:
+//! `ADTIDE_TEST_CHAOS=1 cargo test --test chaos -- --test-threads=1 --nocapture`.
 //!
 //! | variable | what |
 //! |---|---|

@@ -1,5 +1,5 @@
-//! A server that is away for a while under load: memory stays bounded, who asks is told why nothing moves, and all goes on by
-//! itself when it is back.
+//! A server that is away for a while under load: memory stays bounded, who asks is told why nothing moves, and all goes
+//! on by itself when it is back.
 
 use std::fs;
 use std::io::{Read, Write};

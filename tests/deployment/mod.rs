@@ -1,4 +1,5 @@
-//! A deployment of adtide on real servers: a database, topics and a Redis database of its own, and the binary run on them.
+//! A deployment of adtide on real servers: a database, topics and a Redis database of its own, and the binary run on
+//! them.
 //! Several test binaries share it, and not each of them uses all of it.
 #![allow(dead_code)]
 
@@ -97,8 +98,8 @@ pub struct Running {
 }
 
 impl Deployment {
-    /// Everything that a deployment needs: topics of 4 partitions, tables, balances and budgets. `settings` are lines for the
-    /// config, with dotted keys.
+    /// Everything that a deployment needs: topics of 4 partitions, tables, balances and budgets. `settings` are lines
+    /// for the config, with dotted keys.
     pub fn new(addresses: &Addresses, redis_database: u64, settings: &str) -> Deployment {
         let name = format!("t_{}", uuid::Uuid::new_v4().simple());
         let deployment =

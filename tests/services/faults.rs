@@ -98,38 +98,36 @@ fn client(deployment: &Deployment) -> ClientConfig {
 
 /// Values that no topic may have.
 fn poison(topic: Topic) -> Vec<Vec<u8>> {
-    let mut poison: Vec<Vec<u8>> = [
-        "",
-        "not JSON",
-        "null",
-        "[]",
-        "17",
-        "{}",
-        "{\"event_type\":",
-        "{\"event_type\":17,\"timestamp_field\":\"2026-01-05 09:00:00\",\"campaign_id\":1}",
-        "{\"event_type\":\"SOMETHING\",\"timestamp_field\":\"2026-01-05 09:00:00\",\"campaign_id\":1}",
-        "{\"product_id\":\"seven\",\"event_type\":\"CLICK\",\"timestamp_field\":\"2026-01-05 09:00:00\",\"campaign_id\":\"x\"}",
-        "{\"event_type\":\"CLICK\",\"timestamp_field\":\"yesterday\",\"campaign_id\":1}",
-    ]
-    .map(|text| text.as_bytes().to_vec())
-    .into();
-    poison.push(vec![0xff, 0xfe, 0, b'{']);
-    poison.push(format!("{{\"campaign_id\":\"{}\"", "long ".repeat(100_000)).into_bytes());
-    poison.push("[".repeat(100_000).into_bytes());
-    let own: &[&str] = match topic {
+    let anywhere = [
+        r"",
+        r"not JSON",
+        r"null",
+        r"[]",
+        r"17",
+        r"{}",
+        r#"{"event_type":"#,
+        r#"{"event_type":17,"timestamp_field":"2026-01-05 09:00:00","campaign_id":1}"#,
+        r#"{"event_type":"SOMETHING","timestamp_field":"2026-01-05 09:00:00","campaign_id":1}"#,
+        r#"{"event_type":"CLICK","timestamp_field":"2026-01-05 09:00:00","campaign_id":"x","product_id":"y"}"#,
+        r#"{"event_type":"CLICK","timestamp_field":"yesterday","campaign_id":1}"#,
+    ];
+    let here: &[&str] = match topic {
         Topic::AdEvents => &[
-            "\"event_type\":\"CLICK\",\"timestamp_field\":\"2026-01-05 09:00:00\",\"campaign_id\":1,\"actual_price\":-0.5",
-            "\"event_type\":\"CLICK\",\"timestamp_field\":\"2026-01-05 09:00:00\",\"campaign_id\":1,\"actual_price\":0.505",
-            "\"event_type\":\"CLICK\",\"timestamp_field\":\"2096-01-05 09:00:00\",\"campaign_id\":1,\"actual_price\":0.5",
-            "\"event_type\":\"CLICK\",\"timestamp_field\":\"2026-01-05 09:00:00\",\"campaign_id\":99999999999999999999",
+            r#"{"event_type":"CLICK","timestamp_field":"2026-01-05 09:00:00","campaign_id":1,"actual_price":-0.5}"#,
+            r#"{"event_type":"CLICK","timestamp_field":"2026-01-05 09:00:00","campaign_id":1,"actual_price":0.505}"#,
+            r#"{"event_type":"CLICK","timestamp_field":"2096-01-05 09:00:00","campaign_id":1,"actual_price":0.5}"#,
+            r#"{"event_type":"CLICK","timestamp_field":"2026-01-05 09:00:00","campaign_id":99999999999999999999}"#,
         ],
         Topic::ProductMetrics => {
-            &["\"product_id\":1,\"ctr\":\"often\",\"cvr\":0.1", "\"product_id\":1,\"ctr\":-1,\"cvr\":0.1"]
+            &[r#"{"product_id":1,"ctr":"often","cvr":0.1}"#, r#"{"product_id":1,"ctr":-1,"cvr":0.1}"#]
         }
-        Topic::ProductMeta => &["\"product_id\":1,\"product_price\":-1", "\"product_id\":1,\"product_price\":{}"],
-        _ => &[],
+        Topic::ProductMeta => &[r#"{"product_id":1,"product_price":-1}"#, r#"{"product_id":1,"product_price":{}}"#],
+        Topic::CampaignEvents | Topic::ConversionEvents => &[],
     };
-    poison.extend(own.iter().map(|fields| format!("{{{fields}}}").into_bytes()));
+    let mut poison: Vec<Vec<u8>> = anywhere.iter().chain(here).map(|text| text.as_bytes().to_vec()).collect();
+    poison.push(vec![0xff, 0xfe, 0, b'{']);
+    poison.push(format!(r#"{{"campaign_id":"{}""#, "long ".repeat(100_000)).into_bytes());
+    poison.push("[".repeat(100_000).into_bytes());
     poison
 }
 

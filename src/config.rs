@@ -449,17 +449,17 @@ impl Config {
             self.reads_kafka() || self.from().is_some(),
             "key source.from is empty: name the folder of topics there, or with --from"
         );
-        Ok(self.worker_basics())
+        Ok(self.worker_at(self.tables().0))
     }
 
-    /// The same whatever the topics are.
-    pub fn worker_basics(&self) -> WorkerConfig {
+    /// Workers on topics and tables of another place than the configured one.
+    pub fn worker_at(&self, place: Place) -> WorkerConfig {
         WorkerConfig {
             name: self.name.clone(),
             max_future_skew: ms(self.max_future_skew),
             status_interval: self.worker.status_interval,
             refund_memory: self.worker.refund_memory,
-            place: self.tables().0,
+            place,
         }
     }
 
@@ -483,8 +483,8 @@ impl Config {
         self.sink.kind == SinkKind::Embedded
     }
 
-    /// The engine's part, reading the topics in the folder `from`, or those in Kafka.
-    pub fn engine(&self, from: &Path) -> EngineConfig {
+    /// The engine's part.
+    pub fn engine(&self) -> EngineConfig {
         let sinks = match self.sink.kind {
             SinkKind::None => SinkConfig::None,
             SinkKind::Embedded => SinkConfig::Embedded(self.data_dir().to_owned()),
@@ -497,7 +497,7 @@ impl Config {
         };
         EngineConfig {
             settings: self.settings(),
-            source: self.source(from),
+            source: self.source(),
             sinks,
             restart: self.restart,
             epochs: EpochConfig {
@@ -510,12 +510,12 @@ impl Config {
         }
     }
 
-    fn source(&self, from: &Path) -> SourceConfig {
+    fn source(&self) -> SourceConfig {
         let (follow, idle_timeout, idle_advance) = (self.follows(), self.idle_timeout, self.watermark.idle_advance);
         let max_future_skew = ms(self.max_future_skew);
         match self.source.kind {
             SourceKind::Files => SourceConfig::Files(FileSourceConfig {
-                folder: from.to_owned(),
+                folder: self.source.from.clone(),
                 follow,
                 idle_timeout,
                 idle_advance,

@@ -15,11 +15,11 @@ use super::{generate, summary, verify};
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::connect::{Fault, persist};
-use crate::engine::SourceConfig;
+use crate::engine::{EngineConfig, SourceConfig};
 use crate::sink::topics;
 use crate::source::generator::GeneratorConfig;
 use crate::verify::{Results, Topics};
-use crate::worker::{self, Job, Place, Worker, WorkerConfig};
+use crate::worker::{self, Job, Place, Worker};
 
 /// How often the workers are looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -59,16 +59,13 @@ fn bounded(
 ) -> anyhow::Result<ExitCode> {
     let traffic = config.generator();
     generate::write(&traffic, topics)?;
-    let mut engine = config.engine(topics);
     if !config.writes() {
-        execute(args, config, engine, timely, stop)?;
+        execute(args, config, engine(config, topics, None), timely, stop)?;
         return Ok(ExitCode::SUCCESS);
     }
     let workers = Workers::start(config, &traffic, topics)?;
     let hold = Arc::new(AtomicBool::new(true));
-    if let SourceConfig::Files(files) = &mut engine.source {
-        files.hold = Some(Arc::clone(&hold));
-    }
+    let engine = engine(config, topics, Some(&hold));
     let settling = workers.settle(topics, hold, stop)?;
     execute(args, config, engine, timely, stop)?;
     let workers = settling.join().map_err(|_| anyhow!("the watch over the workers has panicked"))?;
@@ -100,13 +97,23 @@ fn live(
             crate::fatal(&error.context("the generator can't go on"));
         }
     })?;
-    execute(args, config, config.engine(topics), timely, stop)?;
+    execute(args, config, engine(config, topics, None), timely, stop)?;
     generating.join().map_err(|_| anyhow!("the generator has panicked"))?;
     if let Some(workers) = workers {
         workers.stop()?;
         summary::balances(config.data_dir())?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The engine over generated topics.
+fn engine(config: &Config, topics: &Path, hold: Option<&Arc<AtomicBool>>) -> EngineConfig {
+    let mut engine = config.engine();
+    if let SourceConfig::Files(files) = &mut engine.source {
+        files.folder = topics.to_owned();
+        files.hold = hold.cloned();
+    }
+    engine
 }
 
 /// The four workers, each on a thread.
@@ -128,7 +135,7 @@ impl Workers {
         let patience = Duration::from_secs(30);
         persist("opening the accounts", Some(patience), || -> Result<(), Fault> { ledger.open_accounts(&catalogue) })?;
         let stop = Arc::new(AtomicBool::new(false));
-        let workers = WorkerConfig { place, ..config.worker_basics() };
+        let workers = config.worker_at(place);
         let spawn = |job: &Job| Worker::spawn(&workers, *job, &Arc::default(), false, &stop);
         Ok(Workers { running: Job::ALL.iter().map(spawn).collect::<anyhow::Result<_>>()?, stop })
     }

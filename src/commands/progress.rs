@@ -86,8 +86,7 @@ impl Drop for RunProgress {
 fn show(monitor: &Monitor, follow: bool, running: &AtomicBool, stop: &AtomicBool) {
     let terminal = std::io::stderr().is_terminal();
     let bar = if terminal { ProgressBar::new(0) } else { ProgressBar::hidden() };
-    let template =
-        if follow { "    running {spinner} {msg}" } else { "    running [{bar:30}] {bytes}/{total_bytes}  {msg}" };
+    let template = if follow { "    running {spinner} {msg}" } else { "    running [{bar:30}] {msg}" };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style.progress_chars("=> "));
     }
@@ -95,16 +94,16 @@ fn show(monitor: &Monitor, follow: bool, running: &AtomicBool, stop: &AtomicBool
     let mut last_line = Instant::now();
     let mut stopping = false;
     loop {
-        let (read, total, message) = look(monitor, started);
+        let Reading { done, total, message } = look(monitor, started);
         bar.set_length(total);
-        bar.set_position(read);
+        bar.set_position(done);
         bar.set_message(message.clone());
         if !terminal && last_line.elapsed() >= LINE_INTERVAL {
             last_line = Instant::now();
             if crate::logs_json() {
-                info!(read_bytes = read, total_bytes = total, "running: {message}");
+                info!("running: {message}");
             } else {
-                tell!("running: {} of {}, {message}", HumanBytes(read), HumanBytes(total));
+                tell!("running: {message}");
             }
         }
         if !stopping && stop.load(Ordering::Relaxed) {
@@ -124,14 +123,34 @@ fn show(monitor: &Monitor, follow: bool, running: &AtomicBool, stop: &AtomicBool
     bar.finish();
 }
 
-/// Bytes read, bytes there are, and the rest in words.
-fn look(monitor: &Monitor, started: Instant) -> (u64, u64, String) {
-    let workers = monitor.workers();
-    let (read, total) = workers.iter().fold((0, 0), |sum, worker| (sum.0 + worker.bytes.0, sum.1 + worker.bytes.1));
+/// How far the input has been read: of files in bytes, of Kafka in offsets.
+struct Reading {
+    done: u64,
+    total: u64,
+    message: String,
+}
+
+fn look(monitor: &Monitor, started: Instant) -> Reading {
+    let (workers, sources) = (monitor.workers(), monitor.sources());
+    let read: u64 = workers.iter().map(|worker| worker.bytes).sum();
+    let lag_bytes = sources.iter().map(|source| source.lag_bytes).collect::<Option<Vec<_>>>();
+    let (done, total, of_all) = match lag_bytes {
+        Some(lag) => {
+            let total = read + lag.into_iter().sum::<u64>();
+            (read, total, format!("{} of {}", HumanBytes(read), HumanBytes(total)))
+        }
+        None => {
+            let partitions = || sources.iter().flat_map(|source| &source.partitions);
+            let done = partitions().map(|partition| partition.next_offset).sum();
+            let total = partitions().filter_map(|partition| partition.end_offset).sum::<u64>().max(done);
+            (done, total, format!("{} of {} offsets", HumanCount(done), HumanCount(total)))
+        }
+    };
     let events: u64 = monitor.counts().good.iter().sum();
     let rate = events as f64 / started.elapsed().as_secs_f64().max(0.001);
     let watermark = workers.iter().filter_map(|worker| worker.watermarks).map(|marks| marks.performance).min();
     let watermark = watermark.filter(|watermark| *watermark > EventTime::MIN);
     let watermark = watermark.map_or_else(String::new, |watermark| format!(", watermark {watermark}"));
-    (read, total, format!("{} events, {}/s{watermark}", HumanCount(events), HumanCount(rate as u64)))
+    let message = format!("{of_all}, {} events, {}/s{watermark}", HumanCount(events), HumanCount(rate as u64));
+    Reading { done, total, message }
 }

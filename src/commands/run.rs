@@ -27,7 +27,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if config.reads_kafka() {
         ensure!(!args.live, "--live generates its own topics, and source.kind is \"kafka\"; leave out one of them");
         let _lock = lock_results(args, &config)?;
-        execute(args, &config, config.engine(Path::new("")), timely, &stop)?;
+        execute(args, &config, config.engine(), timely, &stop)?;
         return Ok(ExitCode::SUCCESS);
     }
     let Some(from) = config.from() else {
@@ -42,7 +42,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     ensure!(!args.live, "--live generates its own topics; remove the key source.from, or leave out --live");
     ensure!(from.is_dir(), "key source.from: {} is no folder; name the folder of the topics", from.display());
     let _lock = lock_results(args, &config)?;
-    execute(args, &config, config.engine(from), timely, &stop)?;
+    execute(args, &config, config.engine(), timely, &stop)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -19,20 +19,22 @@ const SHOWN: i64 = 5;
 
 /// Prints the best of the results.
 pub fn results(data_dir: &Path) -> anyhow::Result<()> {
-    let path = data_dir.join("adtide.db");
-    let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY);
-    let connection = connection.with_context(|| format!("can't read {}", path.display()))?;
+    let connection = open(data_dir)?;
     rankings(&connection)?;
     performance(&connection)?;
     attributions(&connection)?;
     refunds(&data_dir.join("topics/compensation-events.ndjson"))
 }
 
-/// Prints what the workers made of it; nothing where none has run.
-pub fn balances(data_dir: &Path) -> anyhow::Result<()> {
+fn open(data_dir: &Path) -> anyhow::Result<Connection> {
     let path = data_dir.join("adtide.db");
     let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY);
-    let connection = connection.with_context(|| format!("can't read {}", path.display()))?;
+    connection.with_context(|| format!("can't read {}", path.display()))
+}
+
+/// Prints what the workers made of it; nothing where none has run.
+pub fn balances(data_dir: &Path) -> anyhow::Result<()> {
+    let connection = open(data_dir)?;
     let sum = |column: &str| -> anyhow::Result<Money> {
         let mut statement = connection.prepare(&format!("SELECT {column} FROM campaigns"))?;
         let amounts = statement.query_map([], |row| row.get::<_, String>(0))?;

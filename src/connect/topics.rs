@@ -7,17 +7,14 @@ use std::time::{Duration, Instant};
 use adtide_dataflows::Settings;
 use adtide_dataflows::model::Topic;
 use anyhow::{Context, anyhow, bail, ensure};
-use rdkafka::ClientContext;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
-use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::kafka::KafkaConfig;
+use super::kafka::{KafkaConfig, QuietContext};
 use super::{Fault, persist};
-use crate::sink::topics::TOPICS as OUTPUTS;
-
-/// The topic that holds how far the others are committed.
-pub const PROGRESS: &str = "adtide-progress";
+use crate::sink::TOPICS as OUTPUTS;
+use crate::sink::kafka::PROGRESS;
 
 /// How long one answer of the brokers may take.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -56,19 +53,10 @@ pub fn system_topics() -> Vec<SystemTopic> {
     inputs.into_iter().chain(outputs).chain([progress]).collect()
 }
 
-/// Has no say: what goes wrong is told by the call that it concerns.
-struct Quiet;
-
-impl ClientContext for Quiet {
-    fn log(&self, _level: RDKafkaLogLevel, _facility: &str, _message: &str) {}
-
-    fn error(&self, _error: KafkaError, _reason: &str) {}
-}
-
 /// A connection for looking after topics.
 pub struct Admin<'a> {
     kafka: &'a KafkaConfig,
-    client: AdminClient<Quiet>,
+    client: AdminClient<QuietContext>,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -78,7 +66,7 @@ impl<'a> Admin<'a> {
     /// # Errors
     /// The properties are wrong.
     pub fn new(kafka: &'a KafkaConfig) -> anyhow::Result<Admin<'a>> {
-        let client = AdminClient::from_config_and_context(&kafka.client(), Quiet);
+        let client = AdminClient::from_config_and_context(&kafka.client(), QuietContext);
         let client = client.map_err(|error| kafka.fault(error).into_error())?;
         // It waits for the client's own thread and needs no timers or sockets.
         let runtime = tokio::runtime::Builder::new_current_thread().build().context("can't start a runtime")?;
@@ -218,12 +206,9 @@ pub fn input_partitions(kafka: &KafkaConfig) -> anyhow::Result<u32> {
     let inputs = found.iter().filter(|found| Topic::ALL.iter().any(|topic| topic.name() == found.topic.name));
     let (there, missing): (Vec<_>, Vec<_>) = inputs.partition(|found| found.partitions.is_some());
     let missing: Vec<_> = missing.iter().map(|found| kafka.topic(found.topic.name)).collect();
-    ensure!(
-        missing.is_empty(),
-        "Kafka at {} has no topic {}; create the topics with `adtide topics create`",
-        kafka.brokers,
-        missing.join(", ")
-    );
+    if !missing.is_empty() {
+        return Err(kafka.missing_topics(&missing));
+    }
     let least = there.iter().filter_map(|found| found.partitions).min().unwrap_or(0);
     u32::try_from(least).context("too many partitions")
 }

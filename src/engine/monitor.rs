@@ -47,8 +47,8 @@ pub struct WorkerStatus {
     pub counts: Counts,
     /// The same by partition.
     pub partitions: Vec<PartitionCounts>,
-    /// Bytes read, and bytes there are.
-    pub bytes: (u64, u64),
+    /// Bytes read.
+    pub bytes: u64,
     /// The watermarks it knows of.
     pub watermarks: Option<Watermarks>,
     /// The first epoch that is not committed everywhere; None when all are.

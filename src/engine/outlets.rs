@@ -29,19 +29,23 @@ enum Takes {
     Records,
 }
 
-/// What the sinks take, one entry a sink: the same on every worker. A server that no statement needs has no sink.
+/// What the sinks take, one entry a sink: the same on every worker.
 fn outlets(sinks: &SinkConfig, settings: &Settings) -> Vec<Takes> {
-    let runs = |statement| settings.statements.contains(&statement);
     match sinks {
         SinkConfig::None => Vec::new(),
         SinkConfig::Embedded(_) => vec![Takes::RankingsAndTables, Takes::Records],
         SinkConfig::Services(_) => {
-            let tables = runs(Statement::PerformanceAggregator) || runs(Statement::ConversionMatcher);
-            let wanted =
-                [(Takes::Rankings, runs(Statement::RtbCacheUpdater)), (Takes::Tables, tables), (Takes::Records, true)];
-            wanted.into_iter().filter(|(_, wanted)| *wanted).map(|(takes, _)| takes).collect()
+            let wanted = needed(settings).into_iter().zip([Takes::Rankings, Takes::Tables, Takes::Records]);
+            wanted.filter(|(needed, _)| *needed).map(|(_, takes)| takes).collect()
         }
     }
+}
+
+/// Whether Redis, PostgreSQL and Kafka are needed: a server that no statement writes to has no sink.
+fn needed(settings: &Settings) -> [bool; 3] {
+    let runs = |statement| settings.statements.contains(&statement);
+    let tables = runs(Statement::PerformanceAggregator) || runs(Statement::ConversionMatcher);
+    [runs(Statement::RtbCacheUpdater), tables, true]
 }
 
 /// Opens the servers' sinks. From now on no earlier run can write to them any more.
@@ -54,18 +58,22 @@ pub fn open_services(
     run: &Run,
     monitor: &Monitor,
 ) -> anyhow::Result<Vec<Box<dyn Sink>>> {
-    let name = &services.name;
-    let open = |takes| -> anyhow::Result<Box<dyn Sink>> {
+    let Services { name, redis, postgres, kafka } = services;
+    let [rankings, tables, records] = needed(settings);
+    let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
+    // In the order of `outlets`. Each may take a while, which is no standing still.
+    if rankings {
+        sinks.push(Box::new(RedisSink::open(redis, name, run.clone())?));
         monitor.beat();
-        Ok(match takes {
-            Takes::Rankings => Box::new(RedisSink::open(&services.redis, name, run.clone())?),
-            Takes::Tables | Takes::RankingsAndTables => {
-                Box::new(PostgresSink::open(&services.postgres, name, run.clone())?)
-            }
-            Takes::Records => Box::new(KafkaSink::open(&services.kafka, name, run.clone())?),
-        })
-    };
-    outlets(&SinkConfig::Services(Box::new(services.clone())), settings).into_iter().map(open).collect()
+    }
+    if tables {
+        sinks.push(Box::new(PostgresSink::open(postgres, name, run.clone())?));
+        monitor.beat();
+    }
+    if records {
+        sinks.push(Box::new(KafkaSink::open(kafka, name, run.clone())?));
+    }
+    Ok(sinks)
 }
 
 /// Opens the embedded sinks; what they hold has been looked at before.

@@ -234,7 +234,7 @@ impl Driver<'_> {
             phase: self.phase,
             counts: self.ingest.counts().clone(),
             partitions: self.ingest.partition_counts().collect(),
-            bytes: (self.source.bytes_read(), self.source.bytes_total()),
+            bytes: self.source.bytes_read(),
             watermarks: Some(self.state.watermarks.borrow().reached),
             frontier: self.probe.with_frontier(|frontier| frontier.first().copied()),
             in_flight: self.in_flight.len(),

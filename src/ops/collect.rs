@@ -145,7 +145,7 @@ fn records(scrape: &mut Scrape<'_>, monitor: &Monitor, workers: &[WorkerStatus])
     // Sums are exact; only what a metric shows of them is a float, as all that Prometheus knows is.
     scrape.sample(&names::SPEND, counts.spend.to_f64())?;
     scrape.sample(&names::REFUNDS, workers.iter().map(|worker| worker.refunds).sum::<Money>().to_f64())?;
-    scrape.sample(&names::READ_BYTES, workers.iter().map(|worker| worker.bytes.0).sum::<u64>() as f64)
+    scrape.sample(&names::READ_BYTES, workers.iter().map(|worker| worker.bytes).sum::<u64>() as f64)
 }
 
 fn progress(scrape: &mut Scrape<'_>, monitor: &Monitor, workers: &[WorkerStatus]) -> fmt::Result {

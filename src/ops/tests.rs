@@ -59,7 +59,7 @@ fn worker(number: usize, phase: Phase) -> WorkerStatus {
         phase,
         counts,
         partitions: vec![PartitionCounts { topic: Topic::AdEvents, partition: number as u32, good: 40, dead: 2 }],
-        bytes: (1000, 1500),
+        bytes: 1000,
         watermarks: Some(Watermarks {
             performance: mark(number as i64),
             conversions: mark(500),

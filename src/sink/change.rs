@@ -68,9 +68,13 @@ mod as_list {
     pub fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<BTreeMap<(Topic, u32), PartitionReport>, D::Error> {
-        let reports = Vec::<PartitionReport>::deserialize(deserializer)?;
-        Ok(reports.into_iter().map(|report| ((report.topic, report.partition), report)).collect())
+        Ok(by_partition(Vec::deserialize(deserializer)?))
     }
+}
+
+/// The reports under their partitions.
+pub(super) fn by_partition(reports: Vec<PartitionReport>) -> BTreeMap<(Topic, u32), PartitionReport> {
+    reports.into_iter().map(|report| ((report.topic, report.partition), report)).collect()
 }
 
 /// A run, as its results remember it.

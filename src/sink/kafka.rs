@@ -9,24 +9,23 @@
 
 mod progress;
 
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use adtide_dataflows::model::{Epoch, Topic};
-use anyhow::anyhow;
-use rdkafka::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::DeliveryResult;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
-use tracing::{debug, warn};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use tracing::warn;
 
-use super::{Change, Commit, Progress, Run, Sink, Stored, fenced, rewound};
-use crate::connect::kafka::{KafkaConfig, QuietConsumer, QuietContext};
+use super::{
+    COMPENSATION_EVENTS, Change, Commit, DEAD_LETTER, LATE_EVENTS, Progress, Run, Sink, Stored, TOPICS, fenced, rewound,
+};
+use crate::connect::kafka::{Deliveries, KafkaConfig, QuietConsumer, QuietContext};
 use crate::connect::{Fault, persist};
 use crate::json;
 use progress::Record;
+
+pub use progress::TOPIC as PROGRESS;
 
 /// Statement 4, late events and dead letters in Kafka.
 pub struct KafkaSink {
@@ -133,15 +132,15 @@ impl KafkaSink {
         let now = crate::now();
         let (topic, key, value) = match change {
             Change::Compensation(row) => {
-                (COMPENSATIONS, row.id(), fit(|longest| json::compensation(row, now, longest)))
+                (COMPENSATION_EVENTS, row.id(), fit(|longest| json::compensation(row, now, longest)))
             }
             Change::Late(event) => {
                 let key = origin(event.topic, event.partition, event.offset);
-                (LATE, key, fit(|longest| json::late_event(event, longest)))
+                (LATE_EVENTS, key, fit(|longest| json::late_event(event, longest)))
             }
             Change::Dead(letter) => {
                 let key = origin(letter.topic, letter.partition, letter.offset);
-                (DEAD, key, fit(|longest| json::dead_letter(letter, longest)))
+                (DEAD_LETTER, key, fit(|longest| json::dead_letter(letter, longest)))
             }
             _ => return None,
         };
@@ -197,10 +196,6 @@ pub fn stored(config: &KafkaConfig, name: &str) -> anyhow::Result<Option<Stored>
     Ok(held.and_then(|held| held.stored))
 }
 
-const COMPENSATIONS: &str = "compensation-events";
-const LATE: &str = "late-events";
-const DEAD: &str = "dead-letter";
-
 /// How far apart progress is written that no record comes with.
 const SPACING: Duration = Duration::from_secs(1);
 /// How long an answer may take.
@@ -233,37 +228,6 @@ fn fit(render: impl Fn(usize) -> String) -> String {
 }
 
 type TransactionalProducer = BaseProducer<Deliveries>;
-
-/// Remembers what could not be delivered.
-#[derive(Default)]
-struct Deliveries(Mutex<Option<KafkaError>>);
-
-impl Deliveries {
-    fn take_error(&self) -> Option<KafkaError> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-}
-
-impl ClientContext for Deliveries {
-    /// What matters comes back as a result; this is only of use to somebody who searches.
-    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
-        debug!(facility, "librdkafka: {message}");
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        debug!(error = error.to_string(), "librdkafka: {reason}");
-    }
-}
-
-impl ProducerContext for Deliveries {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, _: ()) {
-        if let Err((error, _)) = result {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| error.clone());
-        }
-    }
-}
 
 /// Starts a producer under the deployment's transactional id. Every other one of that id can't commit from now on, and what
 /// it had left open is settled.
@@ -300,8 +264,8 @@ fn transact(
             return Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
         }
     }
-    if let Some(error) = producer.context().take_error() {
-        return Err(error);
+    if let Some(error) = producer.context().failure() {
+        return Err(error.clone());
     }
     producer.commit_transaction(deadline.saturating_duration_since(Instant::now()))
 }
@@ -326,15 +290,12 @@ fn send(producer: &TransactionalProducer, record: &Outgoing, deadline: Instant) 
 fn check_topics(config: &KafkaConfig) -> Result<(), Fault> {
     let client: QuietConsumer =
         config.client().create_with_context(QuietContext).map_err(|error| config.fault(error))?;
-    for name in [COMPENSATIONS, LATE, DEAD, progress::TOPIC] {
+    for name in TOPICS.into_iter().chain([PROGRESS]) {
         let topic = config.topic(name);
         let metadata = client.fetch_metadata(Some(&topic), ANSWER).map_err(|error| refusal(&client, error));
         let metadata = metadata.map_err(|error| config.fault(error))?;
         if metadata.topics().iter().all(|topic| topic.partitions().is_empty()) {
-            let brokers = &config.brokers;
-            return Err(Fault::Lasting(anyhow!(
-                "Kafka at {brokers} has no topic {topic}; create the topics with `adtide topics create`"
-            )));
+            return Err(Fault::Lasting(config.missing_topics(&[topic])));
         }
     }
     Ok(())

@@ -19,8 +19,18 @@ use adtide_dataflows::model::Epoch;
 use anyhow::anyhow;
 
 pub use attach::attach;
+use change::by_partition;
 pub use change::{Change, Commit, Progress, Run, Stored, latest, progress, rankings, records, tables};
 pub use watch::{SLOW, SinkStatus, sinks, slow_sinks};
+
+/// The topic of statement 4's records.
+pub const COMPENSATION_EVENTS: &str = "compensation-events";
+/// The topic of records that came too late for a statement.
+pub const LATE_EVENTS: &str = "late-events";
+/// The topic of records that can't be read.
+pub const DEAD_LETTER: &str = "dead-letter";
+/// The topics that are written.
+pub const TOPICS: [&str; 3] = [COMPENSATION_EVENTS, LATE_EVENTS, DEAD_LETTER];
 
 /// A place that takes results.
 pub trait Sink: Send {

@@ -17,7 +17,7 @@ use postgres::{Client, GenericClient, Row, Statement, Transaction};
 use sha2::{Digest, Sha256};
 
 use super::rows::Rows;
-use super::{Commit, Progress, Run, Sink, Stored, fenced, latest, rewound};
+use super::{Commit, Progress, Run, Sink, Stored, by_partition, fenced, latest, rewound};
 use crate::connect::postgres::PostgresConfig;
 use crate::connect::{Fault, migrate, persist};
 
@@ -210,9 +210,8 @@ fn decode(row: &Row) -> anyhow::Result<Option<Stored>> {
         let Some(epoch) = row.try_get::<_, Option<i64>>("epoch")? else { return Ok(None) };
         let Json(settings) = row.try_get::<_, Json<Settings>>("settings")?;
         let Json(watermarks) = row.try_get::<_, Json<Option<Watermarks>>>("watermarks")?;
-        let Json(partitions) = row.try_get::<_, Json<Vec<PartitionReport>>>("partitions")?;
-        let partitions = partitions.into_iter().map(|report| ((report.topic, report.partition), report));
-        let progress = Progress { epoch: u64::try_from(epoch)?, watermarks, partitions: partitions.collect() };
+        let Json(partitions) = row.try_get("partitions")?;
+        let progress = Progress { epoch: u64::try_from(epoch)?, watermarks, partitions: by_partition(partitions) };
         Ok(Some(Stored { run: Run { settings, source: row.try_get("source")? }, progress }))
     };
     read()

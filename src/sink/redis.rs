@@ -7,12 +7,11 @@
 use std::time::{Duration, Instant};
 
 use adtide_dataflows::model::{Epoch, RankingRow, Text};
-use adtide_dataflows::operators::PartitionReport;
 use anyhow::Context;
 use redis::{Connection, RedisResult, Script};
 
 use super::rows::Rows;
-use super::{Commit, Progress, Run, Sink, Stored, fenced, latest, rewound};
+use super::{Commit, Progress, Run, Sink, Stored, by_partition, fenced, latest, rewound};
 use crate::connect::redis::RedisConfig;
 use crate::connect::{Fault, persist};
 use crate::json;
@@ -192,8 +191,7 @@ fn read(connection: &mut Connection, name: &str) -> RedisResult<Option<Held>> {
 
 fn decode((epoch, settings, source, watermarks, partitions): Held) -> anyhow::Result<Stored> {
     let read = || -> anyhow::Result<Stored> {
-        let partitions: Vec<PartitionReport> = serde_json::from_str(&partitions)?;
-        let partitions = partitions.into_iter().map(|report| ((report.topic, report.partition), report)).collect();
+        let partitions = by_partition(serde_json::from_str(&partitions)?);
         let progress = Progress { epoch, watermarks: serde_json::from_str(&watermarks)?, partitions };
         Ok(Stored { run: Run { settings: serde_json::from_str(&settings)?, source }, progress })
     };

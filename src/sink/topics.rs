@@ -13,11 +13,8 @@ use adtide_dataflows::operators::{PartitionReport, Watermarks};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use super::{Change, Commit, Progress, Run, Sink, Stored};
+use super::{Change, Commit, Progress, Run, Sink, Stored, TOPICS, by_partition};
 use crate::json;
-
-/// The output topics.
-pub const TOPICS: [&str; 3] = ["compensation-events", "late-events", "dead-letter"];
 
 /// The progress file's name, beside the topics.
 const PROGRESS: &str = ".adtide-progress.json";
@@ -165,8 +162,8 @@ pub fn forget(folder: &Path) -> anyhow::Result<()> {
 
 impl From<ProgressFile> for Progress {
     fn from(stored: ProgressFile) -> Progress {
-        let partitions = stored.partitions.into_iter().map(|report| ((report.topic, report.partition), report));
-        Progress { epoch: stored.epoch, watermarks: stored.watermarks, partitions: partitions.collect() }
+        let ProgressFile { epoch, watermarks, partitions, .. } = stored;
+        Progress { epoch, watermarks, partitions: by_partition(partitions) }
     }
 }
 

@@ -268,11 +268,6 @@ impl Source for FileSource {
         self.partitions.iter().map(|partition| partition.position).sum()
     }
 
-    fn bytes_total(&self) -> u64 {
-        let length = |partition: &Partition| partition.file.metadata().map_or(0, |metadata| metadata.len());
-        self.partitions.iter().map(length).sum()
-    }
-
     fn status(&self) -> Option<SourceStatus> {
         let partitions = self.partitions.iter().map(|partition| PartitionStatus {
             topic: partition.topic,
@@ -282,7 +277,8 @@ impl Source for FileSource {
             end_offset: None,
             idle: partition.life.stage() == Stage::Idle,
         });
-        let lag_bytes = self.bytes_total().saturating_sub(self.bytes_read());
+        let length = |partition: &Partition| partition.file.metadata().map_or(0, |metadata| metadata.len());
+        let lag_bytes = self.partitions.iter().map(length).sum::<u64>().saturating_sub(self.bytes_read());
         Some(SourceStatus { partitions: partitions.collect(), lag_bytes: Some(lag_bytes), fault: None })
     }
 }

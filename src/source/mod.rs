@@ -39,9 +39,6 @@ pub trait Source {
     /// How many bytes have been read.
     fn bytes_read(&self) -> u64;
 
-    /// How many bytes there are to read, as far as is known.
-    fn bytes_total(&self) -> u64;
-
     /// How it is doing, for metrics and readiness; asked at each epoch's end. None if it tells the
     /// [`Monitor`](crate::engine::Monitor) itself, or has nothing to tell.
     fn status(&self) -> Option<SourceStatus> {

@@ -15,6 +15,7 @@ use super::found::{ATTRIBUTIONS, Found, PERFORMANCE, RANKINGS, Table};
 use super::parse::Location;
 use super::recompute::Recomputed;
 use super::report::Section;
+use crate::sink::{DEAD_LETTER, LATE_EVENTS};
 
 /// Calls `each` with the key and the other columns of every row of a table.
 ///
@@ -203,9 +204,6 @@ pub fn claims(found: &mut dyn Found) -> anyhow::Result<Vec<(Statement, Claims)>>
     })?;
     Ok(claims.into())
 }
-
-const LATE_EVENTS: &str = "late-events";
-const DEAD_LETTER: &str = "dead-letter";
 
 /// Compares the topic of late events.
 ///

@@ -10,8 +10,7 @@ use serde_json::{Value, json};
 use super::batch::{Refund, RefundKey};
 use super::found::Found;
 use super::report::Section;
-
-const TOPIC: &str = "compensation-events";
+use crate::sink::COMPENSATION_EVENTS as TOPIC;
 
 /// A record of the topic.
 #[derive(Deserialize)]

@@ -14,13 +14,12 @@ use super::input::Offsets;
 use super::parse::Located;
 use super::recompute::Recomputed;
 use super::report::{LedgerReport, Section};
+use crate::sink::COMPENSATION_EVENTS;
 
 /// The workers, as they name their offsets.
 const BALANCE: &str = "balance";
 const COMPENSATION: &str = "compensation";
 const BUDGET: &str = "budget";
-
-const COMPENSATION_EVENTS: &str = "compensation-events";
 
 /// What a click of `ad-events` costs whom.
 #[derive(Clone, Copy, Debug)]

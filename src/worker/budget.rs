@@ -6,13 +6,13 @@ use std::sync::atomic::Ordering;
 use adtide_dataflows::model::Money;
 use adtide_dataflows::record::{BadRecord, Scanner};
 
-use super::COMPENSATIONS;
 use super::drive::Work;
 use super::feed::{Partition, Record};
 use super::record;
 use super::stats::WorkerStats;
 use super::store::{BudgetChanges, Budgets, Outcome, Refund, Step};
 use crate::connect::Fault;
+use crate::sink::COMPENSATION_EVENTS;
 
 /// Sums up clicks and refunds by campaign.
 pub struct BudgetWork {
@@ -34,7 +34,7 @@ impl BudgetWork {
 impl Work for BudgetWork {
     fn take(&mut self, record: &Record<'_>, value: &[u8]) -> Result<(), BadRecord> {
         // Topics may have a prefix.
-        if record.partition.topic.ends_with(COMPENSATIONS) {
+        if record.partition.topic.ends_with(COMPENSATION_EVENTS) {
             let record::Refund { compensation_id, campaign_id, amount, window_start, .. } =
                 record::refund(record, value)?;
             // One without campaign is nobody's budget.

@@ -57,8 +57,7 @@ pub trait Work {
     ///
     /// # Errors
     /// The store or the topic can't be written.
-    fn turn(&mut self, is_last: bool) -> Result<bool, Fault> {
-        let _ = is_last;
+    fn turn(&mut self, _is_last: bool) -> Result<bool, Fault> {
         Ok(true)
     }
 }

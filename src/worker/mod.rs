@@ -34,6 +34,7 @@ use anyhow::{Context, anyhow};
 use crate::connect::kafka::KafkaConfig;
 use crate::connect::postgres::PostgresConfig;
 use crate::connect::redis::RedisConfig;
+use crate::sink::COMPENSATION_EVENTS;
 use accounts::Accounts;
 use budget::BudgetWork;
 use campaign_status::CampaignStatus;
@@ -51,7 +52,6 @@ use store::{Budgets, Ledger};
 // The topics that workers read.
 const AD_EVENTS: &str = Topic::AdEvents.name();
 const CAMPAIGN_EVENTS: &str = Topic::CampaignEvents.name();
-const COMPENSATIONS: &str = "compensation-events";
 
 /// One of the workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -84,9 +84,9 @@ impl Job {
     fn topics(self) -> &'static [&'static str] {
         match self {
             Job::Balance => &[AD_EVENTS],
-            Job::Budget => &[AD_EVENTS, COMPENSATIONS],
+            Job::Budget => &[AD_EVENTS, COMPENSATION_EVENTS],
             Job::CampaignStatus => &[CAMPAIGN_EVENTS],
-            Job::Compensation => &[COMPENSATIONS],
+            Job::Compensation => &[COMPENSATION_EVENTS],
         }
     }
 }
@@ -286,7 +286,7 @@ fn work(config: &WorkerConfig, job: Job, stats: &Arc<WorkerStats>) -> anyhow::Re
 fn feed(config: &WorkerConfig, job: Job, topic: &str, until_end: bool) -> anyhow::Result<Box<dyn Feed>> {
     let skew = config.max_future_skew;
     Ok(match &config.place {
-        Place::Embedded { data_dir, .. } if topic == COMPENSATIONS => {
+        Place::Embedded { data_dir, .. } if topic == COMPENSATION_EVENTS => {
             Box::new(FileFeed::new(&data_dir.join("topics"), topic, skew, until_end, true))
         }
         Place::Embedded { from, .. } => Box::new(FileFeed::new(from, topic, skew, until_end, false)),

@@ -3,23 +3,16 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use rdkafka::ClientContext;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::DeliveryResult;
-use rdkafka::producer::{BaseProducer, BaseRecord, ProducerContext};
-
-use tracing::debug;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::CAMPAIGN_EVENTS;
 use super::store::Waiting;
 use super::store::sqlite::SqliteStore;
 use crate::connect::Fault;
-use crate::connect::kafka::{KafkaConfig, log};
+use crate::connect::kafka::{Deliveries, KafkaConfig};
 use crate::source::file::topic_files;
 
 /// Publishes campaign events.
@@ -38,53 +31,29 @@ const DELIVERY: Duration = Duration::from_secs(30);
 /// To Kafka.
 pub struct KafkaOutbox {
     config: KafkaConfig,
-    open: Option<(BaseProducer<Deliveries>, Receiver<Option<KafkaError>>)>,
-}
-
-/// Hears what became of each record.
-struct Deliveries(Sender<Option<KafkaError>>);
-
-impl ClientContext for Deliveries {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        debug!(%error, reason, "librdkafka");
-    }
-}
-
-impl ProducerContext for Deliveries {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        // Nobody waits for it when the producer was given up.
-        let _ = self.0.send(result.as_ref().err().map(|(error, _)| error.clone()));
-    }
+    /// None after a failure: what is still on its way is given up with its producer.
+    producer: Option<BaseProducer<Deliveries>>,
 }
 
 impl KafkaOutbox {
     /// An outbox that connects when it is needed.
     pub fn new(config: KafkaConfig) -> KafkaOutbox {
-        KafkaOutbox { config, open: None }
+        KafkaOutbox { config, producer: None }
     }
 
-    fn open(&self) -> Result<(BaseProducer<Deliveries>, Receiver<Option<KafkaError>>), Fault> {
-        let (sender, receiver) = channel();
+    fn open(&self) -> Result<BaseProducer<Deliveries>, Fault> {
         let mut client = self.config.client();
         client.set("enable.idempotence", "true").set("acks", "all");
         client.set("message.timeout.ms", DELIVERY.as_millis().to_string());
-        let producer = client.create_with_context(Deliveries(sender)).map_err(|error| self.config.fault(error))?;
-        Ok((producer, receiver))
+        client.create_with_context(Deliveries::default()).map_err(|error| self.config.fault(error))
     }
 }
 
 impl Outbox for KafkaOutbox {
     fn publish(&mut self, events: &[Waiting]) -> Result<(), Fault> {
         let topic = self.config.topic(CAMPAIGN_EVENTS);
-        // After a failure there may be old records on their way: those are given up with their producer.
-        let (producer, deliveries) = match self.open.take() {
-            Some(open) => open,
+        let producer = match self.producer.take() {
+            Some(producer) => producer,
             None => self.open()?,
         };
         for event in events {
@@ -92,21 +61,12 @@ impl Outbox for KafkaOutbox {
             let record = BaseRecord::to(&topic).key(&key).payload(&event.event);
             producer.send(record).map_err(|(error, _)| self.config.fault(error))?;
         }
-        let end = Instant::now() + DELIVERY;
-        for _ in events {
-            let delivered = loop {
-                producer.poll(Duration::ZERO);
-                match deliveries.try_recv() {
-                    Ok(delivered) => break delivered,
-                    Err(_) if Instant::now() < end => producer.poll(Duration::from_millis(50)),
-                    Err(_) => break Some(KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut)),
-                }
-            };
-            if let Some(error) = delivered {
-                return Err(self.config.fault(error));
-            }
+        // A record that can't be delivered fails by itself after this long.
+        producer.flush(2 * DELIVERY).map_err(|error| self.config.fault(error))?;
+        if let Some(error) = producer.context().failure() {
+            return Err(self.config.fault(error.clone()));
         }
-        self.open = Some((producer, deliveries));
+        self.producer = Some(producer);
         Ok(())
     }
 }

@@ -9,7 +9,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use place::{Place, eventually};
+use place::Place;
+
+use crate::deployment::eventually;
 
 /// Clicks of the crash test.
 const CLICKS: u32 = 100_000;

@@ -13,7 +13,7 @@ use crate::connect::Fault;
 use crate::connect::kafka::{KafkaConfig, QuietConsumer, QuietContext};
 use crate::sink::Stored;
 
-/// The topic.
+/// The topic that holds how far the others are committed.
 pub const TOPIC: &str = "adtide-progress";
 
 /// All of it goes to one partition, so that its end is the last word however many there are.

@@ -1,19 +1,16 @@
 //! The records as messages in Kafka.
 
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use adtide_dataflows::model::{EventTime, Topic};
 use anyhow::{Context, anyhow};
-use rdkafka::ClientContext;
-use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
-use tracing::debug;
+use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 
 use super::line::is_tombstone;
 use super::{Arrival, Generated, GeneratorConfig, Traffic};
-use crate::connect::kafka::KafkaConfig;
+use crate::connect::kafka::{Deliveries, KafkaConfig};
 
 /// How many records there are between two looks at failures and at whether to stop.
 const LOOK: u64 = 256;
@@ -111,36 +108,8 @@ struct Outbox<'a> {
     topics: [String; Topic::ALL.len()],
 }
 
-/// Remembers the first record that could not be delivered. Successes are not reported.
-#[derive(Default)]
-struct Deliveries {
-    failure: OnceLock<KafkaError>,
-}
-
-impl ClientContext for Deliveries {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        debug!(?level, facility, message, "librdkafka");
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        debug!(%error, reason, "librdkafka");
-    }
-}
-
-impl ProducerContext for Deliveries {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        if let Err((error, _)) = result {
-            // Those that follow fail for the same reason, or because of it.
-            let _ = self.failure.set(error.clone());
-        }
-    }
-}
-
 impl<'a> Outbox<'a> {
     fn open(kafka: &'a KafkaConfig) -> anyhow::Result<Outbox<'a>> {
-        let mut client = kafka.client();
         // Large batches, and no more in memory than a second or two of sending.
         let ours = [
             ("linger.ms", "5"),
@@ -149,9 +118,7 @@ impl<'a> Outbox<'a> {
             ("queue.buffering.max.messages", "200000"),
             ("queue.buffering.max.kbytes", "65536"),
         ];
-        for (name, value) in ours.iter().filter(|(name, _)| !kafka.properties.contains_key(*name)) {
-            client.set(*name, *value);
-        }
+        let mut client = kafka.client_with(&ours);
         // No record twice or out of order when one is sent again, and no report of the millions that go well.
         client.set("enable.idempotence", "true").set("delivery.report.only.error", "true");
         let producer = ThreadedProducer::from_config_and_context(&client, Deliveries::default());
@@ -183,7 +150,7 @@ impl<'a> Outbox<'a> {
 
     /// Whether all has gone well so far.
     fn check(&self) -> anyhow::Result<()> {
-        match self.producer.context().failure.get() {
+        match self.producer.context().failure() {
             Some(error) => Err(self.kafka.fault(error.clone()).into_error()).context("a record was not delivered"),
             None => Ok(()),
         }

@@ -25,7 +25,8 @@ use tracing::{info, warn};
 
 use super::life::{Life, Stage};
 use super::{Poll, Source};
-use crate::connect::kafka::{KafkaConfig, log};
+use crate::connect::Fault;
+use crate::connect::kafka::{CATCHING_UP, KafkaConfig, log};
 use crate::engine::{PartitionStatus, SourceStatus};
 use crate::sink::Progress;
 
@@ -36,11 +37,6 @@ const BATCH: usize = 1024;
 
 /// How much of a record that is too large goes to the dead letters.
 const OVERSIZED_HEAD: usize = 64 * 1024;
-
-/// Where librdkafka's own defaults cost throughput, unless the user has set them. A full queue is looked at again soon, not
-/// after a second. And a request that finds nothing new, as the partitions with much to read are full just then, holds its
-/// connection up for no longer than this, where it would be half a second: catching up is four times as fast.
-const TUNING: [(&str, &str); 2] = [("fetch.queue.backoff.ms", "20"), ("fetch.wait.max.ms", "50")];
 
 /// What a Kafka source needs to know.
 #[derive(Clone, Debug)]
@@ -178,7 +174,7 @@ impl KafkaSource {
             return Ok(());
         }
         let kafka = &self.config.kafka;
-        let mut client = kafka.client();
+        let mut client = kafka.client_with(CATCHING_UP);
         let kilobytes = (kafka.prefetch_bytes / 1024 / open.len() as u64).max(1024);
         client
             // It joins no group and commits nothing, but librdkafka insists on a name.
@@ -190,11 +186,6 @@ impl KafkaSource {
             .set("auto.offset.reset", "error")
             .set("statistics.interval.ms", "1000")
             .set("queued.max.messages.kbytes", kilobytes.to_string());
-        for (name, value) in TUNING {
-            if !kafka.properties.contains_key(name) {
-                client.set(name, value);
-            }
-        }
         let consumer: Arc<BaseConsumer<Listener>> =
             Arc::new(client.create_with_context(Listener::default()).map_err(|error| kafka.fault(error).into_error())?);
         let mut assignment = TopicPartitionList::new();
@@ -250,8 +241,8 @@ impl KafkaSource {
             // While a broker starts, it may not know its topics yet. That they exist was checked at the start.
             Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(()),
             _ => match self.config.kafka.fault(error) {
-                crate::connect::Fault::Passing(_) => Ok(()),
-                crate::connect::Fault::Lasting(error) => Err(error),
+                Fault::Passing(_) => Ok(()),
+                Fault::Lasting(error) => Err(error),
             },
         }
     }
@@ -266,7 +257,9 @@ impl KafkaSource {
     /// Lets partitions that woke up follow the others, puts quiet ones to sleep, and looks for new ones.
     fn look_after(&mut self, ingest: &mut Ingest, epoch: Epoch, view: &WatermarkView) -> anyhow::Result<()> {
         for at in 0..self.partitions.len() {
-            let caught_up = self.is_caught_up(at);
+            // Looked at only where it matters: this is called with every poll.
+            let is_quiet = self.partitions[at].life.quiet_for() >= self.config.idle_timeout;
+            let may_sleep = is_quiet && self.is_caught_up(at);
             let partition = &mut self.partitions[at];
             partition.life.follow((partition.topic, partition.number), partition.handle, ingest, view);
             match partition.life.stage() {
@@ -277,7 +270,8 @@ impl KafkaSource {
                         self.partitions[at].life.go(Stage::Waking(epoch));
                     }
                 }
-                Stage::Active if caught_up && partition.life.quiet_for() >= self.config.idle_timeout => {
+                // One that woke up just now is active, and was not quiet since.
+                Stage::Active if may_sleep && partition.life.quiet_for() >= self.config.idle_timeout => {
                     partition.life.go(Stage::Idle);
                 }
                 _ => {}
@@ -405,10 +399,6 @@ impl Source for KafkaSource {
     }
 
     fn bytes_read(&self) -> u64 {
-        self.bytes_read
-    }
-
-    fn bytes_total(&self) -> u64 {
         self.bytes_read
     }
 

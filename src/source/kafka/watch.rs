@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use adtide_dataflows::model::Topic;
-use anyhow::{Context, anyhow};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use anyhow::Context;
+use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use tracing::{info, warn};
 
-use crate::connect::kafka::{KafkaConfig, QuietContext};
+use crate::connect::kafka::{KafkaConfig, QuietConsumer, QuietContext};
 use crate::connect::{Fault, persist};
 
 /// How often the brokers are asked where the partitions end.
@@ -114,7 +114,7 @@ impl Watch {
 struct Watcher {
     config: KafkaConfig,
     topics: Vec<Topic>,
-    consumer: BaseConsumer<QuietContext>,
+    consumer: QuietConsumer,
     known: Vec<(Topic, u32)>,
     discovered: Instant,
 }
@@ -176,10 +176,6 @@ impl Watcher {
         if missing.is_empty() {
             return Ok(partitions);
         }
-        Err(Fault::Lasting(anyhow!(
-            "these topics are missing on {}: {}; create them with `adtide topics create`",
-            self.config.brokers,
-            missing.join(", ")
-        )))
+        Err(Fault::Lasting(self.config.missing_topics(&missing)))
     }
 }

@@ -7,6 +7,7 @@ use anyhow::bail;
 use rdkafka::Message;
 
 use crate::connect::kafka::KafkaConfig;
+use crate::sink::kafka::PROGRESS;
 use crate::sink::{self, Stored};
 use crate::verify::input::Offsets;
 use crate::verify::kafka::{Reader, Transactions};
@@ -17,9 +18,6 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long the sink is waited for that lags behind the others: a second of epochs without any record may be missing in its
 /// progress.
 const LAG: Duration = Duration::from_secs(3);
-
-/// Where the sink keeps its progress.
-const PROGRESS: &str = "adtide-progress";
 
 /// A transaction that has stood still for so long was left behind by a run that died. Nothing of it will show.
 const ABANDONED: Duration = Duration::from_secs(2);
@@ -87,7 +85,7 @@ fn epoch(stored: &Option<Stored>) -> Option<u64> {
 /// Where the output topics end, and whether all transactions show there.
 fn ends(reader: &Reader, transactions: &Transactions) -> anyhow::Result<(Ends, bool)> {
     let (mut ends, mut all_settled) = (Ends::new(), true);
-    for topic in sink::topics::TOPICS {
+    for topic in sink::TOPICS {
         let (offsets, settled) = transactions.ends(reader, topic)?;
         all_settled &= settled;
         ends.insert(topic, offsets);

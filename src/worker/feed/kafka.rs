@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 
 use super::{Change, Feed, Partition, Record};
 use crate::connect::Fault;
-use crate::connect::kafka::{KafkaConfig, log};
+use crate::connect::kafka::{CATCHING_UP, KafkaConfig, log, log_error};
 
 /// How long an answer of the broker may take.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -72,7 +72,7 @@ impl ClientContext for Group {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        debug!(%error, reason, "librdkafka");
+        log_error(&error, reason);
     }
 }
 
@@ -185,7 +185,7 @@ impl Place {
 
 fn subscribe(config: &KafkaConfig, group: &str, topic: &str) -> Result<BaseConsumer<Group>, Fault> {
     let prefetch = (config.prefetch_bytes / 1024).clamp(1, 2_097_151);
-    let mut client = config.client();
+    let mut client = config.client_with(CATCHING_UP);
     client
         .set("group.id", group)
         .set("group.protocol", "classic")

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -20,6 +20,8 @@ use rdkafka::{Offset, TopicPartitionList};
 use redis::Commands;
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::deployment::eventually;
 
 /// How long anything may take before a test gives up.
 const DEADLINE: Duration = Duration::from_secs(90);
@@ -261,16 +263,4 @@ impl Drop for Running {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Whether it becomes true before the deadline.
-pub fn eventually(mut is_true: impl FnMut() -> bool) -> bool {
-    let end = Instant::now() + DEADLINE;
-    while !is_true() {
-        if Instant::now() > end {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    true
 }

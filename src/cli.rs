@@ -9,8 +9,8 @@ use crate::worker::Job;
 
 /// The stream processor for advertising platforms.
 ///
-/// Without arguments it shows itself: it generates two hours of traffic, runs the four statements over it, prints the
-/// results and verifies them against a batch recomputation.
+/// Without arguments it shows itself: it generates two hours of traffic, runs the four statements and the four workers over
+/// it, prints the results and verifies them against a batch recomputation.
 #[derive(Debug, Parser)]
 #[command(version, disable_help_flag = true, args_conflicts_with_subcommands = true)]
 pub struct Cli {
@@ -31,7 +31,7 @@ pub struct Cli {
 pub enum Command {
     /// Run the statements over topics, or show a demonstration if no topics are named
     Run(RunArgs),
-    /// Generate traffic as topic files
+    /// Generate traffic, as topic files or into Kafka
     Generate(GenerateArgs),
     /// Recompute the results of a run in batch and compare them with what it wrote, row by row
     Verify(VerifyArgs),
@@ -73,13 +73,13 @@ pub struct RunArgs {
     /// Where results go: embedded (SQLite and topic files), services (PostgreSQL, Redis, Kafka) or none
     #[arg(long, value_name = "SINK")]
     pub sink: Option<String>,
-    /// Go on at the end of the topics and read what is appended, until Ctrl-C
+    /// Go on at the end of the topics and read what is appended, until Ctrl-C [default for Kafka]
     #[arg(long)]
     pub follow: bool,
     /// Stop at the end of the topics, and close every window [default for files]
     #[arg(long, conflicts_with_all = ["follow", "live"])]
     pub until_end: bool,
-    /// Go on where the results of an earlier run stop [default with --follow]
+    /// Go on where the results of an earlier run stop [default with --follow, and always with --sink services]
     #[arg(long, conflicts_with = "fresh")]
     pub resume: bool,
     /// Start over and replace the results of an earlier run [default without --follow]
@@ -94,7 +94,7 @@ pub struct RunArgs {
     /// How long after its window's closing an event still counts, e.g. 0s, 10m, 100h [default: 10m]
     #[arg(long, value_name = "DURATION")]
     pub allowed_lateness: Option<String>,
-    /// How far an event may lie in the future [default: 1h]
+    /// How far an event may lie ahead of its record's timestamp, in files of now [default: 1h]
     #[arg(long, value_name = "DURATION")]
     pub max_future_skew: Option<String>,
     /// How fresh results are [default: 100ms]

@@ -16,7 +16,7 @@ use adtide_dataflows::Settings;
 use anyhow::{Context, anyhow};
 use timely::worker::Worker;
 
-pub use monitor::{Held, Monitor, PartitionStatus, Phase, SourceStatus, WorkerStatus};
+pub use monitor::{Held, Monitor, Phase, WorkerStatus};
 pub use restart::{Plan, Restart};
 
 use crate::connect::kafka::KafkaConfig;

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use adtide_dataflows::model::{Epoch, EventTime, Money, Topic};
+use adtide_dataflows::model::{Epoch, EventTime, Money};
 use adtide_dataflows::operators::Watermarks;
 use adtide_dataflows::{Counts, PartitionCounts, Statement};
+
+use crate::source::SourceStatus;
 
 /// The workers' and sources' latest word, for progress bars, summaries, metrics and the watchdog.
 #[derive(Debug)]
@@ -74,33 +76,6 @@ pub struct Held {
     pub rows: u64,
     /// How much memory, about; None where that is not known.
     pub bytes: Option<u64>,
-}
-
-/// How a worker's source is doing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SourceStatus {
-    /// The partitions that it reads.
-    pub partitions: Vec<PartitionStatus>,
-    /// Bytes that are there and not read yet; None where they are not known, as with Kafka.
-    pub lag_bytes: Option<u64>,
-    /// What keeps it from reading, in words for an operator, e.g. "reading Kafka: no broker answers"; None if nothing
-    /// does.
-    pub fault: Option<String>,
-}
-
-/// How far a partition has been read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PartitionStatus {
-    /// The partition's topic.
-    pub topic: Topic,
-    /// Its number.
-    pub partition: u32,
-    /// The offset of the first record that was not read.
-    pub next_offset: u64,
-    /// The offset that the next record appended will get, if the source knows it: with `next_offset`, the lag.
-    pub end_offset: Option<u64>,
-    /// Whether it is idle, and so does not hold the watermark back.
-    pub idle: bool,
 }
 
 impl Default for Monitor {

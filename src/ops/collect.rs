@@ -14,8 +14,9 @@ use super::names::Metric;
 use super::scrape::{Labels, Scrape};
 use super::{names, usage};
 use crate::connect;
-use crate::engine::{Monitor, SourceStatus, WorkerStatus};
+use crate::engine::{Monitor, WorkerStatus};
 use crate::sink;
+use crate::source::SourceStatus;
 use crate::worker::{Job, Jobs, WorkerStats};
 
 /// The process itself.
@@ -168,7 +169,7 @@ fn progress(scrape: &mut Scrape<'_>, monitor: &Monitor, workers: &[WorkerStatus]
 
 fn lag(scrape: &mut Scrape<'_>, sources: &[SourceStatus]) -> fmt::Result {
     let partitions: Vec<_> = sources.iter().flat_map(|source| &source.partitions).collect();
-    let at = |status: &crate::engine::PartitionStatus| -> Labels {
+    let at = |status: &crate::source::PartitionStatus| -> Labels {
         vec![status.topic.name().to_owned(), status.partition.to_string()]
     };
     let lags = partitions.iter().filter_map(|status| {

@@ -8,7 +8,8 @@ use adtide_dataflows::{Counts, PartitionCounts, Statement};
 
 use super::names::{self, Kind};
 use super::*;
-use crate::engine::{Held, PartitionStatus, Phase, SourceStatus, WorkerStatus};
+use crate::engine::{Held, Phase, WorkerStatus};
+use crate::source::{PartitionStatus, SourceStatus};
 
 const FOREVER: Duration = Duration::from_secs(1_000_000);
 

@@ -21,8 +21,7 @@ use anyhow::Context;
 use tracing::debug;
 
 use super::life::{Life, Stage};
-use super::{Poll, Source};
-use crate::engine::{PartitionStatus, SourceStatus};
+use super::{PartitionStatus, Poll, Source, SourceStatus};
 use crate::sink::Progress;
 
 /// How much is read at once.

@@ -6,10 +6,9 @@ pub mod kafka;
 mod life;
 
 use adtide_dataflows::Ingest;
-use adtide_dataflows::model::Epoch;
+use adtide_dataflows::model::{Epoch, Topic};
 use adtide_dataflows::operators::WatermarkView;
 
-use crate::engine::SourceStatus;
 use crate::sink::Progress;
 
 /// One worker's share of the input.
@@ -55,4 +54,31 @@ pub enum Poll {
     Pending,
     /// There will never be more; of a replay, its cut is reached.
     Finished,
+}
+
+/// How a worker's source is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SourceStatus {
+    /// The partitions that it reads.
+    pub partitions: Vec<PartitionStatus>,
+    /// Bytes that are there and not read yet; None where they are not known, as with Kafka.
+    pub lag_bytes: Option<u64>,
+    /// What keeps it from reading, in words for an operator, e.g. "reading Kafka: no broker answers"; None if nothing
+    /// does.
+    pub fault: Option<String>,
+}
+
+/// How far a partition has been read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionStatus {
+    /// The partition's topic.
+    pub topic: Topic,
+    /// Its number.
+    pub partition: u32,
+    /// The offset of the first record that was not read.
+    pub next_offset: u64,
+    /// The offset that the next record appended will get, if the source knows it: with `next_offset`, the lag.
+    pub end_offset: Option<u64>,
+    /// Whether it is idle, and so does not hold the watermark back.
+    pub idle: bool,
 }

@@ -24,10 +24,9 @@ use rustc_hash::FxHashMap;
 use tracing::{info, warn};
 
 use super::life::{Life, Stage};
-use super::{Poll, Source};
+use super::{PartitionStatus, Poll, Source, SourceStatus};
 use crate::connect::Fault;
 use crate::connect::kafka::{CATCHING_UP, KafkaConfig, log};
-use crate::engine::{PartitionStatus, SourceStatus};
 use crate::sink::Progress;
 
 pub use watch::Watch;

@@ -115,7 +115,7 @@ pub struct RunArgs {
     /// Serve /metrics, /healthz and /readyz at this address, host:port
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<String>,
-    /// Log level: error, warn, info, debug, trace [default: info]
+    /// Log level: error, warn, info, debug, trace [default: info; warn for the demonstration]
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
     /// Write counts, times and memory of the run to this file as JSON

@@ -212,6 +212,9 @@ pub struct Log {
     pub level: String,
     /// Text or JSON.
     pub format: LogFormat,
+    /// Whether nobody has said what the level is to be.
+    #[serde(skip)]
+    pub is_default: bool,
 }
 
 impl Log {
@@ -268,7 +271,7 @@ impl Config {
     pub fn load(file: Option<&Path>, overrides: &[Override]) -> anyhow::Result<Config> {
         let table = layers::merge(file, overrides)?;
         let value = serde::de::value::MapDeserializer::new(table.values.into_iter());
-        let config: Config =
+        let mut config: Config =
             serde_path_to_error::deserialize(value).map_err(|error: serde_path_to_error::Error<toml::de::Error>| {
                 let key = error.path().to_string();
                 // An item of a list is where the list is.
@@ -276,6 +279,7 @@ impl Config {
                 let origin = table.origins.get(set).map_or("the default configuration", String::as_str);
                 anyhow!("{origin}: key {key}: {}", error.inner().message())
             })?;
+        config.log.is_default = !table.origins.contains_key("log.level");
         config.check()?;
         Ok(config)
     }

@@ -20,7 +20,12 @@ use crate::ops::Ops;
 
 /// Runs the statements over the named topics; without any, over generated ones, and then verifies the results.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
-    let config = Config::load(args.sources.config.as_deref(), &args.overrides())?;
+    let mut config = Config::load(args.sources.config.as_deref(), &args.overrides())?;
+    let is_shown = config.from().is_none() && !config.reads_kafka() && !args.live && config.listen().is_none();
+    if is_shown && config.log.is_default {
+        // Who looks at the demonstration looks at its results.
+        config.log.level = "warn".to_owned();
+    }
     start_log(&config.log)?;
     let timely = timely_config(args)?;
     let stop = Arc::new(AtomicBool::new(false));

@@ -89,9 +89,10 @@ fn from_traffic_to_rankings_accounts_and_refunds() {
         // Before the workers have claimed their first partition there is no ledger to report on.
         let rows = |section| compared(&report).get(section).copied().unwrap_or(0);
         verified += usize::from(rows("performance") > 0 && rows("debits") > 0);
-        traffic.ended().is_some()
+        // However fast the traffic was: the run and the workers go on after its end.
+        traffic.ended().is_some() && verified > 0
     });
-    assert!(complete && verified > 0, "verified {verified} times: {}", traffic.stderr());
+    assert!(complete, "verified {verified} times: {}", traffic.stderr());
     traffic.finish().succeeded();
     // A campaign that has spent its budget has left its ranking, though its owner wants it there.
     let paused = || exhausted(&deployment).intersection(&seen).any(|campaign| !ranked(&deployment).contains(campaign));

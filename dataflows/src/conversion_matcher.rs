@@ -63,6 +63,16 @@ impl StoredClick {
 pub struct MatchKey(IdHash);
 
 impl MatchKey {
+    /// Its hash, to be stored.
+    pub fn hash(self) -> IdHash {
+        self.0
+    }
+
+    /// From its hash.
+    pub fn of_hash(hash: IdHash) -> MatchKey {
+        MatchKey(hash)
+    }
+
     /// The keys of a record: by device and by session.
     pub fn pair(product_id: i64, device_id: Option<&str>, session_id: Option<&str>) -> [Option<MatchKey>; 2] {
         let product = product_id.to_le_bytes();

@@ -5,6 +5,7 @@ mod dataflow;
 pub mod duplicate_detector;
 mod hash;
 mod ingest;
+mod journal;
 pub mod model;
 pub mod operators;
 pub mod performance_aggregator;
@@ -14,4 +15,5 @@ mod settings;
 
 pub use dataflow::{Inputs, Outputs, State, dataflow, replay};
 pub use ingest::{Batch, Counts, DeadLetter, Envelope, Ingest, LateEvent, PartitionCounts, PartitionHandle};
+pub use journal::{Entered, Journal, Keeper, Kind, RESTORED, RateSums, RoutedClick};
 pub use settings::{Emit, MetricsSource, Settings, Statement};

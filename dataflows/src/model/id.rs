@@ -47,15 +47,19 @@ impl fmt::Display for AdId {
     }
 }
 
-/// 128 bits that stand for a text id. The same text gives the same hash on every machine and in every
+/// 96 bits that stand for a text id. The same text gives the same hash on every machine and in every
 /// version, so hashes may be stored and exchanged.
 ///
-/// At 100 million live ids the chance that any two share a hash is below 1e-22.
+/// At 100 million live ids the chance that any two share a hash is below 1e-12. Four bytes more would make it smaller
+/// still, and every click that waits for a conversion, in memory and in checkpoints, larger by eight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct IdHash([u64; 2]);
+pub struct IdHash([u32; 3]);
 
 impl IdHash {
-    /// Hashes a text (SipHash-1-3, 128 bits, fixed key).
+    /// Its size in bytes.
+    pub const SIZE: usize = 12;
+
+    /// Hashes a text (the first 96 bits of SipHash-1-3-128, fixed key).
     pub fn of(text: &str) -> IdHash {
         Self::of_parts(&[text.as_bytes()])
     }
@@ -68,13 +72,28 @@ impl IdHash {
             hasher.write(part);
         }
         let hash = hasher.finish128();
-        IdHash([hash.h1, hash.h2])
+        IdHash([hash.h1 as u32, (hash.h1 >> 32) as u32, hash.h2 as u32])
+    }
+
+    /// Its bytes, to be stored.
+    pub fn to_bytes(self) -> [u8; Self::SIZE] {
+        let mut bytes = [0; Self::SIZE];
+        for (to, word) in bytes.chunks_exact_mut(4).zip(self.0) {
+            to.copy_from_slice(&word.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// From its bytes.
+    pub fn from_bytes(bytes: [u8; Self::SIZE]) -> IdHash {
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        IdHash([word(0), word(4), word(8)])
     }
 
     /// 64 well-mixed bits, for routing to workers and for hash tables.
     #[inline]
     pub fn low(self) -> u64 {
-        self.0[0]
+        u64::from(self.0[0]) | u64::from(self.0[1]) << 32
     }
 }
 
@@ -100,6 +119,10 @@ mod tests {
     #[test]
     fn hashes_are_stable_and_fields_stay_apart() {
         assert_ne!(IdHash::of_parts(&[b"a", b"bc"]), IdHash::of_parts(&[b"ab", b"c"]));
-        assert_eq!(IdHash::of("device-1"), IdHash::of_parts(&[b"device-1"]));
+        let hash = IdHash::of("device-1");
+        assert_eq!(hash, IdHash::of_parts(&[b"device-1"]));
+        assert_eq!(hash, IdHash::from_bytes(hash.to_bytes()));
+        // Stored ones must be found again by every later version.
+        assert_eq!(hash.to_bytes(), [65, 223, 46, 22, 64, 186, 223, 237, 6, 99, 236, 43]);
     }
 }

@@ -1,0 +1,276 @@
+//! What enters the statements' state, for checkpoints.
+//!
+//! State is what came in and has not expired, so a checkpoint is a log of what came in, from which what has expired is
+//! dropped. Each operator that holds state keeps at hand what entered it since the last *boundary*, a multiple of the
+//! checkpoints' interval on the scale of epochs, and hands it over before it goes past the next one. A boundary that all
+//! operators of all workers have passed is a consistent cut: it holds exactly the epochs up to it. Nothing waits for it.
+//!
+//! None of it depends on an order or on who kept it: sums come as increments, upserts carry their order, everything else
+//! is a set. So what many workers kept in many boundaries can be given to any number of workers in any order.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use crate::Settings;
+use crate::conversion_matcher::{Conversion, StoredClick};
+use crate::duplicate_detector::PaidClick;
+use crate::model::{Epoch, EventTime, PerformanceSums, WINDOW_MS};
+use crate::operators::Watermarks;
+use crate::performance_aggregator::PartialSums;
+use crate::rtb_cache_updater::{CampaignUpdate, PriceUpdate, RatesUpdate};
+
+/// A restored state is given back in epochs before this one; with it the watermarks of its checkpoint take effect. No
+/// real epoch is so early.
+pub const RESTORED: Epoch = 1 << 20;
+
+/// A click of statement 3 and the hash it is routed by.
+pub type RoutedClick = (u32, StoredClick);
+
+/// What a closed window of statement 2 adds to a product's live rates: the product, the window's start, the sums.
+pub type RateSums = (i64, EventTime, PerformanceSums);
+
+/// What entered the state of the statements.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Entered {
+    /// Statement 1: the campaigns' newest events.
+    pub campaigns: Vec<CampaignUpdate>,
+    /// Statement 1: the products' newest rates.
+    pub rates: Vec<RatesUpdate>,
+    /// Statement 1: the products' newest prices.
+    pub prices: Vec<PriceUpdate>,
+    /// Statement 1 with live rates: increments.
+    pub live_rates: Vec<RateSums>,
+    /// Statement 2: increments.
+    pub sums: Vec<PartialSums>,
+    /// Statement 3: clicks.
+    pub clicks: Vec<RoutedClick>,
+    /// Statement 3: conversions that stand, repeats left out.
+    pub conversions: Vec<Conversion>,
+    /// Statement 4.
+    pub paid_clicks: Vec<PaidClick>,
+}
+
+/// The parts of [`Entered`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// [`Entered::campaigns`].
+    Campaigns,
+    /// [`Entered::rates`].
+    Rates,
+    /// [`Entered::prices`].
+    Prices,
+    /// [`Entered::live_rates`].
+    LiveRates,
+    /// [`Entered::sums`].
+    Sums,
+    /// [`Entered::clicks`].
+    Clicks,
+    /// [`Entered::conversions`].
+    Conversions,
+    /// [`Entered::paid_clicks`].
+    PaidClicks,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 8] = [
+        Kind::Campaigns,
+        Kind::Rates,
+        Kind::Prices,
+        Kind::LiveRates,
+        Kind::Sums,
+        Kind::Clicks,
+        Kind::Conversions,
+        Kind::PaidClicks,
+    ];
+
+    /// Whether what has this event time (of sums, the start of their window) has left the state by `watermarks`.
+    pub fn has_expired(self, time: EventTime, watermarks: &Watermarks, settings: &Settings) -> bool {
+        let lateness = settings.allowed_lateness;
+        let window_end = || time.window_start().plus(WINDOW_MS - 1).plus(lateness);
+        match self {
+            Kind::Campaigns | Kind::Rates | Kind::Prices | Kind::LiveRates => false,
+            Kind::Sums => window_end() < watermarks.performance,
+            Kind::PaidClicks => window_end() < watermarks.duplicates,
+            Kind::Clicks | Kind::Conversions => {
+                time.plus(settings.lookback.saturating_add(lateness)) < watermarks.conversions
+            }
+        }
+    }
+}
+
+impl Entered {
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Entered::default()
+    }
+
+    /// Adds what somebody else kept.
+    pub fn append(&mut self, mut other: Entered) {
+        self.campaigns.append(&mut other.campaigns);
+        self.rates.append(&mut other.rates);
+        self.prices.append(&mut other.prices);
+        self.live_rates.append(&mut other.live_rates);
+        self.sums.append(&mut other.sums);
+        self.clicks.append(&mut other.clicks);
+        self.conversions.append(&mut other.conversions);
+        self.paid_clicks.append(&mut other.paid_clicks);
+    }
+
+    /// Drops what has left the state by `watermarks`, to the record.
+    ///
+    /// Of the live rates it drops the windows that statement 2 still holds: it will give them once more.
+    pub fn retain_live(&mut self, watermarks: &Watermarks, settings: &Settings) {
+        let lives = |kind: Kind, time| !kind.has_expired(time, watermarks, settings);
+        self.live_rates.retain(|(_, window_start, _)| !lives(Kind::Sums, *window_start));
+        self.sums.retain(|(key, _)| lives(Kind::Sums, key.window_start));
+        self.clicks.retain(|(_, click)| lives(Kind::Clicks, click.click_time));
+        self.conversions.retain(|conversion| lives(Kind::Conversions, conversion.order.0));
+        self.paid_clicks.retain(|click| lives(Kind::PaidClicks, click.time));
+    }
+}
+
+/// Takes from a worker's operators what entered their state.
+#[derive(Clone, Debug, Default)]
+pub struct Journal(Option<Rc<RefCell<Inner>>>);
+
+#[derive(Debug)]
+struct Inner {
+    /// The distance of boundaries.
+    interval: u64,
+    /// The boundary that each operator has passed.
+    passed: Vec<Epoch>,
+    /// What the operators handed over, by boundary.
+    kept: BTreeMap<Epoch, Entered>,
+    /// The last boundary that was taken.
+    taken: Epoch,
+}
+
+/// An operator's part in a [`Journal`].
+#[derive(Debug)]
+pub struct Keeper {
+    journal: Journal,
+    index: usize,
+    /// The first epoch that is past the next boundary.
+    next: Epoch,
+    restoring: bool,
+}
+
+impl Journal {
+    /// Keeps nothing.
+    pub fn off() -> Journal {
+        Journal(None)
+    }
+
+    /// Keeps what enters after [`RESTORED`], with a boundary every `interval` milliseconds of epochs.
+    pub fn new(interval: u64) -> Journal {
+        let inner = Inner { interval: interval.max(1), passed: Vec::new(), kept: BTreeMap::new(), taken: RESTORED };
+        Journal(Some(Rc::new(RefCell::new(inner))))
+    }
+
+    /// Takes part. An operator that holds state does so once, when it is built.
+    pub fn keeper(&self) -> Keeper {
+        let index = self.0.as_ref().map_or(0, |inner| {
+            let passed = &mut inner.borrow_mut().passed;
+            passed.push(0);
+            passed.len() - 1
+        });
+        Keeper { journal: self.clone(), index, next: RESTORED + 1, restoring: true }
+    }
+
+    /// What entered since the last boundary that was taken, if all operators of this worker have passed another: that
+    /// boundary, and what they kept. After the last epoch the boundary is [`Epoch::MAX`].
+    pub fn take(&self) -> Option<(Epoch, Entered)> {
+        let mut inner = self.0.as_ref()?.borrow_mut();
+        let passed = inner.passed.iter().copied().min()?;
+        if passed <= inner.taken {
+            return None;
+        }
+        inner.taken = passed;
+        let mut entered = Entered::default();
+        while let Some(first) = inner.kept.first_entry()
+            && *first.key() <= passed
+        {
+            entered.append(first.remove());
+        }
+        Some((passed, entered))
+    }
+}
+
+impl Keeper {
+    /// Whether anything has to be kept at hand.
+    pub fn is_on(&self) -> bool {
+        self.journal.0.is_some()
+    }
+
+    /// Says that the operator has done all epochs before `epoch` and none from there on. If a boundary lies between, calls
+    /// `hand_over`, which must leave nothing at hand; None instead of a place for it means that it is not wanted, because it
+    /// came from a checkpoint.
+    pub fn reach(&mut self, epoch: Epoch, hand_over: impl FnOnce(Option<&mut Entered>)) {
+        if epoch < self.next {
+            return;
+        }
+        let Some(inner) = &self.journal.0 else { return };
+        let mut inner = inner.borrow_mut();
+        // The last multiple of the interval before `epoch`.
+        let boundary = if epoch == Epoch::MAX { epoch } else { (epoch - 1) / inner.interval * inner.interval };
+        self.next = boundary.saturating_add(inner.interval).saturating_add(1);
+        if std::mem::take(&mut self.restoring) {
+            hand_over(None);
+        } else {
+            hand_over(Some(inner.kept.entry(boundary).or_default()));
+        }
+        inner.passed[self.index] = boundary;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn price(product: i64) -> Entered {
+        Entered { prices: vec![(product, (0, product as u64), None)], ..Entered::default() }
+    }
+
+    fn give(keeper: &mut Keeper, epoch: Epoch, product: i64) {
+        keeper.reach(epoch, |to| {
+            if let Some(to) = to {
+                to.append(price(product));
+            }
+        });
+    }
+
+    #[test]
+    fn a_boundary_is_there_when_all_have_passed_it() {
+        let journal = Journal::new(1000);
+        let (mut one, mut other) = (journal.keeper(), journal.keeper());
+        let start = 2_000_000;
+        give(&mut one, start + 1, 1);
+        give(&mut other, start + 1, 2);
+        assert_eq!(journal.take(), Some((start, Entered::default())), "what was restored is not kept again");
+        give(&mut one, start + 1000, 3);
+        assert_eq!(journal.take(), None, "not past it");
+        give(&mut one, start + 1001, 4);
+        give(&mut one, start + 2001, 5);
+        assert_eq!(journal.take(), None, "the other is not past it");
+        give(&mut other, start + 1500, 6);
+        let (boundary, entered) = journal.take().unwrap();
+        assert_eq!((boundary, entered.prices.len()), (start + 1000, 2));
+        give(&mut one, Epoch::MAX, 7);
+        give(&mut other, Epoch::MAX, 8);
+        let (boundary, entered) = journal.take().unwrap();
+        assert_eq!((boundary, entered.prices.len()), (Epoch::MAX, 3));
+        assert_eq!(journal.take(), None);
+    }
+
+    #[test]
+    fn nothing_is_kept_without_checkpoints() {
+        let journal = Journal::off();
+        let mut keeper = journal.keeper();
+        assert!(!keeper.is_on());
+        keeper.reach(Epoch::MAX, |_| unreachable!());
+        assert_eq!(journal.take(), None);
+    }
+}

@@ -205,6 +205,11 @@ impl Keeper {
         self.journal.0.is_some()
     }
 
+    /// The next boundary: all that is at hand entered by then.
+    pub fn boundary(&self) -> Epoch {
+        self.next - 1
+    }
+
     /// Says that the operator has done all epochs before `epoch` and none from there on. If a boundary lies between, calls
     /// `hand_over`, which must leave nothing at hand; None instead of a place for it means that it is not wanted, because it
     /// came from a checkpoint.
@@ -214,15 +219,16 @@ impl Keeper {
         }
         let Some(inner) = &self.journal.0 else { return };
         let mut inner = inner.borrow_mut();
-        // The last multiple of the interval before `epoch`.
-        let boundary = if epoch == Epoch::MAX { epoch } else { (epoch - 1) / inner.interval * inner.interval };
-        self.next = boundary.saturating_add(inner.interval).saturating_add(1);
+        // What is at hand entered by the first boundary that was not passed; the last one before `epoch` may be later.
+        let first = self.next - 1;
+        let last = if epoch == Epoch::MAX { epoch } else { (epoch - 1) / inner.interval * inner.interval };
+        self.next = last.saturating_add(inner.interval).saturating_add(1);
         if std::mem::take(&mut self.restoring) {
             hand_over(None);
         } else {
-            hand_over(Some(inner.kept.entry(boundary).or_default()));
+            hand_over(Some(inner.kept.entry(first).or_default()));
         }
-        inner.passed[self.index] = boundary;
+        inner.passed[self.index] = last;
     }
 }
 
@@ -263,6 +269,19 @@ mod tests {
         let (boundary, entered) = journal.take().unwrap();
         assert_eq!((boundary, entered.prices.len()), (Epoch::MAX, 3));
         assert_eq!(journal.take(), None);
+    }
+
+    #[test]
+    fn who_passes_several_boundaries_at_once_hands_over_to_the_first() {
+        let journal = Journal::new(1000);
+        let (mut one, mut other) = (journal.keeper(), journal.keeper());
+        give(&mut one, 2_000_001, 0);
+        give(&mut other, 2_000_001, 0);
+        give(&mut one, 2_005_000, 1);
+        give(&mut other, 2_001_001, 2);
+        let boundaries =
+            [journal.take(), journal.take()].map(|taken| taken.map(|(epoch, kept)| (epoch, kept.prices.len())));
+        assert_eq!(boundaries, [Some((2_001_000, 2)), None]);
     }
 
     #[test]

@@ -57,6 +57,7 @@ pub struct Config {
     conversion: Conversion,
     epoch: Epoch,
     watchdog: Watchdog,
+    cluster: Cluster,
     ops: Ops,
     /// Logging.
     pub log: Log,
@@ -201,6 +202,12 @@ struct Watchdog {
 }
 
 #[derive(Clone, Debug, Deserialize)]
+struct Cluster {
+    #[serde(deserialize_with = "duration")]
+    heartbeat_timeout: Duration,
+}
+
+#[derive(Clone, Debug, Deserialize)]
 struct Ops {
     listen: String,
 }
@@ -311,6 +318,11 @@ impl Config {
         ensure!(self.rtb.live_windows > 0, "key rtb.live_windows must be at least 1");
         ensure!(self.epoch.max_in_flight > 0, "key epoch.max_in_flight must be at least 1");
         ensure!(self.epoch.max_bytes > 0, "key epoch.max_bytes must be at least 1");
+        // There is a beat every half second.
+        ensure!(
+            self.cluster.heartbeat_timeout >= Duration::from_secs(1),
+            "key cluster.heartbeat_timeout must be at least 1s"
+        );
         // It is refreshed once a second at most.
         let ttl = self.redis.ttl;
         ensure!(ttl.is_zero() || ttl >= Duration::from_secs(5), "key redis.ttl must be 0s or at least 5s");
@@ -433,6 +445,11 @@ impl Config {
             ttl: self.redis.ttl,
             connect_timeout: self.redis.connect_timeout,
         }
+    }
+
+    /// How long another process may be silent.
+    pub fn heartbeat_timeout(&self) -> Duration {
+        self.cluster.heartbeat_timeout
     }
 
     /// Where metrics and health are served, host:port; None for nowhere.

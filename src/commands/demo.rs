@@ -15,7 +15,7 @@ use super::{generate, summary, verify};
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::connect::{Fault, persist};
-use crate::engine::{EngineConfig, SourceConfig};
+use crate::engine::{Cluster, EngineConfig, SourceConfig};
 use crate::sink::topics;
 use crate::source::generator::GeneratorConfig;
 use crate::verify::{Results, Topics};
@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_millis(20);
 pub fn demonstrate(
     args: &RunArgs,
     config: &Config,
-    timely: timely::Config,
+    cluster: &Cluster,
     stop: &Arc<AtomicBool>,
 ) -> anyhow::Result<ExitCode> {
     ensure!(
@@ -46,7 +46,7 @@ pub fn demonstrate(
     );
     let topics = config.data_dir().join("topics");
     let _lock = lock(config.data_dir(), LOCK)?;
-    if args.live { live(args, config, &topics, timely, stop) } else { bounded(args, config, &topics, timely, stop) }
+    if args.live { live(args, config, &topics, cluster, stop) } else { bounded(args, config, &topics, cluster, stop) }
 }
 
 /// Over two hours of traffic, to their end.
@@ -54,20 +54,20 @@ fn bounded(
     args: &RunArgs,
     config: &Config,
     topics: &Path,
-    timely: timely::Config,
+    cluster: &Cluster,
     stop: &Arc<AtomicBool>,
 ) -> anyhow::Result<ExitCode> {
     let traffic = config.generator();
     generate::write(&traffic, topics)?;
     if !config.writes() {
-        execute(args, config, engine(config, topics, None), timely, stop)?;
+        execute(args, config, engine(config, topics, None), cluster, stop)?;
         return Ok(ExitCode::SUCCESS);
     }
     let workers = Workers::start(config, &traffic, topics)?;
     let hold = Arc::new(AtomicBool::new(true));
     let engine = engine(config, topics, Some(&hold));
     let settling = workers.settle(topics, hold, stop)?;
-    execute(args, config, engine, timely, stop)?;
+    execute(args, config, engine, cluster, stop)?;
     let workers = settling.join().map_err(|_| anyhow!("the watch over the workers has panicked"))?;
     workers.stop()?;
     summary::balances(config.data_dir())?;
@@ -82,7 +82,7 @@ fn live(
     args: &RunArgs,
     config: &Config,
     topics: &Path,
-    timely: timely::Config,
+    cluster: &Cluster,
     stop: &Arc<AtomicBool>,
 ) -> anyhow::Result<ExitCode> {
     let mut traffic = config.generator();
@@ -97,7 +97,7 @@ fn live(
             crate::fatal(&error.context("the generator can't go on"));
         }
     })?;
-    execute(args, config, engine(config, topics, None), timely, stop)?;
+    execute(args, config, engine(config, topics, None), cluster, stop)?;
     generating.join().map_err(|_| anyhow!("the generator has panicked"))?;
     if let Some(workers) = workers {
         workers.stop()?;

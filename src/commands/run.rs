@@ -15,7 +15,7 @@ use super::progress::RunProgress;
 use super::{demo, start_log, stop_on_signal, summary};
 use crate::cli::RunArgs;
 use crate::config::Config;
-use crate::engine::{self, EngineConfig, Monitor};
+use crate::engine::{self, Cluster, EngineConfig, Monitor};
 use crate::ops::Ops;
 
 /// Runs the statements over the named topics; without any, over generated ones, and then verifies the results.
@@ -27,12 +27,12 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         config.log.level = "warn".to_owned();
     }
     start_log(&config.log)?;
-    let timely = timely_config(args)?;
+    let cluster = cluster(args, &config)?;
     let stop = Arc::new(AtomicBool::new(false));
     if config.reads_kafka() {
         ensure!(!args.live, "--live generates its own topics, and source.kind is \"kafka\"; leave out one of them");
         let _lock = lock_results(args, &config)?;
-        execute(args, &config, config.engine(), timely, &stop)?;
+        execute(args, &config, config.engine(), &cluster, &stop)?;
         return Ok(ExitCode::SUCCESS);
     }
     let Some(from) = config.from() else {
@@ -42,12 +42,12 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             "{}: key source.from is empty: name the folder of topics there, or with --from",
             file.map(|file| file.display().to_string()).unwrap_or_default()
         );
-        return demo::demonstrate(args, &config, timely, &stop);
+        return demo::demonstrate(args, &config, &cluster, &stop);
     };
     ensure!(!args.live, "--live generates its own topics; remove the key source.from, or leave out --live");
     ensure!(from.is_dir(), "key source.from: {} is no folder; name the folder of the topics", from.display());
     let _lock = lock_results(args, &config)?;
-    execute(args, &config, config.engine(), timely, &stop)?;
+    execute(args, &config, config.engine(), &cluster, &stop)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -56,7 +56,7 @@ pub(super) fn execute(
     args: &RunArgs,
     config: &Config,
     engine: EngineConfig,
-    timely: timely::Config,
+    cluster: &Cluster,
     stop: &Arc<AtomicBool>,
 ) -> anyhow::Result<()> {
     stop_on_signal(stop)?;
@@ -79,7 +79,7 @@ pub(super) fn execute(
     );
     let started = Instant::now();
     let progress = RunProgress::start(Arc::clone(&monitor), engine.source.follows(), Arc::clone(stop));
-    engine::run(timely, &engine, &monitor, stop)?;
+    engine::run(cluster, &engine, &monitor, stop)?;
     drop(progress);
     let elapsed = started.elapsed();
     info!(?elapsed, "stopped");
@@ -118,7 +118,7 @@ pub(super) fn lock(data_dir: &Path, name: &str) -> anyhow::Result<File> {
 }
 
 /// The workers and processes, by timely's own flags.
-fn timely_config(args: &RunArgs) -> anyhow::Result<timely::Config> {
+fn cluster(args: &RunArgs, config: &Config) -> anyhow::Result<Cluster> {
     ensure!(args.workers >= 1, "-w must be at least 1");
     ensure!(args.processes >= 1, "-n must be at least 1");
     ensure!(
@@ -127,23 +127,13 @@ fn timely_config(args: &RunArgs) -> anyhow::Result<timely::Config> {
         args.process,
         args.processes
     );
-    if args.processes == 1 {
-        return Ok(if args.workers == 1 { timely::Config::thread() } else { timely::Config::process(args.workers) });
-    }
     let addresses = match &args.hostfile {
+        _ if args.processes == 1 => Vec::new(),
         Some(file) => read_hostfile(file, args.processes)?,
         None => (0..args.processes).map(|process| format!("localhost:{}", 2101 + process)).collect(),
     };
-    Ok(timely::Config {
-        communication: timely::CommunicationConfig::Cluster {
-            threads: args.workers,
-            process: args.process,
-            addresses,
-            report: false,
-            zerocopy: false,
-        },
-        worker: timely::WorkerConfig::default(),
-    })
+    let heartbeat_timeout = config.heartbeat_timeout();
+    Ok(Cluster { workers: args.workers, process: args.process, addresses, heartbeat_timeout })
 }
 
 fn read_hostfile(file: &PathBuf, processes: usize) -> anyhow::Result<Vec<String>> {

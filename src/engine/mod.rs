@@ -1,6 +1,8 @@
 //! The engine: timely workers, each with its share of the sources, driven epoch by epoch.
 
 mod clock;
+mod cluster;
+mod control;
 mod monitor;
 mod outlets;
 mod restart;
@@ -14,8 +16,12 @@ use std::time::Duration;
 
 use adtide_dataflows::Settings;
 use anyhow::{Context, anyhow};
+use timely::WorkerConfig;
+use timely::execute::execute_from;
 use timely::worker::Worker;
+use tracing::info;
 
+pub use cluster::{Cluster, PEER_LOST};
 pub use monitor::{Held, Monitor, Phase, WorkerStatus};
 pub use restart::{Plan, Restart};
 
@@ -25,6 +31,8 @@ use crate::connect::redis::RedisConfig;
 use crate::source::Source;
 use crate::source::file::{FileSource, FileSourceConfig};
 use crate::source::kafka::{KafkaSource, KafkaSourceConfig, Watch};
+use cluster::Joined;
+use worker::End;
 
 /// What the engine runs, and how.
 #[derive(Clone, Debug)]
@@ -99,31 +107,45 @@ pub struct EpochConfig {
     pub max_in_flight: usize,
 }
 
-/// Runs this process's workers until the input ends or `stop` is set.
+/// Runs this process's workers until the input ends or `stop` is set in any process of the cluster.
 ///
 /// # Errors
-/// The communication with other processes can't be set up. An input that can't be read or a sink that can't go on ends
+/// The communication with other processes can't be set up. The loss of another process ends this one with [`PEER_LOST`]. An input that can't be read or a sink that can't go on ends
 /// the process.
 pub fn run(
-    timely: timely::Config,
+    cluster: &Cluster,
     config: &EngineConfig,
     monitor: &Arc<Monitor>,
     stop: &Arc<AtomicBool>,
 ) -> anyhow::Result<()> {
     let input = Input::new(&config.source)?;
+    let Some(Joined { builders, threads, peers }) = cluster.join(stop)? else { end_before_the_start() };
     let watchdog = watchdog::start(Arc::clone(monitor), config.watchdog);
-    let (config, monitor, stop) = (config.clone(), Arc::clone(monitor), Arc::clone(stop));
+    let (config, monitor, stop, others) = (config.clone(), Arc::clone(monitor), Arc::clone(stop), peers.clone());
     // A worker that just returned would leave its siblings waiting for it.
-    let work = move |worker: &mut Worker| {
-        worker::run(worker, &config, &input, &monitor, &stop).unwrap_or_else(|error| crate::fatal(&error));
+    let work = move |worker: &mut Worker| match worker::run(worker, &config, &input, &monitor, &stop) {
+        Ok(End::Done) => {}
+        Ok(End::Abandoned) => {
+            others.iter().for_each(|peers| peers.leave());
+            end_before_the_start();
+        }
+        Err(error) => crate::fatal(&error),
     };
-    let guards = timely::execute(timely, work).map_err(|error| anyhow!("{error}; check -n, -p and the hostfile"))?;
+    let guards = execute_from(builders, threads, WorkerConfig::default(), work);
+    let guards = guards.map_err(|error| anyhow!("can't start the workers: {error}"))?;
     let results: Vec<_> = guards.join().into_iter().collect();
     watchdog.store(false, Ordering::Relaxed);
+    peers.iter().for_each(|peers| peers.leave());
     for result in results {
         result.map_err(|panic| anyhow!("a worker has panicked: {panic}"))?;
     }
     Ok(())
+}
+
+/// Half a replay says nothing that the sinks don't know better.
+fn end_before_the_start() -> ! {
+    info!("stopped before anything new was read");
+    std::process::exit(0);
 }
 
 /// What the sources of a process share.

@@ -11,6 +11,7 @@ use timely::worker::Worker;
 use tracing::{debug, info};
 
 use super::clock::EpochClock;
+use super::control::{Control, Word};
 use super::{EngineConfig, Held, Input, Monitor, Phase, Plan, WorkerStatus, outlets, restart};
 use crate::sink::Progress;
 use crate::source::{Poll, Source};
@@ -18,15 +19,24 @@ use crate::source::{Poll, Source};
 /// How often a worker that can't end an epoch says how it is doing.
 const REPORT: Duration = Duration::from_secs(1);
 
+/// How a worker has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Everything is committed.
+    Done,
+    /// It was stopped before anything new was read.
+    Abandoned,
+}
+
 /// Replays what the sinks have committed, then reads, cuts epochs and steps the dataflow until the input ends or `stop`
-/// is set; then waits for the sinks.
+/// is set, here or in another process; then waits for the sinks.
 pub fn run(
     worker: &mut Worker,
     config: &EngineConfig,
     input: &Input,
     monitor: &Monitor,
     stop: &AtomicBool,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<End> {
     let opened = if worker.index() == 0 { Some(restart::open(config, input.describe()?, monitor)?) } else { None };
     let (plan, sinks) = opened.unzip();
     let plan = restart::share(worker, plan)?;
@@ -52,14 +62,19 @@ pub fn run(
         state,
         probe,
         source: input.source(worker.index(), worker.peers()),
+        control: Control::new(worker),
+        stop,
         monitor,
         phase: Phase::Starting,
         last_report: Instant::now(),
     };
-    driver.start(worker, &plan, stop)?;
-    while driver.turn(worker, stop)? {}
+    if driver.start(worker, &plan)? == Start::Stopped {
+        driver.abandon(worker);
+        return Ok(End::Abandoned);
+    }
+    while driver.turn(worker)? {}
     driver.finish(worker);
-    Ok(())
+    Ok(End::Done)
 }
 
 /// What a worker has in its hands.
@@ -75,9 +90,19 @@ struct Driver<'a> {
     state: State,
     probe: Handle<Epoch>,
     source: Box<dyn Source>,
+    control: Control,
+    /// Set when this process was asked to stop.
+    stop: &'a AtomicBool,
     monitor: &'a Monitor,
     phase: Phase,
     last_report: Instant,
+}
+
+/// How the replay has ended.
+#[derive(PartialEq, Eq)]
+enum Start {
+    Complete,
+    Stopped,
 }
 
 /// What has happened in the epoch that is being filled.
@@ -88,35 +113,35 @@ struct Filling {
 
 impl Driver<'_> {
     /// Epoch 0 holds nothing but the word of all partitions that there are. Then comes the replay, if there is one.
-    fn start(&mut self, worker: &mut Worker, plan: &Plan, stop: &AtomicBool) -> anyhow::Result<()> {
+    fn start(&mut self, worker: &mut Worker, plan: &Plan) -> anyhow::Result<Start> {
         self.source.start(&mut self.ingest)?;
         self.inputs.send(self.ingest.batch());
         let Some(last) = plan.cuts.last() else {
             self.inputs.advance_to(now_ms().max(1));
             self.enter(Phase::Running);
-            return Ok(());
+            return Ok(Start::Complete);
         };
         self.inputs.advance_to(1);
         self.enter(Phase::Replaying);
         for cut in &plan.cuts {
-            self.replay(worker, cut, stop)?;
+            if self.replay(worker, cut)? == Start::Stopped {
+                return Ok(Start::Stopped);
+            }
         }
         self.source.replay_to(None);
         self.source.resume(&mut self.ingest, last);
         self.enter(Phase::Running);
-        Ok(())
+        Ok(Start::Complete)
     }
 
     /// Reads up to a cut, in epochs before it, and ends the cut's own epoch exactly there.
-    fn replay(&mut self, worker: &mut Worker, cut: &Progress, stop: &AtomicBool) -> anyhow::Result<()> {
+    fn replay(&mut self, worker: &mut Worker, cut: &Progress) -> anyhow::Result<Start> {
         debug!(worker = self.index, epoch = cut.epoch, "replaying what a sink has committed");
         self.source.replay_to(Some(cut));
         let mut bytes_before = self.source.bytes_read();
         loop {
-            if stop.load(Ordering::Relaxed) {
-                // Half a replay says nothing that the sinks don't know better.
-                info!("stopped before anything new was read");
-                std::process::exit(0);
+            if self.is_to_stop() {
+                return Ok(Start::Stopped);
             }
             let poll = self.poll()?;
             if poll == Poll::Finished {
@@ -139,15 +164,15 @@ impl Driver<'_> {
             self.end_epoch(cut.epoch);
         }
         self.end_epoch(cut.epoch + 1);
-        Ok(())
+        Ok(Start::Complete)
     }
 
     /// Fills and ends one epoch; false when it was the last.
-    fn turn(&mut self, worker: &mut Worker, stop: &AtomicBool) -> anyhow::Result<bool> {
+    fn turn(&mut self, worker: &mut Worker) -> anyhow::Result<bool> {
         let mut filling = Filling { busy: true, bytes_before: self.source.bytes_read() };
         loop {
             let poll = self.poll()?;
-            if poll == Poll::Finished || stop.load(Ordering::Relaxed) {
+            if poll == Poll::Finished || self.is_to_stop() {
                 return Ok(false);
             }
             filling.busy &= poll == Poll::Ready;
@@ -179,6 +204,25 @@ impl Driver<'_> {
         self.source.poll(&mut self.ingest, self.inputs.epoch(), &self.state.watermarks.borrow())
     }
 
+    /// Whether all are to stop. Tells the others when it is this process that was asked to.
+    fn is_to_stop(&mut self) -> bool {
+        if self.stop.load(Ordering::Relaxed) {
+            self.control.stop();
+        }
+        while let Some(Word::Stop) = self.control.hear() {
+            debug!(worker = self.index, "stopping");
+        }
+        self.control.is_stopping()
+    }
+
+    /// Waits until all workers know that they are to stop: none that goes away before looks dead to another.
+    fn abandon(mut self, worker: &mut Worker) {
+        self.control.close();
+        while !self.control.is_closed() {
+            worker.step_or_park(Some(Duration::from_millis(10)));
+        }
+    }
+
     /// Whether as many epochs wait for the sinks as may.
     fn is_behind(&mut self) -> bool {
         while let Some(epoch) = self.in_flight.front()
@@ -206,6 +250,7 @@ impl Driver<'_> {
     fn finish(mut self, worker: &mut Worker) {
         self.send();
         self.inputs.advance_to(Epoch::MAX);
+        self.control.close();
         self.enter(Phase::Stopping);
         let mut frontier = None;
         while self.probe.less_than(&Epoch::MAX) {

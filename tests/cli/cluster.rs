@@ -1,10 +1,14 @@
 //! Several processes as one cluster.
 
-use std::net::TcpListener;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 
 use nix::sys::signal::Signal;
 
-use crate::support::{Place, Running, impression};
+use crate::support::{Place, Running, eventually, impression};
+
+/// One row for each of the impressions.
+const ROWS: &str = "SELECT count(*) FROM ad_performance_metrics_realtime";
 
 /// Addresses that are free at the moment, a line each.
 fn free_addresses(number: usize) -> String {
@@ -12,16 +16,21 @@ fn free_addresses(number: usize) -> String {
     listeners.iter().map(|listener| format!("{}\n", listener.local_addr().unwrap())).collect()
 }
 
-/// Two processes that follow four partitions of one impression each.
-fn start_two(place: &Place, more: &str) -> [Running; 2] {
+/// Processes that follow four partitions of one impression each.
+fn start(place: &Place, processes: usize, more: &str) -> Vec<Running> {
     for partition in 0..4 {
         place.write(&format!("in/ad-events/{partition}.ndjson"), impression("10:00:00", partition + 1));
     }
-    place.write("hosts", free_addresses(2));
-    [0, 1].map(|process| {
-        let arguments = format!("--from in --data-dir out --follow -n 2 -h hosts -p {process} {more}");
+    place.write("hosts", free_addresses(processes));
+    let start = |process| {
+        let arguments = format!("--from in --data-dir out --follow -n {processes} -h hosts -p {process} {more}");
         place.start(&format!("process-{process}"), &arguments)
-    })
+    };
+    (0..processes).map(start).collect()
+}
+
+fn start_two(place: &Place, more: &str) -> Vec<Running> {
+    start(place, 2, more)
 }
 
 #[test]
@@ -40,22 +49,102 @@ fn two_processes_write_what_one_writes() {
 }
 
 #[test]
-fn an_interrupt_of_all_processes_ends_them_in_order() {
-    let place = Place::new();
-    let mut processes = start_two(&place, "");
-    place.await_rows("SELECT count(*), sum(is_final) FROM ad_performance_metrics_realtime", &["4 0"]);
-    processes.iter().for_each(|process| process.signal(Signal::SIGINT));
-    processes.iter_mut().for_each(|process| drop(process.finish().succeeded()));
-    assert_eq!(place.rows("SELECT sum(is_final) FROM ad_performance_metrics_realtime"), ["0"]);
+fn a_signal_to_one_process_ends_all_in_order() {
+    for (told, signal) in [(0, Signal::SIGINT), (1, Signal::SIGTERM)] {
+        let place = Place::new();
+        let mut processes = start_two(&place, "");
+        place.await_rows(ROWS, &["4"]);
+        processes[told].signal(signal);
+        processes.iter_mut().for_each(|process| drop(process.finish().succeeded()));
+        assert_eq!(place.rows("SELECT sum(is_final) FROM ad_performance_metrics_realtime"), ["0"]);
+    }
 }
 
 #[test]
-fn a_process_whose_peer_hangs_is_ended_by_its_watchdog() {
+fn a_signal_to_each_process_ends_all_in_order() {
     let place = Place::new();
-    let mut processes = start_two(&place, "--set watchdog.timeout=2s");
-    place.await_rows("SELECT count(*) FROM ad_performance_metrics_realtime", &["4"]);
+    let mut processes = start_two(&place, "");
+    place.await_rows(ROWS, &["4"]);
+    processes.iter().for_each(|process| process.signal(Signal::SIGTERM));
+    processes.iter_mut().for_each(|process| drop(process.finish().succeeded()));
+}
+
+#[test]
+fn a_process_that_waits_for_others_says_for_whom_and_can_be_stopped() {
+    let place = Place::new();
+    place.write("in/ad-events/0.ndjson", impression("10:00:00", 1));
+    place.write("hosts", free_addresses(3));
+    let mut process = place.start("alone", "--from in --data-dir out --follow -n 3 -h hosts -p 1");
+    let both =
+        |said: &str| said.contains("waiting for process 0 (127.0.0.1:") && said.contains("waiting for process 2");
+    assert!(eventually(|| both(&process.stderr())), "{}", process.stderr());
+    process.end(Signal::SIGTERM).succeeded();
+}
+
+#[test]
+fn processes_that_were_started_differently_say_so() {
+    let place = Place::new();
+    place.write("in/ad-events/0.ndjson", impression("10:00:00", 1));
+    place.write("hosts", free_addresses(2));
+    let common = "--from in --data-dir out --follow -n 2 -h hosts";
+    let mut processes = [0, 1].map(|process| {
+        place.start(&format!("process-{process}"), &format!("{common} -p {process} -w {}", 1 + process))
+    });
+    let said =
+        processes.each_mut().map(|process| process.finish().failed_saying(&["start all processes alike"]).stderr);
+    assert!(said[0].contains("process 1 runs with -w 2, and this one with -w 1"), "{}", said[0]);
+    assert!(said[1].contains("process 0 runs with -w 1, and this one with -w 2"), "{}", said[1]);
+}
+
+#[test]
+fn a_stranger_at_the_port_does_no_harm() {
+    let place = Place::new();
+    place.write("in/ad-events/0.ndjson", impression("10:00:00", 1));
+    let hosts = free_addresses(2);
+    place.write("hosts", &hosts);
+    let common = "--from in --data-dir out --follow -n 2 -h hosts";
+    let mut first = place.start("process-0", &format!("{common} -p 0"));
+    for greeting in ["GET / HTTP/1.1\r\n\r\n", ""] {
+        let mut stranger = None;
+        assert!(eventually(|| {
+            stranger = TcpStream::connect(hosts.lines().next().unwrap()).ok();
+            stranger.is_some()
+        }));
+        stranger.unwrap().write_all(greeting.as_bytes()).unwrap();
+    }
+    let mut second = place.start("process-1", &format!("{common} -p 1"));
+    place.await_rows(ROWS, &["1"]);
+    assert!(first.stderr().contains("is no process of this cluster"), "{}", first.stderr());
+    first.signal(Signal::SIGTERM);
+    drop([first.finish().succeeded(), second.finish().succeeded()]);
+}
+
+#[test]
+fn a_killed_process_ends_the_others_with_75_and_one_message() {
+    let place = Place::new();
+    let mut processes = start(&place, 3, "-w 2");
+    place.await_rows(ROWS, &["4"]);
+    processes[1].signal(Signal::SIGKILL);
+    for at in [0, 2] {
+        let said = processes[at].finish().exited_with(75).stderr;
+        let address = std::fs::read_to_string(place.path("hosts")).unwrap().lines().nth(1).unwrap().to_owned();
+        assert!(said.contains(&format!("adtide: error: process 1 ({address}) has ended")), "{said}");
+        assert!(!said.contains("panicked"), "{said}");
+        assert_eq!(said.matches("all processes have to be started again").count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn a_process_that_hangs_is_found_by_its_silence() {
+    let place = Place::new();
+    let mut processes = start_two(&place, "--set cluster.heartbeat_timeout=1s");
+    place.await_rows(ROWS, &["4"]);
     processes[1].signal(Signal::SIGSTOP);
-    processes[0].finish().failed_saying(&["the frontier has not moved for 2s", "watchdog.timeout"]);
+    let said = processes[0].finish().exited_with(75).stderr;
+    assert!(said.contains("process 1 (127.0.0.1:") && said.contains("has been silent for 1s"), "{said}");
+    // It finds out as soon as it goes on.
+    processes[1].signal(Signal::SIGCONT);
+    processes[1].finish().exited_with(75);
 }
 
 #[test]

@@ -31,6 +31,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the statements over topics, or show a demonstration if no topics are named
     Run(RunArgs),
+    /// Stop the run of a configuration on this machine in order, and with it its cluster
+    Stop(StopArgs),
     /// Generate traffic, as topic files or into Kafka
     Generate(GenerateArgs),
     /// Recompute the results of a run in batch and compare them with what it wrote, row by row
@@ -133,6 +135,20 @@ pub struct RunArgs {
     /// File whose lines are the processes' addresses, host:port, in order
     #[arg(short = 'h', long, value_name = "HOSTFILE")]
     pub hostfile: Option<PathBuf>,
+}
+
+/// Arguments of `stop`.
+#[derive(Clone, Debug, Args)]
+pub struct StopArgs {
+    /// Settings.
+    #[command(flatten)]
+    pub sources: ConfigSources,
+    /// Folder for results of the run [default: ./adtide-data]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// How long to wait for its end
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
+    pub timeout: humantime::Duration,
 }
 
 /// Arguments of `generate`.
@@ -382,6 +398,13 @@ impl WorkerArgs {
             ("log.level", self.log_level.clone()),
         ];
         with_flags(&self.sources, flags)
+    }
+}
+
+impl StopArgs {
+    /// What the flags and `--set` say, flags last.
+    pub fn overrides(&self) -> Vec<Override> {
+        with_flags(&self.sources, [("sink.data_dir", path(&self.data_dir))])
     }
 }
 

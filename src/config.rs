@@ -499,7 +499,12 @@ impl Config {
         &self.sink.data_dir
     }
 
-    /// Whether results are written.
+    /// Whether anything is written anywhere.
+    pub fn writes_anywhere(&self) -> bool {
+        self.sink.kind != SinkKind::None
+    }
+
+    /// Whether results are written to the folder of results.
     pub fn writes(&self) -> bool {
         self.sink.kind == SinkKind::Embedded
     }

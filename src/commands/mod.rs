@@ -6,6 +6,7 @@ mod migrate;
 mod output;
 mod progress;
 mod run;
+mod stop;
 mod summary;
 mod topics;
 mod verify;
@@ -36,6 +37,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Verify(args) => verify::verify(&args),
         Command::Worker(args) => worker::worker(&args),
         Command::InitDemo(args) => worker::init_demo(&args),
+        Command::Stop(args) => stop::stop(&args),
         Command::Config(args) => config(&args.command),
         Command::Migrate(sources) => migrate::migrate(&sources),
     }

@@ -9,9 +9,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::progress::RunProgress;
+use super::stop::RunFile;
 use super::{demo, start_log, stop_on_signal, summary};
 use crate::cli::RunArgs;
 use crate::config::Config;
@@ -77,6 +78,7 @@ pub(super) fn execute(
         follow = config.follows(),
         "starting"
     );
+    let _file = run_file(config)?;
     let started = Instant::now();
     let progress = RunProgress::start(Arc::clone(&monitor), engine.source.follows(), Arc::clone(stop));
     engine::run(cluster, &engine, &monitor, stop)?;
@@ -91,6 +93,20 @@ pub(super) fn execute(
         summary::report(&monitor, elapsed, file)?;
     }
     Ok(())
+}
+
+/// Lets `adtide stop` find this run. A machine without a place for files may still run on servers.
+fn run_file(config: &Config) -> anyhow::Result<Option<RunFile>> {
+    if !config.writes_anywhere() {
+        return Ok(None);
+    }
+    match RunFile::create(config) {
+        Err(error) if config.writes_services() => {
+            warn!("`adtide stop` will not find this run: {error:#}");
+            Ok(None)
+        }
+        file => file.map(Some),
+    }
 }
 
 /// Keeps a second run out of the folder for results while the lock is held, if there is one. Sinks belong to worker 0,

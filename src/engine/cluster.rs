@@ -80,7 +80,7 @@ fn report_lost_peers(peers: &Arc<Peers>) {
 
 /// Whom the panic of a thread of timely's is about, and what it says.
 fn lost_peer(panic: &panic::PanicHookInfo<'_>) -> Option<(usize, String)> {
-    let cause = panic.payload_as_str()?.strip_prefix("timely communication error: ")?;
+    let cause = panic.payload().downcast_ref::<String>()?.strip_prefix("timely communication error: ")?;
     let thread = std::thread::current();
     let name = thread.name()?;
     let process = name.strip_prefix("timely:recv-").or_else(|| name.strip_prefix("timely:send-"))?;

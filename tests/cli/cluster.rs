@@ -61,6 +61,15 @@ fn a_signal_to_one_process_ends_all_in_order() {
 }
 
 #[test]
+fn stop_ends_all_processes() {
+    let place = Place::new();
+    let mut processes = start_two(&place, "");
+    place.await_rows(ROWS, &["4"]);
+    place.run("stop --data-dir out").succeeded();
+    processes.iter_mut().for_each(|process| drop(process.finish().succeeded()));
+}
+
+#[test]
 fn a_signal_to_each_process_ends_all_in_order() {
     let place = Place::new();
     let mut processes = start_two(&place, "");

@@ -16,5 +16,6 @@ mod help;
 mod ops;
 mod restart;
 mod run;
+mod stop;
 mod verify;
 mod workers;

@@ -13,6 +13,7 @@ mod files;
 mod follow;
 mod generate;
 mod help;
+mod network;
 mod ops;
 mod restart;
 mod run;

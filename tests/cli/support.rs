@@ -123,6 +123,13 @@ impl Place {
         self.start_command(name, self.prepare(command, arguments))
     }
 
+    /// The same in a network namespace.
+    pub fn start_in_namespace(&self, namespace: &str, name: &str, arguments: &str) -> Running {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace, ADTIDE]);
+        self.start_command(name, self.prepare(command, arguments))
+    }
+
     /// `adtide ARGUMENTS`, to be started.
     pub fn command(&self, arguments: &str) -> Command {
         self.prepare(Command::new(ADTIDE), arguments)

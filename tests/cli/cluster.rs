@@ -91,6 +91,30 @@ fn a_process_that_waits_for_others_says_for_whom_and_can_be_stopped() {
 }
 
 #[test]
+fn processes_may_be_started_again_while_others_are_missing() {
+    let place = Place::new();
+    place.write("in/ad-events/0.ndjson", impression("10:00:00", 1));
+    place.write("hosts", free_addresses(3));
+    let start = |process: usize, times: usize| {
+        let arguments = format!("--from in --data-dir out --follow -n 3 -h hosts -p {process}");
+        place.start(&format!("process-{process}-{times}"), &arguments)
+    };
+    let waits_for_the_last = |process: &Running| process.stderr().contains("waiting for process 2 ");
+    let mut processes = [start(0, 1), start(1, 1)];
+    assert!(eventually(|| processes.iter().all(waits_for_the_last)));
+    for number in [1, 0] {
+        processes[number].signal(Signal::SIGKILL);
+        processes[number].finish();
+        processes[number] = start(number, 2);
+        assert!(eventually(|| waits_for_the_last(&processes[number])));
+    }
+    let mut last = start(2, 1);
+    place.await_rows(ROWS, &["1"]);
+    last.end(Signal::SIGTERM).succeeded();
+    processes.iter_mut().for_each(|process| drop(process.finish().succeeded()));
+}
+
+#[test]
 fn processes_that_were_started_differently_say_so() {
     let place = Place::new();
     place.write("in/ad-events/0.ndjson", impression("10:00:00", 1));
@@ -151,9 +175,10 @@ fn a_process_that_hangs_is_found_by_its_silence() {
     processes[1].signal(Signal::SIGSTOP);
     let said = processes[0].finish().exited_with(75).stderr;
     assert!(said.contains("process 1 (127.0.0.1:") && said.contains("has been silent for 1s"), "{said}");
-    // It finds out as soon as it goes on.
+    // It is told as soon as it goes on.
     processes[1].signal(Signal::SIGCONT);
-    processes[1].finish().exited_with(75);
+    let said = processes[1].finish().exited_with(75).stderr;
+    assert!(said.contains("has taken this one for dead"), "{said}");
 }
 
 #[test]

@@ -78,6 +78,7 @@ pub fn connect(cluster: &Cluster, stop: &AtomicBool) -> anyhow::Result<Option<So
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
+        connecting.drop_closed()?;
         let has_accepted = connecting.accept(&listener)?;
         connecting.reach()?;
         if Instant::now() >= next_report {
@@ -111,6 +112,18 @@ impl Connecting<'_> {
         for process in self.missing() {
             warn!("waiting for process {process} ({}): {}", self.cluster.addresses[process], self.trouble[process]);
         }
+    }
+
+    /// Forgets connections to processes that have ended while others are still missing: they may be started again.
+    fn drop_closed(&mut self) -> anyhow::Result<()> {
+        for place in self.data.iter_mut().chain(&mut self.beats) {
+            if let Some(stream) = place
+                && is_closed(stream).context("can't look at a connection")?
+            {
+                *place = None;
+            }
+        }
+        Ok(())
     }
 
     /// Takes a connection that another process has opened; false if there is none.
@@ -184,7 +197,7 @@ impl Connecting<'_> {
         Ok((stream, greeting))
     }
 
-    /// A later connection replaces an earlier one, which is then of a process that was started again.
+    /// A later connection replaces an earlier one, which is then of a process that was cut off and started again.
     fn keep(&mut self, process: usize, purpose: Purpose, stream: TcpStream) {
         if self.place(process, purpose).replace(stream).is_some() {
             warn!("process {process} has connected again: it was started again, or two were started with -p {process}");
@@ -232,6 +245,16 @@ fn connect_to(address: &str) -> anyhow::Result<TcpStream> {
         }
     }
     Err(last)
+}
+
+fn is_closed(stream: &TcpStream) -> std::io::Result<bool> {
+    stream.set_nonblocking(true)?;
+    let closed = match stream.peek(&mut [0]) {
+        Ok(length) => length == 0,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+    };
+    stream.set_nonblocking(false)?;
+    Ok(closed)
 }
 
 fn prepare(stream: &TcpStream) -> anyhow::Result<()> {

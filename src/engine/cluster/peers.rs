@@ -4,7 +4,7 @@
 //! silent for seconds while it restores a large state or does a large epoch. So a beat says that a process and the network
 //! to it are alive; whether its workers get anywhere is for the watchdog to find.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,8 +21,13 @@ pub const PEER_LOST: i32 = 75;
 /// How often there is a beat, unless the timeout is so short that there has to be one more often.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-const BEAT: u8 = b'.';
-const BYE: u8 = b'!';
+/// What is said on a connection for heartbeats, in lines: that a process lives,
+const BEAT: &str = "alive";
+/// that it ends in order,
+const BYE: &str = "bye";
+/// or that it ends because it has lost another: `lost PROCESS HOW`. So each names the first that went, and not the one that
+/// went because of it.
+const LOST: &str = "lost ";
 
 /// How long a broken connection for data waits for what the heartbeat's has to say of the same end.
 const GRACE: Duration = Duration::from_millis(500);
@@ -30,6 +35,7 @@ const GRACE: Duration = Duration::from_millis(500);
 /// The other processes of the cluster.
 #[derive(Debug)]
 pub struct Peers {
+    process: usize,
     addresses: Vec<String>,
     timeout: Duration,
     beats: Vec<TcpStream>,
@@ -46,6 +52,7 @@ impl Peers {
     pub fn watch(cluster: &Cluster, beats: Vec<(usize, TcpStream)>) -> anyhow::Result<Arc<Peers>> {
         let streams = beats.iter().map(|(_, stream)| stream.try_clone()).collect::<Result<_, _>>();
         let peers = Arc::new(Peers {
+            process: cluster.process,
             addresses: cluster.addresses.clone(),
             timeout: cluster.heartbeat_timeout,
             beats: streams.context("can't share a connection")?,
@@ -71,25 +78,27 @@ impl Peers {
         }
     }
 
-    fn send(&self, word: u8) {
+    fn send(&self, word: &str) {
+        let line = format!("{word}\n");
         for mut stream in &self.beats {
             // Who listens to the same peer finds out what is wrong. It can't block: a peer is dead long before the buffer
             // is full.
-            let _ = stream.write_all(&[word]);
+            let _ = stream.write_all(line.as_bytes());
         }
     }
 
-    fn listen(&self, process: usize, mut stream: TcpStream) {
-        let mut words = [0; 64];
+    fn listen(&self, process: usize, stream: TcpStream) {
+        let mut lines = BufReader::new(stream);
+        let mut line = String::new();
         loop {
-            match stream.read(&mut words) {
+            line.clear();
+            match lines.read_line(&mut line) {
                 Ok(0) => return self.lost(process, "has ended"),
-                Ok(length) if words[..length].contains(&BYE) => {
-                    self.have_left[process].store(true, Ordering::Relaxed);
-                    return;
-                }
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Ok(_) => match line.trim_end() {
+                    BEAT => {}
+                    BYE => return self.have_left[process].store(true, Ordering::Relaxed),
+                    word => return self.heard_of_a_loss(process, word),
+                },
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                     let timeout = self.timeout;
                     let silence = format!(
@@ -99,6 +108,16 @@ impl Peers {
                 }
                 Err(error) => return self.lost(process, &format!("has ended or is cut off: {error}")),
             }
+        }
+    }
+
+    /// `process` ends, for a reason of its own.
+    fn heard_of_a_loss(&self, process: usize, word: &str) {
+        let of = word.strip_prefix(LOST).and_then(|loss| loss.split_once(' '));
+        match of.and_then(|(lost, how)| Some((lost.parse::<usize>().ok()?, how))) {
+            Some((lost, _)) if lost == self.process => self.lost(process, "has taken this one for dead"),
+            Some((lost, how)) => self.lost(lost, how),
+            None => self.lost(process, &format!("says what this one does not understand, {word:?}")),
         }
     }
 
@@ -128,6 +147,7 @@ impl Peers {
             return;
         }
         let address = self.addresses.get(process).map_or("an unknown address", String::as_str);
+        self.send(&format!("{LOST}{process} {how}"));
         crate::complain(&anyhow!(
             "process {process} ({address}) {how}; all processes have to be started again, as their supervisor does on exit \
              code {PEER_LOST}"

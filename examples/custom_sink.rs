@@ -8,9 +8,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use adtide::sink::{Change, Commit, Sink, Stored, attach, progress, tables};
+use adtide::sink::{Change, Commit, Sink, Stored, attach, on_thread, progress, tables};
 use adtide::source::file::{FileSource, FileSourceConfig};
-use adtide::source::{Poll, Source};
+use adtide::source::{Poll, Source, Start};
 use adtide_dataflows::model::Epoch;
 use adtide_dataflows::{Ingest, Settings, dataflow};
 use timely::dataflow::operators::Concat;
@@ -48,7 +48,7 @@ fn main() -> anyhow::Result<()> {
         let (mut inputs, state) = worker.dataflow(|scope| {
             let (inputs, outputs, state) = dataflow(scope, &settings);
             let first = outputs.late.scope().index() == 0;
-            attach(tables(&outputs).concat(progress(&outputs)), 0, first.then(|| Box::new(Printer) as Box<dyn Sink>));
+            attach(tables(&outputs).concat(progress(&outputs)), 0, first.then(|| on_thread(Box::new(Printer))), false);
             (inputs, state)
         });
         let mut ingest = Ingest::new(&settings);
@@ -61,7 +61,7 @@ fn main() -> anyhow::Result<()> {
             hold: None,
         };
         let mut source = FileSource::new(config, 0, 1);
-        source.start(&mut ingest)?;
+        source.start(&mut ingest, &Start::default())?;
         for epoch in 1.. {
             inputs.send(ingest.batch());
             inputs.advance_to(epoch as Epoch);

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
+use adtide_dataflows::model::EventTime;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Override;
+use crate::engine::FromCheckpoint;
 use crate::worker::Job;
 
 /// The stream processor for advertising platforms.
@@ -39,6 +41,8 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Create or list the topics in Kafka
     Topics(TopicsArgs),
+    /// List, show, verify or delete checkpoints
+    Checkpoint(CheckpointArgs),
     /// Run workers: debit clicks, count what campaigns spend, pause those that are exhausted, credit refunds
     Worker(WorkerArgs),
     /// Give the advertisers and campaigns of generated traffic their balances and budgets
@@ -87,6 +91,14 @@ pub struct RunArgs {
     /// Start over and replace the results of an earlier run [default without --follow]
     #[arg(long)]
     pub fresh: bool,
+    /// Which checkpoint to go on from: newest, none (read the topics from their start), or an epoch that `adtide checkpoint
+    /// list` shows [default: newest]
+    #[arg(long, value_name = "WHICH", conflicts_with_all = ["fresh", "live"])]
+    pub from_checkpoint: Option<FromCheckpoint>,
+    /// Go on without a checkpoint, and read ads and conversions only from those on that Kafka got at this time,
+    /// 'yyyy-MM-dd HH:mm:ss' (UTC)
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["fresh", "live", "from_checkpoint"], value_parser = time)]
+    pub backfill_from: Option<EventTime>,
     /// Demonstration: generate traffic in real time until Ctrl-C
     #[arg(long, conflicts_with_all = ["from", "follow"])]
     pub live: bool,
@@ -217,6 +229,65 @@ pub struct TopicsArgs {
     pub command: TopicsCommand,
 }
 
+/// Arguments of `checkpoint`.
+#[derive(Debug, Args)]
+pub struct CheckpointArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: CheckpointCommand,
+}
+
+/// What can be done with checkpoints.
+#[derive(Debug, Subcommand)]
+#[command(disable_help_flag = true)]
+pub enum CheckpointCommand {
+    /// Say which there are, the newest first
+    List(CheckpointSources),
+    /// Show what one holds, and how far the topics had been read
+    Show {
+        /// Where they are.
+        #[command(flatten)]
+        sources: CheckpointSources,
+        /// Its epoch, as `list` shows it [default: the newest]
+        epoch: Option<u64>,
+    },
+    /// Read one, and say whether all of it is as it was written; exit code 1 if not
+    Verify {
+        /// Where they are.
+        #[command(flatten)]
+        sources: CheckpointSources,
+        /// Its epoch, as `list` shows it [default: the newest]
+        #[arg(conflicts_with = "all")]
+        epoch: Option<u64>,
+        /// All of them
+        #[arg(long)]
+        all: bool,
+    },
+    /// Delete one and what only it needs. Stop the run before
+    Delete {
+        /// Where they are.
+        #[command(flatten)]
+        sources: CheckpointSources,
+        /// Its epoch, as `list` shows it
+        #[arg(conflicts_with = "all")]
+        epoch: Option<u64>,
+        /// All of them: the next start reads the topics from their start
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+/// Where checkpoints are.
+#[derive(Clone, Debug, Args)]
+pub struct CheckpointSources {
+    /// Settings; checkpoint.url and name matter here
+    #[command(flatten)]
+    pub sources: ConfigSources,
+    /// Folder for results, in which checkpoints are if checkpoint.url is empty [default: ./adtide-data]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+}
+
 /// What can be done with the topics.
 #[derive(Debug, Subcommand)]
 #[command(disable_help_flag = true)]
@@ -324,6 +395,10 @@ pub enum ConfigCommand {
     Show(ConfigSources),
 }
 
+fn time(text: &str) -> Result<EventTime, String> {
+    EventTime::parse(text).map_err(|error| format!("{error}; want a time such as '2026-01-05 08:00:00'"))
+}
+
 fn key_value(text: &str) -> Result<Override, String> {
     let (key, value) = text.split_once('=').ok_or("want KEY=VALUE, e.g. ranking.limit=50")?;
     Ok((key.trim().to_owned(), value.trim().to_owned()))
@@ -402,6 +477,13 @@ impl WorkerArgs {
 }
 
 impl StopArgs {
+    /// What the flags and `--set` say, flags last.
+    pub fn overrides(&self) -> Vec<Override> {
+        with_flags(&self.sources, [("sink.data_dir", path(&self.data_dir))])
+    }
+}
+
+impl CheckpointSources {
     /// What the flags and `--set` say, flags last.
     pub fn overrides(&self) -> Vec<Override> {
         with_flags(&self.sources, [("sink.data_dir", path(&self.data_dir))])

@@ -16,11 +16,12 @@ use serde::{Deserialize, Deserializer};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+use crate::checkpoint::CheckpointConfig;
 use crate::connect::Url;
 use crate::connect::kafka::KafkaConfig;
 use crate::connect::postgres::PostgresConfig;
 use crate::connect::redis::RedisConfig;
-use crate::engine::{EngineConfig, EpochConfig, Restart, Services, SinkConfig, SourceConfig};
+use crate::engine::{EngineConfig, EpochConfig, FromCheckpoint, Restart, Services, SinkConfig, SourceConfig};
 use crate::source::file::FileSourceConfig;
 use crate::source::generator::GeneratorConfig;
 use crate::source::kafka::KafkaSourceConfig;
@@ -56,6 +57,7 @@ pub struct Config {
     performance: Performance,
     conversion: Conversion,
     epoch: Epoch,
+    checkpoint: Checkpoint,
     watchdog: Watchdog,
     cluster: Cluster,
     ops: Ops,
@@ -121,6 +123,15 @@ enum Property {
     Text(String),
     Integer(i64),
     Switch(bool),
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Checkpoint {
+    url: String,
+    #[serde(deserialize_with = "duration")]
+    interval: Duration,
+    keep: usize,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -315,6 +326,16 @@ impl Config {
             ensure!(duration >= Duration::from_millis(1), "key {key} must be at least 1ms");
         }
         ensure!(!self.statements.is_empty(), "key statements is empty; name at least one statement");
+        ensure!(
+            self.checkpoint.interval >= Duration::from_millis(100),
+            "key checkpoint.interval must be at least 100ms"
+        );
+        ensure!(self.checkpoint.keep > 0, "key checkpoint.keep must be at least 1");
+        let url = self.checkpoint.url.split_once("://").map_or("file", |(scheme, _)| scheme);
+        ensure!(
+            ["file", "s3", "s3a", "gs", "az", "abfs", "abfss", "memory"].contains(&url),
+            "key checkpoint.url: {url}:// is no store that adtide knows; want a folder, s3://, gs:// or az://"
+        );
         ensure!(self.rtb.live_windows > 0, "key rtb.live_windows must be at least 1");
         ensure!(self.epoch.max_in_flight > 0, "key epoch.max_in_flight must be at least 1");
         ensure!(self.epoch.max_bytes > 0, "key epoch.max_bytes must be at least 1");
@@ -353,6 +374,18 @@ impl Config {
         EventTime::parse(&self.generator.start).context("key generator.start")?;
         self.log.filter()?;
         Ok(())
+    }
+
+    /// Where checkpoints are kept. Runs that go on where another one stopped take them.
+    pub fn checkpoints(&self) -> CheckpointConfig {
+        let folder = || self.data_dir().join("checkpoints").display().to_string();
+        CheckpointConfig {
+            url: if self.checkpoint.url.is_empty() { folder() } else { self.checkpoint.url.clone() },
+            name: self.name.clone(),
+            interval: self.checkpoint.interval,
+            keep: self.checkpoint.keep,
+            are_taken: self.follows() || self.restart == Restart::Resume || self.sink.kind == SinkKind::Services,
+        }
     }
 
     /// The settings of the statements.
@@ -526,6 +559,9 @@ impl Config {
             source: self.source(),
             sinks,
             restart: self.restart,
+            checkpoints: Some(self.checkpoints()).filter(|checkpoints| checkpoints.are_taken || checkpoints.exists()),
+            from_checkpoint: FromCheckpoint::Newest,
+            backfill_from: None,
             epochs: EpochConfig {
                 interval: self.epoch_interval,
                 catch_up_interval: self.epoch.catch_up_interval,

@@ -3,6 +3,7 @@
 //! The statements themselves are in `adtide-dataflows`, free of I/O. Here is all that is around them: sources, sinks,
 //! the engine that drives the workers, and the batch recomputation that checks the results.
 
+pub mod checkpoint;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -17,10 +17,10 @@ use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
 
-use crate::Settings;
 use crate::hash::{mix, table_bytes};
 use crate::model::{AdId, AttributionRow, Epoch, EventTime, IdHash, Money, Text};
 use crate::operators::{EpochLogic, Watermarks, epochs};
+use crate::{Entered, Journal, RoutedClick, Settings};
 
 mod click_store;
 
@@ -30,7 +30,7 @@ use click_store::ClickStore;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MatchEvent {
     /// A CLICK of `ad-events`.
-    Click(i64, StoredClick),
+    Click(RoutedClick),
     /// A record of `conversion-events`.
     Conversion(Conversion),
 }
@@ -48,6 +48,11 @@ pub struct StoredClick {
     pub campaign_id: Option<i64>,
     /// Who paid.
     pub advertiser_id: i64,
+}
+
+/// The hash that a product's clicks and conversions are routed by.
+pub fn route(product_id: i64) -> u32 {
+    mix(&[product_id]) as u32
 }
 
 impl StoredClick {
@@ -89,6 +94,8 @@ pub struct Conversion {
     pub keys: [Option<MatchKey>; 2],
     /// Event time, partition and offset: among repeats, the least stands.
     pub order: (EventTime, u32, u64),
+    /// The latest event time of this one and of the repeats that it took the place of: so long its identity is known.
+    pub latest: EventTime,
     /// The order; with the product, the conversion's identity.
     pub order_id: Text,
     /// The product sold.
@@ -128,14 +135,15 @@ pub fn conversion_matcher<'scope>(
     events: StreamVec<'scope, Epoch, MatchEvent>,
     watermarks: StreamVec<'scope, Epoch, Watermarks>,
     settings: &Settings,
+    journal: &Journal,
 ) -> (VecCollection<'scope, Epoch, AttributionRow>, Rc<MatcherState>) {
     let state = Rc::new(MatcherState::default());
     let exchange = Exchange::new(|event: &MatchEvent| match event {
-        MatchEvent::Click(product_id, _) => mix(&[*product_id]),
-        MatchEvent::Conversion(conversion) => mix(&[conversion.product_id]),
+        MatchEvent::Click((route, _)) => u64::from(*route),
+        MatchEvent::Conversion(conversion) => u64::from(route(conversion.product_id)),
     });
     let logic = Matcher::new(settings, Rc::clone(&state));
-    (epochs(events, exchange, watermarks, |marks| marks.conversions, "ConversionMatcher", logic), state)
+    (epochs(events, exchange, watermarks, |marks| marks.conversions, "ConversionMatcher", journal, logic), state)
 }
 
 struct Matcher {
@@ -148,6 +156,8 @@ struct Matcher {
     /// What to do when: conversions to close and identities to forget, by bucket of event time.
     to_close: BTreeMap<i64, Vec<IdHash>>,
     to_forget: BTreeMap<i64, Vec<IdHash>>,
+    /// Conversions that no checkpoint has; None while there is no need to know.
+    unsaved: Option<Vec<Conversion>>,
     lookback: i64,
     allowed_lateness: i64,
     state: Rc<MatcherState>,
@@ -188,7 +198,7 @@ impl EpochLogic for Matcher {
         let mut before = Before::default();
         for event in records {
             match event {
-                MatchEvent::Click(_, click) => self.click(click, &mut before),
+                MatchEvent::Click(click) => self.click(click, &mut before),
                 MatchEvent::Conversion(conversion) => self.conversion(conversion, &mut before),
             }
         }
@@ -202,6 +212,15 @@ impl EpochLogic for Matcher {
         self.expire(watermark);
         self.report();
     }
+
+    fn hand_over(&mut self, to: Option<&mut Entered>) {
+        let conversions = self.unsaved.replace(Vec::new());
+        if let Some(to) = to {
+            to.conversions.extend(conversions.into_iter().flatten());
+            to.clicks.extend(self.clicks.unsaved());
+        }
+        self.clicks.mark_saved();
+    }
 }
 
 impl Matcher {
@@ -213,13 +232,14 @@ impl Matcher {
             closed: FxHashSet::default(),
             to_close: BTreeMap::new(),
             to_forget: BTreeMap::new(),
+            unsaved: None,
             lookback: settings.lookback,
             allowed_lateness: settings.allowed_lateness,
             state,
         }
     }
 
-    fn click(&mut self, click: StoredClick, before: &mut Before) {
+    fn click(&mut self, (route, click): RoutedClick, before: &mut Before) {
         for (waiting, key) in self.waiting.iter().zip(&click.keys) {
             let Some(ids) = key.and_then(|key| waiting.get(&key)) else { continue };
             for id in ids {
@@ -232,10 +252,10 @@ impl Matcher {
                 }
             }
         }
-        self.clicks.insert(click);
+        self.clicks.insert(route, click);
     }
 
-    fn conversion(&mut self, conversion: Conversion, before: &mut Before) {
+    fn conversion(&mut self, mut conversion: Conversion, before: &mut Before) {
         let id = conversion.id();
         if self.closed.contains(&id) {
             self.state.repeats.set(self.state.repeats.get() + 1);
@@ -247,16 +267,22 @@ impl Matcher {
                 return;
             }
             before.entry(id).or_insert_with(|| standing.row());
+            // A checkpoint has both. This one has to stay in it as long as the other, which would stand without it.
+            conversion.latest = conversion.latest.max(standing.conversion.latest);
             self.remove_open(id);
         }
         before.entry(id).or_insert(None);
+        // Of repeats, a checkpoint has only those that stood. Any other would stand once those are forgotten.
+        if let Some(unsaved) = &mut self.unsaved {
+            unsaved.push(conversion.clone());
+        }
         for (waiting, key) in self.waiting.iter_mut().zip(&conversion.keys) {
             if let Some(key) = key {
                 waiting.entry(*key).or_default().push(id);
             }
         }
-        let closes = conversion.order.0.plus(self.allowed_lateness).0.div_euclid(BUCKET_MS);
-        self.to_close.entry(closes).or_default().push(id);
+        let closes = conversion.order.0.plus(self.allowed_lateness);
+        self.to_close.entry(bucket(closes)).or_default().push(id);
         let best = self.clicks.best(&conversion.keys, conversion.order.0);
         self.open.insert(id, Open { conversion, best });
     }
@@ -281,12 +307,11 @@ impl Matcher {
             // A conversion that an earlier repeat replaced is in two buckets, and closes with the first.
             if let Some(conversion) = self.remove_open(id) {
                 self.closed.insert(id);
-                let horizon = self.lookback.saturating_add(self.allowed_lateness);
-                let forgets = conversion.order.0.plus(horizon).0.div_euclid(BUCKET_MS);
+                let forgets = bucket(conversion.latest.plus(self.lookback));
                 self.to_forget.entry(forgets).or_default().push(id);
             }
         }
-        for id in take_passed(&mut self.to_forget, watermark) {
+        for id in take_passed(&mut self.to_forget, watermark.plus(-self.allowed_lateness)) {
             self.closed.remove(&id);
         }
         self.clicks.expire(watermark);
@@ -313,11 +338,26 @@ impl Matcher {
     }
 }
 
-/// Takes the ids of all buckets that lie wholly before the watermark.
+/// Whether the identity of a conversion whose [`Conversion::latest`] is this is not known any more, where all that is from
+/// before `forgotten` is late.
+pub(crate) fn is_forgotten(latest: EventTime, lookback: i64, forgotten: EventTime) -> bool {
+    has_passed(bucket(latest.plus(lookback)), forgotten)
+}
+
+fn bucket(time: EventTime) -> i64 {
+    time.0.div_euclid(BUCKET_MS)
+}
+
+/// Whether a bucket lies wholly before the watermark.
+fn has_passed(bucket: i64, watermark: EventTime) -> bool {
+    bucket.saturating_add(1).saturating_mul(BUCKET_MS) <= watermark.0
+}
+
+/// Takes the ids of all buckets that the watermark has passed.
 fn take_passed(buckets: &mut BTreeMap<i64, Vec<IdHash>>, watermark: EventTime) -> Vec<IdHash> {
     let mut passed = Vec::new();
     while let Some(bucket) = buckets.first_entry()
-        && bucket.key().saturating_add(1).saturating_mul(BUCKET_MS) <= watermark.0
+        && has_passed(*bucket.key(), watermark)
     {
         passed.extend(bucket.remove());
     }

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use differential_dataflow::VecCollection;
+use differential_dataflow::{AsCollection, VecCollection};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::operators::Input;
 use timely::dataflow::operators::core::input::Handle;
@@ -15,7 +15,7 @@ use crate::model::{AttributionRow, Compensation, Epoch, PerformanceRow, RankingR
 use crate::operators::{Cut, PartitionReport, WatermarkView, Watermarks, watermarks};
 use crate::performance_aggregator::{AggregatorState, PartialSums, performance_aggregator};
 use crate::rtb_cache_updater::{CampaignUpdate, PriceUpdate, RatesUpdate, rtb_cache_updater};
-use crate::{Batch, DeadLetter, LateEvent, Settings};
+use crate::{Batch, DeadLetter, Entered, Journal, LateEvent, RateSums, Settings};
 
 type InputHandle<D> = Handle<Epoch, CapacityContainerBuilder<Vec<D>>>;
 
@@ -24,6 +24,7 @@ pub struct Inputs {
     campaigns: InputHandle<CampaignUpdate>,
     rates: InputHandle<RatesUpdate>,
     prices: InputHandle<PriceUpdate>,
+    live_rates: InputHandle<(RateSums, Epoch, isize)>,
     sums: InputHandle<PartialSums>,
     match_events: InputHandle<MatchEvent>,
     paid_clicks: InputHandle<PaidClick>,
@@ -32,10 +33,10 @@ pub struct Inputs {
     reports: InputHandle<PartitionReport>,
 }
 
-/// Calls a macro with the name of every input.
+/// Calls a macro with the name of every input that a [`Batch`] fills, and others.
 macro_rules! each_input {
-    ($call:ident) => {
-        $call!(campaigns, rates, prices, sums, match_events, paid_clicks, dead, late, reports)
+    ($call:ident $(, $other:ident)*) => {
+        $call!(campaigns, rates, prices, sums, match_events, paid_clicks, dead, late, reports $(, $other)*)
     };
 }
 
@@ -48,12 +49,26 @@ impl Inputs {
         each_input!(send);
     }
 
+    /// Gives back, at the current epoch, what once entered the state. That epoch must be before [`RESTORED`](crate::RESTORED).
+    pub fn restore(&mut self, entered: Entered) {
+        let Entered { campaigns, rates, prices, live_rates, sums, clicks, conversions, paid_clicks } = entered;
+        let epoch = self.epoch();
+        self.campaigns.send_batch(&mut { campaigns });
+        self.rates.send_batch(&mut { rates });
+        self.prices.send_batch(&mut { prices });
+        self.live_rates.send_batch(&mut live_rates.into_iter().map(|sums| (sums, epoch, 1)).collect());
+        self.sums.send_batch(&mut { sums });
+        self.match_events.send_batch(&mut clicks.into_iter().map(MatchEvent::Click).collect());
+        self.match_events.send_batch(&mut conversions.into_iter().map(MatchEvent::Conversion).collect());
+        self.paid_clicks.send_batch(&mut { paid_clicks });
+    }
+
     /// Ends the current epoch; the next one is `epoch`.
     pub fn advance_to(&mut self, epoch: Epoch) {
         macro_rules! advance {
             ($($input:ident),*) => { $(self.$input.advance_to(epoch);)* };
         }
-        each_input!(advance);
+        each_input!(advance, live_rates);
     }
 
     /// The epoch that is being filled.
@@ -100,19 +115,26 @@ pub struct State {
 ///
 /// A statement that `settings` leaves out is built all the same: without input it costs nothing.
 pub fn dataflow<'scope>(scope: Scope<'scope, Epoch>, settings: &Settings) -> (Inputs, Outputs<'scope>, State) {
-    replay(scope, settings, &[])
+    replay(scope, settings, &[], &Journal::off())
 }
 
 /// As [`dataflow`], for a replay that must pass the `cuts` of an earlier run, in ascending order, in the same state
-/// as that run did; see [`watermarks`].
+/// as that run did; see [`watermarks`]. The `journal` takes what enters the statements' state.
+///
+/// A checkpoint is restored by [`Inputs::restore`] on any of the workers, in any epochs before
+/// [`RESTORED`](crate::RESTORED), with the cuts of [`Cut::of_checkpoint`] before all others. In epoch `RESTORED` the partitions
+/// are reported, as the checkpoint knows them. What comes out up to there was there before. Topics are read on in epochs after
+/// the checkpoint's own: a sink takes nothing up to the one that it has committed, and that may be the checkpoint's.
 pub fn replay<'scope>(
     scope: Scope<'scope, Epoch>,
     settings: &Settings,
     cuts: &[Cut],
+    journal: &Journal,
 ) -> (Inputs, Outputs<'scope>, State) {
     let (campaigns_input, campaigns) = scope.new_input();
     let (rates_input, rates) = scope.new_input();
     let (prices_input, prices) = scope.new_input();
+    let (live_rates_input, live_rates) = scope.new_input();
     let (sums_input, sums) = scope.new_input();
     let (match_input, match_events) = scope.new_input();
     let (clicks_input, paid_clicks) = scope.new_input();
@@ -121,10 +143,11 @@ pub fn replay<'scope>(
     let (reports_input, reports) = scope.new_input();
 
     let (marks, view) = watermarks(reports.clone(), settings, cuts);
-    let (performance, aggregator) = performance_aggregator(sums, marks.clone(), settings);
-    let (attributions, matcher) = conversion_matcher(match_events, marks.clone(), settings);
-    let (compensations, detector) = duplicate_detector(paid_clicks, marks.clone(), settings);
-    let rankings = rtb_cache_updater(campaigns, rates, prices, performance.clone(), settings);
+    let (performance, aggregator) = performance_aggregator(sums, marks.clone(), settings, journal);
+    let (attributions, matcher) = conversion_matcher(match_events, marks.clone(), settings, journal);
+    let (compensations, detector) = duplicate_detector(paid_clicks, marks.clone(), settings, journal);
+    let rankings =
+        rtb_cache_updater(campaigns, rates, prices, performance.clone(), live_rates.as_collection(), settings, journal);
     let ranked_campaigns = Rc::new(Cell::new(0u64));
     let ranked = Rc::clone(&ranked_campaigns);
     let rankings = rankings.inspect(move |(row, _, diff)| {
@@ -136,6 +159,7 @@ pub fn replay<'scope>(
         campaigns: campaigns_input,
         rates: rates_input,
         prices: prices_input,
+        live_rates: live_rates_input,
         sums: sums_input,
         match_events: match_input,
         paid_clicks: clicks_input,

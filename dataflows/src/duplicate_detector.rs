@@ -14,10 +14,10 @@ use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
 
-use crate::Settings;
 use crate::hash::{mix, table_bytes, text};
 use crate::model::{AdId, Compensation, Epoch, EventTime, Money, Text, WINDOW_MS};
 use crate::operators::{EpochLogic, Watermarks, epochs};
+use crate::{Entered, Journal, Settings};
 
 /// A click that costs money, of a known device on a known ad.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,17 +62,24 @@ pub fn duplicate_detector<'scope>(
     clicks: StreamVec<'scope, Epoch, PaidClick>,
     watermarks: StreamVec<'scope, Epoch, Watermarks>,
     settings: &Settings,
+    journal: &Journal,
 ) -> (VecCollection<'scope, Epoch, Compensation>, Rc<DetectorState>) {
     let state = Rc::new(DetectorState::default());
-    let logic =
-        Detector { windows: BTreeMap::new(), allowed_lateness: settings.allowed_lateness, state: Rc::clone(&state) };
+    let logic = Detector {
+        windows: BTreeMap::new(),
+        allowed_lateness: settings.allowed_lateness,
+        unsaved: None,
+        state: Rc::clone(&state),
+    };
     let exchange = Exchange::new(|click: &PaidClick| mix(&[click.group.advertiser_id]) ^ text(&click.group.device_id));
-    (epochs(clicks, exchange, watermarks, |marks| marks.duplicates, "DuplicateDetector", logic), state)
+    (epochs(clicks, exchange, watermarks, |marks| marks.duplicates, "DuplicateDetector", journal, logic), state)
 }
 
 struct Detector {
     windows: BTreeMap<EventTime, Window>,
     allowed_lateness: i64,
+    /// Clicks that no checkpoint has; None while there is no need to know.
+    unsaved: Option<Vec<PaidClick>>,
     state: Rc<DetectorState>,
 }
 
@@ -98,6 +105,9 @@ impl EpochLogic for Detector {
     type Out = Compensation;
 
     fn epoch(&mut self, records: Vec<PaidClick>, watermark: EventTime, mut emit: impl FnMut(Compensation, isize)) {
+        if let Some(unsaved) = &mut self.unsaved {
+            unsaved.extend_from_slice(&records);
+        }
         for click in records {
             self.windows.entry(click.time.window_start()).or_default().add(click);
         }
@@ -128,6 +138,13 @@ impl EpochLogic for Detector {
         self.state.refunds.set(refunds);
         self.state.groups.set(self.windows.values().map(|window| window.groups.len()).sum());
         self.state.bytes.set(self.windows.values().map(Window::bytes).sum());
+    }
+
+    fn hand_over(&mut self, to: Option<&mut Entered>) {
+        let clicks = self.unsaved.replace(Vec::new());
+        if let Some(to) = to {
+            to.paid_clicks.extend(clicks.into_iter().flatten());
+        }
     }
 }
 

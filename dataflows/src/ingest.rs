@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::conversion_matcher::{Conversion, MatchEvent, MatchKey, StoredClick};
+use crate::conversion_matcher::{Conversion, MatchEvent, MatchKey, StoredClick, route};
 use crate::duplicate_detector::{ClickGroup, PaidClick};
 use crate::model::{
     ActiveCampaign, AdEvent, AdEventType, CampaignEvent, ConversionEvent, EventTime, Money, ProductMeta,
@@ -173,6 +173,7 @@ pub struct Ingest {
 struct Router {
     settings: Settings,
     runs: [bool; Statement::ALL.len()],
+    forgotten: Watermarks,
     sums: PreAggregate,
     batch: Batch,
     counts: Counts,
@@ -192,6 +193,7 @@ impl Ingest {
         let router = Router {
             runs: Statement::ALL.map(|statement| settings.statements.contains(&statement)),
             settings: settings.clone(),
+            forgotten: Watermarks::MIN,
             sums: PreAggregate::default(),
             batch: Batch::default(),
             counts: Counts::default(),
@@ -204,6 +206,20 @@ impl Ingest {
         let watermarks = Watermarks::MIN;
         self.partitions.push(Partition { topic, number, next_offset, greatest: None, watermarks, good: 0, dead: 0 });
         PartitionHandle(self.partitions.len() - 1)
+    }
+
+    /// Goes on with what a checkpoint knows of a partition that was added.
+    pub fn restore(&mut self, partition: PartitionHandle, report: &PartitionReport) {
+        let partition = &mut self.partitions[partition.0];
+        partition.next_offset = report.next_offset;
+        partition.greatest = report.greatest;
+        partition.watermarks = report.watermarks;
+    }
+
+    /// Takes records for late that belong to a state from before `forgotten`: their window ends, or they happened, earlier.
+    /// An earlier run has forgotten it, under an allowed lateness that may have been less.
+    pub fn forget(&mut self, forgotten: Watermarks) {
+        self.router.forgotten = forgotten;
     }
 
     /// A partition that was added.
@@ -222,6 +238,14 @@ impl Ingest {
     pub fn follow(&mut self, partition: PartitionHandle, floor: Watermarks) {
         let partition = &mut self.partitions[partition.0];
         partition.watermarks = partition.watermarks.max(floor);
+    }
+
+    /// Lets all partitions follow watermarks that have taken effect: what they closed is closed for all. Of those that did not
+    /// sleep then, none was behind.
+    pub fn follow_all(&mut self, effective: Watermarks) {
+        for partition in &mut self.partitions {
+            partition.watermarks = partition.watermarks.max(effective);
+        }
     }
 
     /// Takes the next record of a partition. `latest` is the greatest event time that is believed: the record's own
@@ -390,7 +414,7 @@ impl Router {
             campaign_id: event.campaign_id,
             advertiser_id,
         };
-        self.batch.match_events.push(MatchEvent::Click(event.product_id, click));
+        self.batch.match_events.push(MatchEvent::Click((route(event.product_id), click)));
     }
 
     fn conversion_event(&mut self, event: ConversionEvent<&str>, from: &mut Arrival<'_>) -> Result<(), BadRecord> {
@@ -404,6 +428,7 @@ impl Router {
         self.batch.match_events.push(MatchEvent::Conversion(Conversion {
             keys: MatchKey::pair(event.product_id, event.device_id, event.session_id),
             order: (event.time, partition, offset),
+            latest: event.time,
             order_id: Text::from(event.order_id),
             product_id: event.product_id,
             revenue_amount: event.revenue_amount,
@@ -454,7 +479,8 @@ impl Router {
         watermark: EventTime,
         from: &Arrival<'_>,
     ) -> bool {
-        let late = watermark > deadline.plus(self.settings.allowed_lateness);
+        let late = watermark > deadline.plus(self.settings.allowed_lateness)
+            || deadline < self.forgotten.of_statement(statement);
         if late {
             *self.counts.late.entry(statement).or_default() += 1;
             self.batch.late.push(LateEvent {

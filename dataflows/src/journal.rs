@@ -12,8 +12,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use crate::Settings;
-use crate::conversion_matcher::{Conversion, StoredClick};
+use crate::conversion_matcher::{Conversion, StoredClick, is_forgotten};
 use crate::duplicate_detector::PaidClick;
 use crate::model::{Epoch, EventTime, PerformanceSums, WINDOW_MS};
 use crate::operators::Watermarks;
@@ -86,17 +85,22 @@ impl Kind {
         Kind::PaidClicks,
     ];
 
-    /// Whether what has this event time (of sums, the start of their window) has left the state by `watermarks`.
-    pub fn has_expired(self, time: EventTime, watermarks: &Watermarks, settings: &Settings) -> bool {
-        let lateness = settings.allowed_lateness;
-        let window_end = || time.window_start().plus(WINDOW_MS - 1).plus(lateness);
+    /// Whether what has this event time (of sums, the start of their window; of conversions, [`Conversion::latest`]) has
+    /// left the state of a run with this lookback.
+    ///
+    /// `forgotten` says, for each statement, from before which times records are late: by the run itself, which is its
+    /// watermarks less the allowed lateness, or by one before it that it goes on from, where less lateness was allowed.
+    ///
+    /// Clicks may stay in memory for longer, where no conversion can match them. All else leaves exactly then. A conversion
+    /// that were known for longer or shorter than by the run that kept it would make another one of its repeats stand.
+    pub fn has_expired(self, time: EventTime, forgotten: &Watermarks, lookback: i64) -> bool {
+        let window_end = || time.window_start().plus(WINDOW_MS - 1);
         match self {
             Kind::Campaigns | Kind::Rates | Kind::Prices | Kind::LiveRates => false,
-            Kind::Sums => window_end() < watermarks.performance,
-            Kind::PaidClicks => window_end() < watermarks.duplicates,
-            Kind::Clicks | Kind::Conversions => {
-                time.plus(settings.lookback.saturating_add(lateness)) < watermarks.conversions
-            }
+            Kind::Sums => window_end() < forgotten.performance,
+            Kind::PaidClicks => window_end() < forgotten.duplicates,
+            Kind::Clicks => time.plus(lookback) < forgotten.conversions,
+            Kind::Conversions => is_forgotten(time, lookback, forgotten.conversions),
         }
     }
 }
@@ -119,15 +123,16 @@ impl Entered {
         self.paid_clicks.append(&mut other.paid_clicks);
     }
 
-    /// Drops what has left the state by `watermarks`, to the record.
+    /// For a restore: drops, to the record, what had left the state of the run that kept it; see [`Kind::has_expired`].
+    /// Settings that have changed since then don't count: by them, more may be live, but it is not whole any more.
     ///
-    /// Of the live rates it drops the windows that statement 2 still holds: it will give them once more.
-    pub fn retain_live(&mut self, watermarks: &Watermarks, settings: &Settings) {
-        let lives = |kind: Kind, time| !kind.has_expired(time, watermarks, settings);
+    /// Of the live rates it drops the windows that statement 2 still held: it will give them once more.
+    pub fn retain_live(&mut self, forgotten: &Watermarks, lookback: i64) {
+        let lives = |kind: Kind, time| !kind.has_expired(time, forgotten, lookback);
         self.live_rates.retain(|(_, window_start, _)| !lives(Kind::Sums, *window_start));
         self.sums.retain(|(key, _)| lives(Kind::Sums, key.window_start));
         self.clicks.retain(|(_, click)| lives(Kind::Clicks, click.click_time));
-        self.conversions.retain(|conversion| lives(Kind::Conversions, conversion.order.0));
+        self.conversions.retain(|conversion| lives(Kind::Conversions, conversion.latest));
         self.paid_clicks.retain(|click| lives(Kind::PaidClicks, click.time));
     }
 }
@@ -170,6 +175,11 @@ impl Journal {
         Journal(Some(Rc::new(RefCell::new(inner))))
     }
 
+    /// Whether anything is kept.
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Takes part. An operator that holds state does so once, when it is built.
     pub fn keeper(&self) -> Keeper {
         let index = self.0.as_ref().map_or(0, |inner| {
@@ -200,9 +210,9 @@ impl Journal {
 }
 
 impl Keeper {
-    /// Whether anything has to be kept at hand.
+    /// Whether what enters has to be kept at hand: not what a checkpoint gives back.
     pub fn is_on(&self) -> bool {
-        self.journal.0.is_some()
+        self.journal.is_on() && !self.restoring
     }
 
     /// The next boundary: all that is at hand entered by then.

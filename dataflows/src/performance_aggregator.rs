@@ -20,7 +20,7 @@ use crate::model::{
     AdEvent, AdEventType, Epoch, EventTime, PerformanceKey, PerformanceRow, PerformanceSums, Text, WINDOW_MS,
 };
 use crate::operators::{EpochLogic, Watermarks, epochs};
-use crate::{Emit, Settings};
+use crate::{Emit, Entered, Journal, Settings};
 
 /// The sums that one source found for one key within one epoch.
 pub type PartialSums = (PerformanceKey, PerformanceSums);
@@ -102,22 +102,26 @@ pub fn performance_aggregator<'scope>(
     sums: StreamVec<'scope, Epoch, PartialSums>,
     watermarks: StreamVec<'scope, Epoch, Watermarks>,
     settings: &Settings,
+    journal: &Journal,
 ) -> (VecCollection<'scope, Epoch, PerformanceRow>, Rc<AggregatorState>) {
     let state = Rc::new(AggregatorState::default());
     let logic = Aggregator {
         windows: BTreeMap::new(),
         emit_open: settings.emit == Emit::OnUpdate,
         allowed_lateness: settings.allowed_lateness,
+        keeps: false,
         state: Rc::clone(&state),
     };
     let exchange = Exchange::new(|(key, _): &PartialSums| mix(&[key.campaign_id, key.product_id]));
-    (epochs(sums, exchange, watermarks, |marks| marks.performance, "PerformanceAggregator", logic), state)
+    (epochs(sums, exchange, watermarks, |marks| marks.performance, "PerformanceAggregator", journal, logic), state)
 }
 
 struct Aggregator {
     windows: BTreeMap<EventTime, Window>,
     emit_open: bool,
     allowed_lateness: i64,
+    /// Whether rows have to know what no checkpoint has.
+    keeps: bool,
     state: Rc<AggregatorState>,
 }
 
@@ -125,6 +129,8 @@ struct Aggregator {
 struct Window {
     closed: bool,
     rows: Vec<Row>,
+    /// Rows with increments that no checkpoint has.
+    unsaved: Vec<u32>,
     index: HashTable<u32>,
     /// Rows that changed in this epoch.
     touched: Vec<u32>,
@@ -135,6 +141,8 @@ struct Row {
     product_id: i64,
     placement: Text,
     sums: PerformanceSums,
+    /// The part of them that no checkpoint has.
+    unsaved: PerformanceSums,
     /// What is in the collection: the sums and whether as final.
     emitted: Option<(PerformanceSums, bool)>,
     touched: bool,
@@ -146,7 +154,7 @@ impl EpochLogic for Aggregator {
 
     fn epoch(&mut self, records: Vec<PartialSums>, watermark: EventTime, mut emit: impl FnMut(PerformanceRow, isize)) {
         for (key, sums) in records {
-            self.windows.entry(key.window_start).or_default().add(key, sums);
+            self.windows.entry(key.window_start).or_default().add(key, sums, self.keeps);
         }
         for (&start, window) in &mut self.windows {
             let closes = !window.closed && watermark >= start.plus(WINDOW_MS);
@@ -161,6 +169,19 @@ impl EpochLogic for Aggregator {
         self.state.rows.set(self.windows.values().map(|window| window.rows.len()).sum());
         self.state.bytes.set(self.windows.values().map(Window::bytes).sum());
     }
+
+    fn hand_over(&mut self, mut to: Option<&mut Entered>) {
+        self.keeps = true;
+        for (&window_start, window) in &mut self.windows {
+            for index in window.unsaved.drain(..) {
+                let row = &mut window.rows[index as usize];
+                let sums = std::mem::take(&mut row.unsaved);
+                if let Some(to) = &mut to {
+                    to.sums.push((row.key(window_start), sums));
+                }
+            }
+        }
+    }
 }
 
 impl Window {
@@ -168,7 +189,7 @@ impl Window {
         self.rows.capacity() * size_of::<Row>() + table_bytes::<u32>(self.index.capacity())
     }
 
-    fn add(&mut self, key: PerformanceKey, sums: PerformanceSums) {
+    fn add(&mut self, key: PerformanceKey, sums: PerformanceSums, keep: bool) {
         let hash = |campaign_id, product_id, placement: &str| mix(&[campaign_id, product_id]) ^ text(placement);
         let rows = &mut self.rows;
         let entry = self.index.entry(
@@ -192,6 +213,7 @@ impl Window {
                     product_id: key.product_id,
                     placement: key.placement,
                     sums: PerformanceSums::default(),
+                    unsaved: PerformanceSums::default(),
                     emitted: None,
                     touched: false,
                 });
@@ -200,6 +222,13 @@ impl Window {
         };
         let row = &mut rows[index as usize];
         row.sums += sums;
+        if keep {
+            // What is summed up here counts something, so a row that has no increment yet has none at all.
+            if row.unsaved == PerformanceSums::default() {
+                self.unsaved.push(index);
+            }
+            row.unsaved += sums;
+        }
         if !row.touched {
             row.touched = true;
             self.touched.push(index);
@@ -231,22 +260,18 @@ impl Window {
 }
 
 impl Row {
+    fn key(&self, window_start: EventTime) -> PerformanceKey {
+        let (campaign_id, product_id, placement) = (self.campaign_id, self.product_id, self.placement.clone());
+        PerformanceKey { campaign_id, product_id, placement, window_start }
+    }
+
     fn emit(&mut self, window_start: EventTime, is_final: bool, emit: &mut impl FnMut(PerformanceRow, isize)) {
         let now = (self.sums, is_final);
         let before = self.emitted.replace(now);
         if before == Some(now) {
             return;
         }
-        let row = |(sums, is_final)| PerformanceRow {
-            key: PerformanceKey {
-                campaign_id: self.campaign_id,
-                product_id: self.product_id,
-                placement: self.placement.clone(),
-                window_start,
-            },
-            sums,
-            is_final,
-        };
+        let row = |(sums, is_final)| PerformanceRow { key: self.key(window_start), sums, is_final };
         if let Some(before) = before {
             emit(row(before), -1);
         }

@@ -20,7 +20,7 @@ use timely::dataflow::StreamVec;
 use crate::hash::mix;
 use crate::model::{ActiveCampaign, Epoch, EventTime, Money, PerformanceRow, RankingEntry, RankingRow, Score, Text};
 use crate::operators::{Ranked, left_join, newest, top_k};
-use crate::{MetricsSource, Settings};
+use crate::{Journal, MetricsSource, RateSums, Settings};
 
 mod live_rates;
 
@@ -58,21 +58,24 @@ const DEFAULT_CVR: f64 = 0.005;
 
 /// The rankings, at most `settings.ranking_limit` long.
 ///
-/// `performance` is the output of statement 2; it is read only if `settings.product_metrics` is live.
+/// `performance` is the output of statement 2; it and what is `restored` of live rates are read only if
+/// `settings.product_metrics` is live.
 pub fn rtb_cache_updater<'scope>(
     campaigns: StreamVec<'scope, Epoch, CampaignUpdate>,
     metrics: StreamVec<'scope, Epoch, RatesUpdate>,
     prices: StreamVec<'scope, Epoch, PriceUpdate>,
     performance: VecCollection<'scope, Epoch, PerformanceRow>,
+    restored: VecCollection<'scope, Epoch, RateSums>,
     settings: &Settings,
+    journal: &Journal,
 ) -> VecCollection<'scope, Epoch, RankingRow> {
-    let by_product = newest(campaigns, |campaign| mix(&[*campaign]), "NewestCampaign")
+    let by_product = newest(campaigns, |campaign| mix(&[*campaign]), journal, |to| &mut to.campaigns, "NewestCampaign")
         .map(|(campaign_id, campaign)| (campaign.product_id, (campaign_id, campaign)));
     let rates = match settings.product_metrics {
-        MetricsSource::Live { windows } => live_rates::live_rates(performance, windows),
-        MetricsSource::Topic => newest(metrics, |product| mix(&[*product]), "NewestRates"),
+        MetricsSource::Live { windows } => live_rates::live_rates(performance, restored, windows, journal),
+        MetricsSource::Topic => newest(metrics, |product| mix(&[*product]), journal, |to| &mut to.rates, "NewestRates"),
     };
-    let prices = newest(prices, |product| mix(&[*product]), "NewestPrice");
+    let prices = newest(prices, |product| mix(&[*product]), journal, |to| &mut to.prices, "NewestPrice");
 
     let scored = left_join(by_product, facts(rates, prices)).map(|(product_id, ((campaign_id, campaign), facts))| {
         let facts = facts.unwrap_or_default();

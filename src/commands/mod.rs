@@ -1,5 +1,6 @@
 //! What the command line can do, command by command.
 
+mod checkpoint;
 mod demo;
 mod generate;
 mod migrate;
@@ -33,6 +34,7 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command.unwrap_or(Command::Run(cli.run)) {
         Command::Run(args) => run::run(&args),
         Command::Generate(args) => generate::generate(&args),
+        Command::Checkpoint(args) => checkpoint::checkpoint(&args.command),
         Command::Topics(args) => topics::topics(&args.command),
         Command::Verify(args) => verify::verify(&args),
         Command::Worker(args) => worker::worker(&args),

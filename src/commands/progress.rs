@@ -11,7 +11,7 @@ use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use tracing::info;
 
 use super::output::tell;
-use crate::engine::Monitor;
+use crate::engine::{Monitor, Phase};
 
 /// How often there is a line where there is no terminal.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
@@ -131,6 +131,9 @@ struct Reading {
 }
 
 fn look(monitor: &Monitor, started: Instant) -> Reading {
+    if monitor.phase() == Phase::Restoring {
+        return look_restoring(monitor);
+    }
     let (workers, sources) = (monitor.workers(), monitor.sources());
     let read: u64 = workers.iter().map(|worker| worker.bytes).sum();
     let lag_bytes = sources.iter().map(|source| source.lag_bytes).collect::<Option<Vec<_>>>();
@@ -153,4 +156,10 @@ fn look(monitor: &Monitor, started: Instant) -> Reading {
     let watermark = watermark.map_or_else(String::new, |watermark| format!(", watermark {watermark}"));
     let message = format!("{of_all}, {} events, {}/s{watermark}", HumanCount(events), HumanCount(rate as u64));
     Reading { done, total, message }
+}
+
+fn look_restoring(monitor: &Monitor) -> Reading {
+    let restored = monitor.workers().into_iter().map(|worker| worker.restored);
+    let (done, total) = restored.fold((0, 0), |all, worker| (all.0 + worker.0, all.1 + worker.1));
+    Reading { done, total, message: format!("restored {} of {} rows", HumanCount(done), HumanCount(total)) }
 }

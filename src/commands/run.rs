@@ -16,7 +16,7 @@ use super::stop::RunFile;
 use super::{demo, start_log, stop_on_signal, summary};
 use crate::cli::RunArgs;
 use crate::config::Config;
-use crate::engine::{self, Cluster, EngineConfig, Monitor};
+use crate::engine::{self, Cluster, EngineConfig, FromCheckpoint, Monitor};
 use crate::ops::Ops;
 
 /// Runs the statements over the named topics; without any, over generated ones, and then verifies the results.
@@ -28,12 +28,15 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         config.log.level = "warn".to_owned();
     }
     start_log(&config.log)?;
+    if let Some(time) = args.backfill_from {
+        ensure!(time <= crate::now(), "--backfill-from {time} is in the future");
+    }
     let cluster = cluster(args, &config)?;
     let stop = Arc::new(AtomicBool::new(false));
     if config.reads_kafka() {
         ensure!(!args.live, "--live generates its own topics, and source.kind is \"kafka\"; leave out one of them");
         let _lock = lock_results(args, &config)?;
-        execute(args, &config, config.engine(), &cluster, &stop)?;
+        execute(args, &config, engine(args, &config), &cluster, &stop)?;
         return Ok(ExitCode::SUCCESS);
     }
     let Some(from) = config.from() else {
@@ -48,8 +51,17 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     ensure!(!args.live, "--live generates its own topics; remove the key source.from, or leave out --live");
     ensure!(from.is_dir(), "key source.from: {} is no folder; name the folder of the topics", from.display());
     let _lock = lock_results(args, &config)?;
-    execute(args, &config, config.engine(), &cluster, &stop)?;
+    execute(args, &config, engine(args, &config), &cluster, &stop)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The engine's part of the configuration and the command line.
+fn engine(args: &RunArgs, config: &Config) -> EngineConfig {
+    let from_checkpoint = match args.backfill_from {
+        Some(_) => FromCheckpoint::None,
+        None => args.from_checkpoint.unwrap_or(FromCheckpoint::Newest),
+    };
+    EngineConfig { from_checkpoint, backfill_from: args.backfill_from, ..config.engine() }
 }
 
 /// Runs the engine, showing progress, and prints the summary.

@@ -240,8 +240,8 @@ fn complaint(topic: &SystemTopic, config: &ConfigResource, settings: &Settings) 
     let shown = |ms: i64| humantime::format_duration(Duration::from_millis(ms.unsigned_abs()));
     match topic.name {
         name if name == Topic::CampaignEvents.name() => Some(format!(
-            "keeps records for {}: a campaign that has not changed for longer is unknown after a restart; set \
-             retention.ms=-1, or cleanup.policy=compact if its keys are campaign ids",
+            "keeps records for {}: a campaign that has not changed for longer is unknown to a run without a checkpoint; \
+             set retention.ms=-1, or cleanup.policy=compact if its keys are campaign ids",
             shown(kept)
         )),
         name if [Topic::AdEvents, Topic::ConversionEvents].iter().any(|topic| topic.name() == name) => {
@@ -249,7 +249,7 @@ fn complaint(topic: &SystemTopic, config: &ConfigResource, settings: &Settings) 
             (kept < needed).then(|| {
                 format!(
                     "keeps records for {}, less than conversion.lookback and allowed_lateness together ({}): a restart \
-                     would lose clicks; set retention.ms to more",
+                     without a checkpoint would lose clicks; set retention.ms to more",
                     shown(kept),
                     shown(needed)
                 )

@@ -1,11 +1,18 @@
 //! The engine: timely workers, each with its share of the sources, driven epoch by epoch.
+//!
+//! [`run`] is all that an application needs. The parts of a worker are public for simulations, which run several in one
+//! thread, under a clock, a log, sinks and a store of their own.
 
+pub mod checkpoint;
 mod clock;
 mod cluster;
-mod control;
+pub mod control;
+pub mod driver;
+pub mod jobs;
 mod monitor;
-mod outlets;
-mod restart;
+pub mod outlets;
+pub mod restart;
+pub mod restore;
 mod watchdog;
 mod worker;
 
@@ -15,6 +22,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use adtide_dataflows::Settings;
+use adtide_dataflows::model::EventTime;
 use anyhow::{Context, anyhow};
 use timely::WorkerConfig;
 use timely::execute::execute_from;
@@ -22,9 +30,10 @@ use timely::worker::Worker;
 use tracing::info;
 
 pub use cluster::{Cluster, PEER_LOST};
-pub use monitor::{Held, Monitor, Phase, WorkerStatus};
-pub use restart::{Plan, Restart};
+pub use monitor::{CheckpointStatus, Held, Monitor, Phase, WorkerStatus};
+pub use restart::{FromCheckpoint, Plan, Restart};
 
+use crate::checkpoint::{CheckpointConfig, Store};
 use crate::connect::kafka::KafkaConfig;
 use crate::connect::postgres::PostgresConfig;
 use crate::connect::redis::RedisConfig;
@@ -45,6 +54,12 @@ pub struct EngineConfig {
     pub sinks: SinkConfig,
     /// What to do with the results of an earlier run there.
     pub restart: Restart,
+    /// Where checkpoints are; None if there are none.
+    pub checkpoints: Option<CheckpointConfig>,
+    /// Which one to go on from.
+    pub from_checkpoint: FromCheckpoint,
+    /// From when on ads and conversions are read anew, without a checkpoint.
+    pub backfill_from: Option<EventTime>,
     /// How epochs are cut.
     pub epochs: EpochConfig,
     /// The process ends if the frontier stands still for so long.
@@ -121,9 +136,12 @@ pub fn run(
     let input = Input::new(&config.source)?;
     let Some(Joined { builders, threads, peers }) = cluster.join(stop)? else { end_before_the_start() };
     let watchdog = watchdog::start(Arc::clone(monitor), config.watchdog);
+    let store =
+        config.checkpoints.as_ref().map(|checkpoints| Store::open(&checkpoints.url, &checkpoints.name)).transpose()?;
+    let store = store.map(Arc::new);
     let (config, monitor, stop, others) = (config.clone(), Arc::clone(monitor), Arc::clone(stop), peers.clone());
     // A worker that just returned would leave its siblings waiting for it.
-    let work = move |worker: &mut Worker| match worker::run(worker, &config, &input, &monitor, &stop) {
+    let work = move |worker: &mut Worker| match worker::run(worker, &config, &input, store.as_ref(), &monitor, &stop) {
         Ok(End::Done) => {}
         Ok(End::Abandoned) => {
             others.iter().for_each(|peers| peers.leave());

@@ -8,6 +8,9 @@ use adtide_dataflows::model::{Epoch, EventTime, Money};
 use adtide_dataflows::operators::Watermarks;
 use adtide_dataflows::{Counts, PartitionCounts, Statement};
 
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+
+use crate::checkpoint::Manifest;
 use crate::source::SourceStatus;
 
 /// The workers' and sources' latest word, for progress bars, summaries, metrics and the watchdog.
@@ -16,6 +19,25 @@ pub struct Monitor {
     workers: Mutex<Vec<WorkerStatus>>,
     sources: Mutex<BTreeMap<usize, SourceStatus>>,
     heartbeat: Mutex<Heartbeat>,
+    checkpoint: Mutex<Option<CheckpointStatus>>,
+    epochs: Histogram,
+}
+
+/// The last checkpoint of this run.
+#[derive(Clone, Copy, Debug)]
+pub struct CheckpointStatus {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// How many there were.
+    pub count: u64,
+    /// Rows it holds.
+    pub rows: u64,
+    /// Bytes it holds, as stored.
+    pub bytes: u64,
+    /// Bytes that were written for all of them, merging not counted.
+    pub written: u64,
+    /// When it was complete.
+    pub at: Instant,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +52,8 @@ pub enum Phase {
     /// It sets up its sources and sinks.
     #[default]
     Starting,
+    /// It gives back what the last checkpoint holds.
+    Restoring,
     /// It brings back the state in which the sinks have committed last.
     Replaying,
     /// It reads what is new.
@@ -45,6 +69,8 @@ pub struct WorkerStatus {
     pub worker: usize,
     /// What it is about.
     pub phase: Phase,
+    /// Rows of the checkpoint that it has given back, and how many there are.
+    pub restored: (u64, u64),
     /// What came of the records it read.
     pub counts: Counts,
     /// The same by partition.
@@ -80,8 +106,16 @@ pub struct Held {
 
 impl Default for Monitor {
     fn default() -> Self {
+        // From 5 ms to a minute and a half.
+        let epochs = Histogram::new(exponential_buckets(0.005, 1.25, 45));
         let heartbeat = Heartbeat { beats: 0, last: Instant::now() };
-        Monitor { workers: Mutex::default(), sources: Mutex::default(), heartbeat: Mutex::new(heartbeat) }
+        Monitor {
+            workers: Mutex::default(),
+            sources: Mutex::default(),
+            heartbeat: Mutex::new(heartbeat),
+            checkpoint: Mutex::default(),
+            epochs,
+        }
     }
 }
 
@@ -116,7 +150,7 @@ impl Monitor {
     pub fn phase(&self) -> Phase {
         let workers = lock(&self.workers);
         let phases: Vec<_> = workers.iter().map(|worker| worker.phase).collect();
-        let order = [Phase::Starting, Phase::Replaying, Phase::Stopping];
+        let order = [Phase::Starting, Phase::Restoring, Phase::Replaying, Phase::Stopping];
         let first = order.into_iter().find(|phase| phases.contains(phase));
         first.unwrap_or(if phases.is_empty() { Phase::Starting } else { Phase::Running })
     }
@@ -139,6 +173,35 @@ impl Monitor {
         let workers = lock(&self.workers);
         let running = workers.iter().filter(|worker| matches!(worker.phase, Phase::Running | Phase::Stopping));
         running.filter_map(|worker| worker.frontier).min()
+    }
+
+    /// Takes note of a checkpoint.
+    pub fn has_checkpoint(&self, checkpoint: &Manifest) {
+        let mut status = lock(&self.checkpoint);
+        let (count, written) = status.map_or((0, 0), |before| (before.count, before.written));
+        *status = Some(CheckpointStatus {
+            epoch: checkpoint.epoch,
+            count: count + 1,
+            rows: checkpoint.segments.iter().map(|segment| segment.rows).sum(),
+            bytes: checkpoint.segments.iter().map(|segment| segment.bytes).sum(),
+            written: written + checkpoint.written_bytes,
+            at: Instant::now(),
+        });
+    }
+
+    /// The last checkpoint of this run.
+    pub fn checkpoint(&self) -> Option<CheckpointStatus> {
+        *lock(&self.checkpoint)
+    }
+
+    /// Takes note of an epoch of new records that is committed everywhere, so long after it began.
+    pub fn committed(&self, after: Duration) {
+        self.epochs.observe(after.as_secs_f64());
+    }
+
+    /// How long after they began epochs were committed everywhere, in seconds, on each worker.
+    pub fn epochs(&self) -> Histogram {
+        self.epochs.clone()
     }
 
     /// Says that a frontier has moved.

@@ -11,14 +11,14 @@ use crate::sink::postgres::PostgresSink;
 use crate::sink::redis::RedisSink;
 use crate::sink::sqlite::SqliteSink;
 use crate::sink::topics::TopicSink;
-use crate::sink::{self, Run, Sink};
+use crate::sink::{self, Opener, Run, Sink};
 
 /// The worker that all sinks belong to.
 const OWNER: usize = 0;
 
 /// What a sink takes of the results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Takes {
+pub enum Takes {
     /// Statement 1.
     Rankings,
     /// Statements 2 and 3.
@@ -30,7 +30,7 @@ enum Takes {
 }
 
 /// What the sinks take, one entry a sink: the same on every worker.
-fn outlets(sinks: &SinkConfig, settings: &Settings) -> Vec<Takes> {
+pub fn outlets(sinks: &SinkConfig, settings: &Settings) -> Vec<Takes> {
     match sinks {
         SinkConfig::None => Vec::new(),
         SinkConfig::Embedded(_) => vec![Takes::RankingsAndTables, Takes::Records],
@@ -87,27 +87,27 @@ pub fn open_embedded(data_dir: &std::path::Path, plan: &Plan) -> anyhow::Result<
     ])
 }
 
-/// Attaches the sinks, which are there on their owner only; where nothing is to be written, only the probe.
+/// Attaches the sinks, which are there on their owner only, to the outlets; where there are none, only the probe.
 pub fn connect(
     outputs: &Outputs<'_>,
-    config: &SinkConfig,
-    settings: &Settings,
-    sinks: Vec<Box<dyn Sink>>,
+    outlets: &[Takes],
+    sinks: Vec<Opener>,
+    rewrites_rankings: bool,
     probe: &Handle<Epoch>,
 ) {
-    let outlets = outlets(config, settings);
     if outlets.is_empty() {
         sink::rankings(outputs).concat(sink::tables(outputs)).concat(sink::records(outputs)).probe_with(probe);
         return;
     }
     let mut sinks = sinks.into_iter();
     for takes in outlets {
-        let results = match takes {
-            Takes::Rankings => sink::rankings(outputs),
-            Takes::Tables => sink::tables(outputs),
-            Takes::RankingsAndTables => sink::rankings(outputs).concat(sink::tables(outputs)),
-            Takes::Records => sink::records(outputs),
+        let (results, has_rankings) = match takes {
+            Takes::Rankings => (sink::rankings(outputs), true),
+            Takes::Tables => (sink::tables(outputs), false),
+            Takes::RankingsAndTables => (sink::rankings(outputs).concat(sink::tables(outputs)), true),
+            Takes::Records => (sink::records(outputs), false),
         };
-        sink::attach(results.concat(sink::progress(outputs)), OWNER, sinks.next()).probe_with(probe);
+        let changes = results.concat(sink::progress(outputs));
+        sink::attach(changes, OWNER, sinks.next(), rewrites_rankings && has_rankings).probe_with(probe);
     }
 }

@@ -1,7 +1,7 @@
 //! Going on where an earlier run stopped.
 //!
-//! Without a checkpoint, a restart reads its topics again from their start, but tells each sink only what that sink has
-//! not committed yet. What each had committed is a *cut* through the topics; cuts are totally ordered, as they are the
+//! A restart gives the state of the last checkpoint back and reads its topics again from there, or without a checkpoint from
+//! their start; but it tells each sink only what that sink has not committed yet. What each had committed is a *cut* through the topics; cuts are totally ordered, as they are the
 //! ends of epochs. The replay ends an epoch, of the same name, at exactly the offsets of each cut, and lets exactly
 //! those watermarks take effect there that had taken effect before. So behind a cut everything is as it was when the
 //! sink last heard of it, whatever batches led there.
@@ -11,17 +11,19 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use adtide_dataflows::Settings;
+use adtide_dataflows::model::{Epoch, EventTime, WINDOW_MS};
 use adtide_dataflows::operators::{Cut, Watermarks};
+use adtide_dataflows::{RESTORED, Settings};
 use anyhow::{bail, ensure};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use timely::dataflow::operators::Input;
 use timely::dataflow::operators::probe::Probe;
 use timely::dataflow::operators::vec::{Broadcast, Map};
 use timely::worker::Worker;
+use tracing::{debug, warn};
 
 use super::{EngineConfig, Monitor, SinkConfig, outlets};
+use crate::checkpoint::{Damage, Manifest, Store};
 use crate::sink::{Progress, Run, Sink, Stored, sqlite, topics};
 
 /// What to do with the results of an earlier run.
@@ -43,20 +45,59 @@ pub struct Plan {
     pub run: Run,
     /// Whether the sinks keep what they hold.
     pub resume: bool,
-    /// What each sink had committed, in order; none at the same epoch as another.
+    /// What each sink had committed behind the checkpoint, in order; none at the same epoch as another.
     pub cuts: Vec<Progress>,
+    /// Where the replay starts; None for the start of the topics.
+    pub checkpoint: Option<Manifest>,
+    /// Whether all rankings are written anew, because they are of another length now, or their sink is new.
+    pub rewrites_rankings: bool,
+    /// From when on ads and conversions are read; None for the start of their topics or the checkpoint.
+    pub backfill_from: Option<EventTime>,
 }
 
-/// Opens the sinks and makes the plan. On the worker that the sinks belong to only.
+/// Which checkpoint to go on from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FromCheckpoint {
+    /// The newest that can be used, if there is one.
+    Newest,
+    /// That of an epoch.
+    Epoch(Epoch),
+    /// None: the topics are read from their start.
+    None,
+}
+
+impl std::str::FromStr for FromCheckpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<FromCheckpoint, String> {
+        match text {
+            "newest" => Ok(FromCheckpoint::Newest),
+            "none" => Ok(FromCheckpoint::None),
+            epoch => epoch.parse().map(FromCheckpoint::Epoch).map_err(|_| {
+                "\"newest\", \"none\", or the epoch of a checkpoint as `adtide checkpoint list` shows it".to_owned()
+            }),
+        }
+    }
+}
+
+/// Opens the sinks and makes the plan. On the worker that the sinks belong to only. `store` is where checkpoints are.
 ///
 /// # Errors
 /// A sink can't be opened, or holds the results of a run that this one can't go on with.
-pub fn open(config: &EngineConfig, source: String, monitor: &Monitor) -> anyhow::Result<(Plan, Vec<Box<dyn Sink>>)> {
+pub fn open(
+    config: &EngineConfig,
+    source: String,
+    store: Option<&Store>,
+    monitor: &Monitor,
+) -> anyhow::Result<(Plan, Vec<Box<dyn Sink>>)> {
     let run = Run { settings: config.settings.clone(), source };
     match &config.sinks {
-        SinkConfig::None => Ok((Plan::fresh(run), Vec::new())),
+        SinkConfig::None => {
+            let checkpoint = choose(config, &run, store, &[])?;
+            Ok((Plan::going_on(run, Vec::new(), checkpoint), Vec::new()))
+        }
         SinkConfig::Embedded(data_dir) => {
-            let plan = Plan::of_folder(config, run, data_dir)?;
+            let plan = Plan::of_folder(config, run, store, data_dir)?;
             let sinks = outlets::open_embedded(data_dir, &plan)?;
             Ok((plan, sinks))
         }
@@ -68,22 +109,116 @@ pub fn open(config: &EngineConfig, source: String, monitor: &Monitor) -> anyhow:
                 services.name
             );
             let sinks = outlets::open_services(services, &config.settings, &run, monitor)?;
-            let mut cuts = Vec::new();
-            for (name, stored) in sinks.iter().filter_map(|sink| Some((sink.name(), sink.stored()?))) {
-                let Stored { run: before, progress } = stored;
-                let advice = "go on as before, or set another name (key name) to start over";
-                check_same(&before, &run, name, advice)?;
-                cuts.push(progress);
-            }
-            let ended = !cuts.is_empty() && cuts.iter().all(Progress::has_ended);
+            let held: Vec<_> = sinks.iter().map(|sink| Holding::of(&**sink)).collect();
+            let advice = "go on as before, or set another name (key name) to start over";
+            let plan = Plan::make(config, run, store, &held, advice)?;
+            let ended = !plan.cuts.is_empty()
+                && held.iter().flat_map(|held| &held.stored).all(|stored| stored.progress.has_ended());
             ensure!(
                 !(config.source.follows() && ended),
                 "the run {:?} has read its topics to their end and closed all windows; set another name (key name) to start over",
                 services.name
             );
-            Ok((Plan::going_on(run, cuts), sinks))
+            Ok((plan, sinks))
         }
     }
+}
+
+/// What a sink holds.
+pub struct Holding {
+    /// Its name.
+    pub name: &'static str,
+    /// What it held when it was opened.
+    pub stored: Option<Stored>,
+    /// Whether it can take up a run in the middle.
+    pub joins_late: bool,
+    /// Whether what it stored is the last that it committed.
+    pub is_exact: bool,
+}
+
+impl Holding {
+    fn of(sink: &dyn Sink) -> Holding {
+        Holding {
+            name: sink.name(),
+            stored: sink.stored(),
+            joins_late: sink.joins_late(),
+            is_exact: sink.stores_all_progress(),
+        }
+    }
+}
+
+/// The checkpoint to go on from, if there is one.
+///
+/// # Errors
+/// The one that was asked for can't be used, or none may be used with these settings.
+fn choose(
+    config: &EngineConfig,
+    run: &Run,
+    store: Option<&Store>,
+    held: &[Holding],
+) -> anyhow::Result<Option<Manifest>> {
+    let Some(store) = store.filter(|_| config.from_checkpoint != FromCheckpoint::None) else { return Ok(None) };
+    if !held.is_empty() && held.iter().all(|held| held.stored.is_none()) {
+        // Nothing knows of the run that they are from: it was started over.
+        for epoch in store.manifests()? {
+            store.delete(epoch)?;
+        }
+        return Ok(None);
+    }
+    for epoch in store.manifests()? {
+        if let FromCheckpoint::Epoch(wanted) = config.from_checkpoint
+            && epoch != wanted
+        {
+            continue;
+        }
+        match usable(store, epoch, held) {
+            Ok(checkpoint) => {
+                // Nobody writes yet: what no checkpoint names was left behind by a crash.
+                let orphans = store.clear_orphans()?;
+                debug!(epoch, orphans, "going on from a checkpoint");
+                check_same("the checkpoint", &checkpoint.run, run, Memory::Checkpoint)?;
+                check_joining(held)?;
+                return Ok(Some(checkpoint));
+            }
+            Err(error) if !error.is::<Damage>() => return Err(error),
+            Err(error) => warn!("the checkpoint of epoch {epoch} can't be used: {error:#}; trying the one before"),
+        }
+    }
+    match config.from_checkpoint {
+        FromCheckpoint::Epoch(wanted) => bail!(
+            "there is no usable checkpoint of epoch {wanted}; see `adtide checkpoint list`, or leave out --from-checkpoint"
+        ),
+        _ => Ok(None),
+    }
+}
+
+/// A checkpoint, if all of it is there and no sink has less than it takes for granted.
+fn usable(store: &Store, epoch: Epoch, held: &[Holding]) -> anyhow::Result<Manifest> {
+    let checkpoint = store.load(epoch)?;
+    store.verify(&checkpoint)?;
+    for held in held.iter().filter(|held| held.is_exact) {
+        let Some(stored) = &held.stored else { continue };
+        if !stored.progress.covers(&checkpoint.progress) {
+            let (name, epoch) = (held.name, stored.progress.epoch);
+            let what =
+                format!("{name} holds less than it had committed by then, epoch {epoch}; was it restored from a copy?");
+            return Err(anyhow::Error::new(Damage(what)));
+        }
+    }
+    Ok(checkpoint)
+}
+
+/// Whether sinks that are new can go on in the middle of a run.
+fn check_joining(held: &[Holding]) -> anyhow::Result<()> {
+    if let Some(held) = held.iter().find(|held| held.stored.is_none() && !held.joins_late) {
+        bail!(
+            "{} holds nothing of this run, but a checkpoint holds only what is not expired; read the topics from their start \
+             with --from-checkpoint none, or restore what {} held",
+            held.name,
+            held.name
+        );
+    }
+    Ok(())
 }
 
 /// Gives what worker 0 knows to all workers of all processes.
@@ -107,67 +242,156 @@ pub fn share(worker: &mut Worker, plan: Option<Plan>) -> anyhow::Result<Plan> {
 
 impl Plan {
     fn fresh(run: Run) -> Plan {
-        Plan { run, resume: false, cuts: Vec::new() }
+        Plan { resume: false, ..Plan::going_on(run, Vec::new(), None) }
     }
 
-    fn going_on(run: Run, mut cuts: Vec<Progress>) -> Plan {
+    fn going_on(run: Run, mut cuts: Vec<Progress>, checkpoint: Option<Manifest>) -> Plan {
         cuts.sort_by_key(|cut| cut.epoch);
         cuts.dedup_by_key(|cut| cut.epoch);
-        // At epoch 0 no record has been read.
-        cuts.retain(|cut| cut.epoch > 0);
-        Plan { run, resume: true, cuts }
+        let mut plan = Plan { run, resume: true, cuts, checkpoint, rewrites_rankings: false, backfill_from: None };
+        let start = plan.start();
+        plan.cuts.retain(|cut| cut.epoch > start);
+        plan
+    }
+
+    /// The epoch after which topics are read: the checkpoint's, or one before all real epochs. A checkpoint of a run that was
+    /// stopped before its first real epoch is older still.
+    pub fn start(&self) -> Epoch {
+        self.checkpoint.as_ref().map_or(RESTORED, |checkpoint| checkpoint.epoch.max(RESTORED))
+    }
+
+    /// The plan for sinks that hold this.
+    ///
+    /// # Errors
+    /// This run can't go on with what one of them holds.
+    pub fn make(
+        config: &EngineConfig,
+        run: Run,
+        store: Option<&Store>,
+        held: &[Holding],
+        advice: &'static str,
+    ) -> anyhow::Result<Plan> {
+        let checkpoint = choose(config, &run, store, held)?;
+        let is_new = |held: &Holding| held.stored.is_none() && held.joins_late;
+        let mut rewrites_rankings = checkpoint.is_some() && held.iter().any(is_new);
+        let mut cuts = Vec::new();
+        for (name, stored) in held.iter().filter_map(|held| Some((held.name, held.stored.as_ref()?))) {
+            check_same(name, &stored.run, &run, Memory::Sink(advice))?;
+            rewrites_rankings |= stored.run.settings.ranking_limit != run.settings.ranking_limit;
+            cuts.push(stored.progress.clone());
+        }
+        Ok(Plan { rewrites_rankings, backfill_from: config.backfill_from, ..Plan::going_on(run, cuts, checkpoint) })
     }
 
     /// Looks at what the embedded sinks hold.
-    fn of_folder(config: &EngineConfig, run: Run, data_dir: &Path) -> anyhow::Result<Plan> {
+    fn of_folder(config: &EngineConfig, run: Run, store: Option<&Store>, data_dir: &Path) -> anyhow::Result<Plan> {
         let wanted = match config.restart {
             Restart::Auto => config.source.follows(),
             Restart::Resume => true,
             Restart::Fresh => false,
         };
-        if !wanted {
-            return Ok(Plan::fresh(run));
-        }
-        let Some((before, tables)) = sqlite::committed(&data_dir.join("adtide.db"))? else {
-            return Ok(Plan::fresh(run));
-        };
+        let database = data_dir.join("adtide.db");
+        let stored = if wanted { sqlite::committed(&database)? } else { None };
+        let (run_before, tables) = stored.map_or((None, None), |(run, tables)| (Some(run), tables));
+        let records = if run_before.is_some() { topics::committed(&data_dir.join("topics"))? } else { None };
+        let held = [("sqlite", tables), ("topics", records)].map(|(name, progress)| Holding {
+            name,
+            stored: run_before.clone().zip(progress).map(|(run, progress)| Stored { run, progress }),
+            joins_late: false,
+            is_exact: true,
+        });
         let advice = "go on as before, start over with --fresh, or name another folder with --data-dir";
-        check_same(&before, &run, &data_dir.display().to_string(), advice)?;
-        let records = topics::committed(&data_dir.join("topics"))?;
-        let ended = |progress: &Option<Progress>| progress.as_ref().is_some_and(Progress::has_ended);
+        let plan = Plan::make(config, run, store, &held, advice)?;
+        let Some(run_before) = run_before else { return Ok(Plan::fresh(plan.run)) };
+        check_same(&data_dir.display().to_string(), &run_before, &plan.run, Memory::Sink(advice))?;
         ensure!(
-            !(config.source.follows() && ended(&tables) && ended(&records)),
+            !(config.source.follows()
+                && held.iter().all(|held| held.stored.as_ref().is_some_and(|stored| stored.progress.has_ended()))),
             "the run that wrote {} has read its topics to their end and closed all windows; start over with --fresh, \
              or name another folder with --data-dir",
             data_dir.display()
         );
-        Ok(Plan::going_on(run, [tables, records].into_iter().flatten().collect()))
+        Ok(plan)
+    }
+
+    /// What is known of the sources where the replay ends; None if there is nothing to go on from.
+    pub fn last_progress(&self) -> Option<&Progress> {
+        self.cuts.last().or(self.checkpointed())
+    }
+
+    /// What the checkpoint knows of the sources.
+    pub fn checkpointed(&self) -> Option<&Progress> {
+        self.checkpoint.as_ref().map(|checkpoint| &checkpoint.progress)
+    }
+
+    /// The last epoch of the runs before.
+    pub fn last_epoch(&self) -> Epoch {
+        self.last_progress().map_or(0, |progress| progress.epoch)
+    }
+
+    /// What records of earlier times, by statement, may not come to any more: the state that they belong to was
+    /// forgotten, though by today's settings they would not be late.
+    pub fn forgotten(&self) -> Watermarks {
+        let checkpoint = self.checkpoint.as_ref().map_or(Watermarks::MIN, |checkpoint| checkpoint.forgotten);
+        let backfill =
+            self.backfill_from.map_or(Watermarks::MIN, |from| Watermarks::all(from.plus(WINDOW_MS - 1).window_start()));
+        checkpoint.max(backfill)
     }
 
     /// The cuts as the dataflow needs them.
     pub fn dataflow_cuts(&self) -> Vec<Cut> {
-        let watermarks = |cut: &Progress| cut.watermarks.unwrap_or(Watermarks::MIN);
-        self.cuts.iter().map(|cut| Cut { epoch: cut.epoch, watermarks: watermarks(cut) }).collect()
+        let watermarks = |progress: &Progress| progress.watermarks.unwrap_or(Watermarks::MIN);
+        let restored = self.checkpoint.iter();
+        let restored = restored.flat_map(|from| Cut::of_checkpoint(self.start(), watermarks(&from.progress)));
+        restored.chain(self.cuts.iter().map(|cut| Cut { epoch: cut.epoch, watermarks: watermarks(cut) })).collect()
     }
 }
 
-fn check_same(before: &Run, now: &Run, place: &str, advice: &str) -> anyhow::Result<()> {
+/// Who remembers an earlier run.
+#[derive(Clone, Copy)]
+enum Memory {
+    /// A sink, and what to do if it is no use.
+    Sink(&'static str),
+    /// A checkpoint.
+    Checkpoint,
+}
+
+/// Whether this run can go on with what is left of an earlier one.
+fn check_same(place: &str, before: &Run, now: &Run, memory: Memory) -> anyhow::Result<()> {
+    let advice = match memory {
+        Memory::Sink(advice) => advice.to_owned(),
+        Memory::Checkpoint => {
+            "go on as before, or read the topics again with --from-checkpoint none, or only those records that \
+                               matter still with --backfill-from TIME"
+                .to_owned()
+        }
+    };
     ensure!(
         before.source == now.source,
         "{place} holds the results of the topics in {}, not of {}; {advice}",
         before.source,
         now.source
     );
-    if let Some((key, old, new)) = difference(&before.settings, &now.settings)? {
+    if let Some((key, old, new)) = obstacle(&before.settings, &now.settings, memory) {
         bail!("{place} holds results that were computed with {key} = {old}, and now it is {new}; {advice}");
     }
     Ok(())
 }
 
-/// The first setting that differs, before and now.
-fn difference(before: &Settings, now: &Settings) -> anyhow::Result<Option<(String, Value, Value)>> {
-    let (before, now) = (serde_json::to_value(before)?, serde_json::to_value(now)?);
-    let keys = now.as_object().into_iter().flat_map(|settings| settings.keys());
-    let mut differing = keys.filter(|key| before[key.as_str()] != now[key.as_str()]);
-    Ok(differing.next().map(|key| (key.clone(), before[key.as_str()].clone(), now[key.as_str()].clone())))
+/// The first setting that may not be changed like this, before and now.
+///
+/// What is decided when a record comes may be: lateness, the expected disorder, what is believed of the future, the length of
+/// rankings (all of them are written anew) and when rows are written. A state can be cut down, but not made up.
+fn obstacle(before: &Settings, now: &Settings, memory: Memory) -> Option<(&'static str, String, String)> {
+    let added = now.statements.iter().find(|statement| !before.statements.contains(statement));
+    if added.is_some() {
+        return Some(("statements", format!("{:?}", before.statements), format!("{:?}", now.statements)));
+    }
+    if before.product_metrics != now.product_metrics {
+        let (before, now) = (before.product_metrics, now.product_metrics);
+        return Some(("rtb.product_metrics", format!("{before:?}"), format!("{now:?}")));
+    }
+    let in_hours = |ms: i64| humantime::format_duration(Duration::from_millis(ms.unsigned_abs())).to_string();
+    (matches!(memory, Memory::Checkpoint) && now.lookback > before.lookback)
+        .then(|| ("conversion.lookback", in_hours(before.lookback), in_hours(now.lookback)))
 }

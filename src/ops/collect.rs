@@ -14,7 +14,7 @@ use super::names::Metric;
 use super::scrape::{Labels, Scrape};
 use super::{names, usage};
 use crate::connect;
-use crate::engine::{Monitor, WorkerStatus};
+use crate::engine::{CheckpointStatus, Monitor, WorkerStatus};
 use crate::sink;
 use crate::source::SourceStatus;
 use crate::worker::{Job, Jobs, WorkerStats};
@@ -123,6 +123,7 @@ impl Collector for Engine {
         records(&mut scrape, &self.0, &workers)?;
         progress(&mut scrape, &self.0, &workers)?;
         lag(&mut scrape, &sources)?;
+        checkpoint(&mut scrape, self.0.checkpoint())?;
         held(&mut scrape, &workers)
     }
 }
@@ -164,6 +165,7 @@ fn progress(scrape: &mut Scrape<'_>, monitor: &Monitor, workers: &[WorkerStatus]
     let now = crate::now().0 as f64;
     let lag = monitor.frontier().map(|frontier| ((now - frontier as f64) / 1000.0).max(0.0));
     scrape.sample(&names::FRONTIER_LAG, lag)?;
+    scrape.histograms(&names::EPOCH_SECONDS, [(Vec::new(), monitor.epochs())])?;
     scrape.sample(&names::IN_FLIGHT, workers.iter().map(|worker| worker.in_flight).max().map(|epochs| epochs as f64))
 }
 
@@ -194,6 +196,15 @@ fn held(scrape: &mut Scrape<'_>, workers: &[WorkerStatus]) -> fmt::Result {
     }
     scrape.samples(&names::STATE_ROWS, rows)?;
     scrape.samples(&names::STATE_BYTES, bytes)
+}
+
+fn checkpoint(scrape: &mut Scrape<'_>, last: Option<CheckpointStatus>) -> fmt::Result {
+    scrape.sample(&names::CHECKPOINTS, last.map(|last| last.count as f64))?;
+    scrape.sample(&names::CHECKPOINT_EPOCH, last.map(|last| last.epoch as f64))?;
+    scrape.sample(&names::CHECKPOINT_AGE, last.map(|last| last.at.elapsed().as_secs_f64()))?;
+    scrape.sample(&names::CHECKPOINT_ROWS, last.map(|last| last.rows as f64))?;
+    scrape.sample(&names::CHECKPOINT_BYTES, last.map(|last| last.bytes as f64))?;
+    scrape.sample(&names::CHECKPOINT_WRITTEN, last.map(|last| last.written as f64))
 }
 
 /// A point of time in seconds since 1970.

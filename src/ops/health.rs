@@ -10,6 +10,7 @@ use crate::sink;
 pub fn unready(monitor: &Monitor, stall: Duration) -> Vec<String> {
     let phase = match monitor.phase() {
         Phase::Starting => Some("starting: opening the sources and sinks".to_owned()),
+        Phase::Restoring => Some("starting: restoring the last checkpoint".to_owned()),
         Phase::Replaying => Some("starting: replaying what the sinks have committed".to_owned()),
         Phase::Stopping => Some("stopping: committing what has been read".to_owned()),
         Phase::Running => None,

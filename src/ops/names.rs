@@ -102,9 +102,17 @@ metrics! {
 
     WATERMARK = Gauge "adtide_watermark_seconds" [STATEMENT] "The watermark, in seconds since 1970";
     FRONTIER_LAG = Gauge "adtide_frontier_lag_seconds" [] "Now minus the first epoch that is not committed everywhere";
+    EPOCH_SECONDS = Histogram "adtide_epoch_seconds" [] "How long after it began an epoch was committed everywhere";
     IN_FLIGHT = Gauge "adtide_epochs_in_flight" [] "Ended epochs that wait for a sink";
     STATE_ROWS = Gauge "adtide_state_rows" [STATEMENT, WHAT] "What a statement holds";
     STATE_BYTES = Gauge "adtide_state_bytes" [STATEMENT, WHAT] "How much memory that takes, about";
+
+    CHECKPOINTS = Counter "adtide_checkpoints" [] "Checkpoints completed";
+    CHECKPOINT_EPOCH = Gauge "adtide_checkpoint_epoch" [] "The epoch of the last checkpoint";
+    CHECKPOINT_AGE = Gauge "adtide_checkpoint_age_seconds" [] "How long ago the last checkpoint was completed";
+    CHECKPOINT_ROWS = Gauge "adtide_checkpoint_rows" [] "Rows that the last checkpoint holds";
+    CHECKPOINT_BYTES = Gauge "adtide_checkpoint_bytes" [] "Bytes that the last checkpoint holds, as stored";
+    CHECKPOINT_WRITTEN = Counter "adtide_checkpoint_written_bytes" [] "Bytes of new state written for checkpoints";
 
     SINK_ROWS = Counter "adtide_sink_rows" [SINK] "Rows and records committed";
     SINK_COMMITS = Counter "adtide_sink_commits" [SINK] "Commits that succeeded";

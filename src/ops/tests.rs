@@ -56,6 +56,7 @@ fn worker(number: usize, phase: Phase) -> WorkerStatus {
     counts.bad.insert("not_json".to_owned(), 2);
     counts.late.insert(Statement::DuplicateDetector, 5);
     WorkerStatus {
+        restored: (0, 0),
         worker: number,
         phase,
         counts,

@@ -1,10 +1,8 @@
-//! From the dataflow to a sink's thread and back.
+//! From the dataflow to a sink and back.
 
 use std::collections::VecDeque;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
-use std::thread::JoinHandle;
-use std::time::Duration;
 
+use adtide_dataflows::RESTORED;
 use adtide_dataflows::model::Epoch;
 use adtide_dataflows::operators::Stash;
 use timely::container::CapacityContainerBuilder;
@@ -14,23 +12,36 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::operator::Operator;
 use timely::scheduling::SyncActivator;
 
-use super::{Change, Commit, Progress, Sink, watch};
-use crate::fatal;
+use super::{Change, Commit, Progress};
 
-/// How often an idle sink is ticked.
-const TICK: Duration = Duration::from_secs(1);
+/// Carries out a sink's commits beside the dataflow, one at a time.
+pub trait Committer {
+    /// The last epoch that the sink had committed when it was opened.
+    fn committed(&self) -> Option<Epoch>;
+
+    /// Begins a commit. The one before is done.
+    fn start(&mut self, commit: Commit);
+
+    /// Whether the commit that was begun is done.
+    fn is_done(&mut self) -> bool;
+}
+
+/// Opens a committer, which wakes the dataflow by the activator when a commit is done.
+pub type Opener = Box<dyn FnOnce(SyncActivator) -> Box<dyn Committer>>;
 
 /// Sends the changes to worker `owner` and there commits them to the sink, epoch by epoch; epochs that complete while
 /// a commit is under way go together into the next.
 ///
-/// A sink that had got somewhere before takes nothing of the epochs up to there: a replay brings them once more.
+/// A sink that had got somewhere before takes nothing of the epochs up to there: a replay brings them once more. With
+/// `rewrites_rankings` it takes the rankings that stand by then, with its first commit.
 ///
 /// The stream that comes back is empty; an epoch is in its frontier until it is committed. `sink` is there on the owner
 /// only.
 pub fn attach<'scope>(
     changes: StreamVec<'scope, Epoch, Change>,
     owner: usize,
-    sink: Option<Box<dyn Sink>>,
+    sink: Option<Opener>,
+    rewrites_rankings: bool,
 ) -> StreamVec<'scope, Epoch, ()> {
     let scope = changes.scope();
     changes.unary_frontier::<CapacityContainerBuilder<Vec<()>>, _, _, _>(
@@ -38,7 +49,7 @@ pub fn attach<'scope>(
         "Sink",
         move |_capability, info| {
             let activator = scope.worker().sync_activator_for(info.address.to_vec());
-            let mut writer = sink.map(|sink| Writer::start(sink, activator));
+            let mut writer = sink.map(|open| Writer::new(open(activator), rewrites_rankings));
             let mut stash = Stash::default();
             move |(input, frontier), _output| {
                 input.for_each(|capability, changes| stash.append(&capability, changes));
@@ -52,108 +63,57 @@ pub fn attach<'scope>(
     )
 }
 
-/// The dataflow's end of a sink's thread.
+/// The dataflow's end of a sink.
 struct Writer {
+    committer: Box<dyn Committer>,
     waiting: VecDeque<(Capability<Epoch>, Vec<Change>)>,
     /// The epochs of the commit that is under way.
     writing: Vec<Capability<Epoch>>,
     progress: Progress,
     /// The last epoch that the sink had committed when it was opened.
     committed: Option<Epoch>,
-    thread: Option<JoinHandle<()>>,
-    commits: Option<SyncSender<Commit>>,
-    done: Receiver<()>,
+    /// Of the epochs up to there: changes of rankings that the sink takes all the same; None if there are none.
+    rankings: Option<Vec<Vec<Change>>>,
 }
 
 impl Writer {
-    fn start(mut sink: Box<dyn Sink>, activator: SyncActivator) -> Writer {
-        let (commits, incoming) = sync_channel::<Commit>(1);
-        let (acknowledge, done) = sync_channel(1);
-        let name = sink.name();
-        watch::opened(&*sink);
-        let committed = sink.stored().map(|stored| stored.progress.epoch);
-        let run = move || {
-            loop {
-                let commit = match incoming.recv_timeout(TICK) {
-                    Ok(commit) => commit,
-                    Err(RecvTimeoutError::Disconnected) => break,
-                    Err(RecvTimeoutError::Timeout) => {
-                        if let Err(error) = sink.tick() {
-                            fatal(&error.context(format!("the sink {name} can't go on")));
-                        }
-                        continue;
-                    }
-                };
-                if let Err(error) = watch::commit(&mut *sink, commit) {
-                    fatal(&error.context(format!("the sink {name} can't go on")));
-                }
-                // The dataflow may be gone already when the process is ending.
-                let _ = acknowledge.send(());
-                let _ = activator.activate();
-            }
-        };
-        let thread = std::thread::Builder::new().name(format!("sink:{name}")).spawn(run);
-        let thread = thread.unwrap_or_else(|error| fatal(&anyhow::Error::new(error).context("can't start a thread")));
+    fn new(committer: Box<dyn Committer>, rewrites_rankings: bool) -> Writer {
+        // A sink that is new in the middle of a run takes no half of what a checkpoint gives back.
+        let committed = committer.committed().or(rewrites_rankings.then_some(RESTORED));
         Writer {
+            committer,
             waiting: VecDeque::new(),
             writing: Vec::new(),
             progress: Progress::default(),
             committed,
-            thread: Some(thread),
-            commits: Some(commits),
-            done,
+            rankings: rewrites_rankings.then(Vec::new),
         }
     }
 
     /// Takes note of a finished commit and starts the next.
     fn step(&mut self) {
         if !self.writing.is_empty() {
-            match self.done.try_recv() {
-                Ok(()) => self.writing.clear(),
-                Err(TryRecvError::Empty) => return,
-                Err(TryRecvError::Disconnected) => fatal(&anyhow::anyhow!("a sink's thread has died")),
+            if !self.committer.is_done() {
+                return;
             }
+            self.writing.clear();
         }
         let mut commit = Commit::default();
         for (capability, mut changes) in self.waiting.drain(..) {
             self.progress.epoch = *capability.time();
             changes.retain(|change| !self.progress.note(change));
             if self.committed.is_none_or(|committed| self.progress.epoch > committed) {
+                commit.epochs.extend(self.rankings.take().into_iter().flatten());
                 commit.epochs.push(changes);
                 self.writing.push(capability);
+            } else if let Some(rankings) = &mut self.rankings {
+                changes.retain(|change| matches!(change, Change::Ranking(..)));
+                rankings.push(changes);
             }
         }
-        if self.writing.is_empty() {
-            return;
-        }
-        commit.progress = self.progress.clone();
-        if let Some(commits) = &self.commits {
-            // The thread is waiting, so this does not block; if it has died, the next step says so.
-            let _ = commits.send(commit);
-        }
-    }
-}
-
-impl Progress {
-    /// Takes in a piece of progress; false for any other change.
-    fn note(&mut self, change: &Change) -> bool {
-        match change {
-            Change::Report(report) => {
-                self.partitions.insert((report.topic, report.partition), *report);
-            }
-            Change::Watermarks(watermarks) => self.watermarks = Some(*watermarks),
-            _ => return false,
-        }
-        true
-    }
-}
-
-impl Drop for Writer {
-    /// Waits for the thread, so that the sink is closed in order when the dataflow is done.
-    fn drop(&mut self) {
-        self.commits = None;
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        if !self.writing.is_empty() {
+            commit.progress = self.progress.clone();
+            self.committer.start(commit);
         }
     }
 }

@@ -96,6 +96,30 @@ pub struct Stored {
 }
 
 impl Progress {
+    /// Takes in a piece of progress; false for any other change.
+    pub fn note(&mut self, change: &Change) -> bool {
+        match change {
+            Change::Report(report) => {
+                self.partitions.insert((report.topic, report.partition), *report);
+            }
+            // A replay says ahead of a cut what takes effect behind it, and more than once: the most counts.
+            Change::Watermarks(watermarks) => {
+                self.watermarks = Some(self.watermarks.map_or(*watermarks, |before| before.max(*watermarks)));
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// Whether it is nowhere behind another.
+    pub fn covers(&self, other: &Progress) -> bool {
+        self.watermarks >= other.watermarks
+            && other
+                .partitions
+                .iter()
+                .all(|(key, report)| self.partitions.get(key).is_some_and(|own| own.next_offset >= report.next_offset))
+    }
+
     /// Whether the input had ended: every window is closed, and nothing can be added.
     pub fn has_ended(&self) -> bool {
         self.watermarks.is_some_and(|watermarks| watermarks.duplicates == EventTime::MAX)

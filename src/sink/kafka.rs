@@ -153,6 +153,10 @@ impl Sink for KafkaSink {
         "kafka"
     }
 
+    fn stores_all_progress(&self) -> bool {
+        false
+    }
+
     fn stored(&self) -> Option<Stored> {
         self.stored.clone()
     }
@@ -160,10 +164,12 @@ impl Sink for KafkaSink {
     /// A transaction costs the brokers several writes that are flushed to disk, so progress that no record comes with is
     /// written about once a second. Meanwhile the cut in Kafka lies behind. That is no harm: a replay passes it in the
     /// state that it had there, and emits what follows; up to the epoch that was not written there was nothing, and what
-    /// is beyond is not in Kafka yet.
+    /// is beyond is not in Kafka yet. Only the first is written at once: to hold nothing of a run that has checkpoints would
+    /// mean that Kafka was emptied.
     fn commit(&mut self, commit: Commit) -> anyhow::Result<()> {
         let records: Vec<_> = commit.epochs.iter().flatten().filter_map(|change| self.outgoing(change)).collect();
-        if records.is_empty() && !commit.progress.has_ended() && self.written.elapsed() < SPACING {
+        let may_wait = self.committed.is_some() && !commit.progress.has_ended() && self.written.elapsed() < SPACING;
+        if records.is_empty() && may_wait {
             self.unwritten = Some(commit.progress);
             return Ok(());
         }

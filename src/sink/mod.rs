@@ -12,15 +12,17 @@ pub mod postgres;
 pub mod redis;
 mod rows;
 pub mod sqlite;
+mod thread;
 pub mod topics;
 mod watch;
 
 use adtide_dataflows::model::Epoch;
 use anyhow::anyhow;
 
-pub use attach::attach;
+pub use attach::{Committer, Opener, attach};
 use change::by_partition;
 pub use change::{Change, Commit, Progress, Run, Stored, latest, progress, rankings, records, tables};
+pub use thread::on_thread;
 pub use watch::{SLOW, SinkStatus, sinks, slow_sinks};
 
 /// The topic of statement 4's records.
@@ -39,6 +41,17 @@ pub trait Sink: Send {
 
     /// What it held when it was opened; None if it is new.
     fn stored(&self) -> Option<Stored>;
+
+    /// Whether it can take up a run in the middle: what it holds comes again as a whole when a state is restored.
+    fn joins_late(&self) -> bool {
+        false
+    }
+
+    /// Whether the progress of every commit is stored by the time that the commit is acknowledged. If not, it may lag behind
+    /// where nothing but progress was committed.
+    fn stores_all_progress(&self) -> bool {
+        true
+    }
 
     /// Writes the changes and the progress in one atomic step. What can be retried it retries by itself, for as long as it
     /// takes: the sources wait.

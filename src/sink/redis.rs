@@ -129,6 +129,10 @@ impl Sink for RedisSink {
         "redis"
     }
 
+    fn joins_late(&self) -> bool {
+        true
+    }
+
     fn stored(&self) -> Option<Stored> {
         self.stored.clone()
     }

@@ -21,7 +21,7 @@ use anyhow::Context;
 use tracing::debug;
 
 use super::life::{Life, Stage};
-use super::{PartitionStatus, Poll, Source, SourceStatus};
+use super::{PartitionStatus, Poll, Source, SourceStatus, Start};
 use crate::sink::Progress;
 
 /// How much is read at once.
@@ -161,7 +161,7 @@ impl FileSource {
                 start: 0,
                 next_line: 0,
                 dropped: 0,
-                life: Life::new(stage),
+                life: Life::new(stage, Instant::now()),
                 until: None,
             });
         }
@@ -188,11 +188,12 @@ impl FileSource {
 
     /// Lets partitions that woke up follow the others, and looks after the idle ones.
     fn follow(&mut self, ingest: &mut Ingest, epoch: Epoch, view: &WatermarkView) -> anyhow::Result<()> {
+        let now = Instant::now();
         for partition in &mut self.partitions {
-            partition.life.follow((partition.topic, partition.number), partition.handle, ingest, view);
+            partition.life.follow((partition.topic, partition.number), partition.handle, ingest, view, now);
             match partition.life.stage() {
-                Stage::Idle if partition.has_grown()? => partition.life.go(Stage::Waking(epoch)),
-                Stage::Active if partition.life.quiet_for() >= self.config.idle_timeout => {
+                Stage::Idle if partition.has_grown()? => partition.life.wake(epoch),
+                Stage::Active if partition.life.quiet_for(now) >= self.config.idle_timeout => {
                     partition.life.go(Stage::Idle);
                 }
                 _ => {}
@@ -206,8 +207,20 @@ impl FileSource {
 }
 
 impl Source for FileSource {
-    fn start(&mut self, ingest: &mut Ingest) -> anyhow::Result<()> {
+    fn start(&mut self, ingest: &mut Ingest, from: &Start<'_>) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            from.backfill.is_none(),
+            "files are always read from their start: leave out --backfill-from; --from-checkpoint none does without the checkpoint"
+        );
         self.scan(ingest, Stage::Active)?;
+        for partition in &mut self.partitions {
+            let known =
+                from.checkpoint.and_then(|progress| progress.partitions.get(&(partition.topic, partition.number)));
+            if let Some(report) = known {
+                ingest.restore(partition.handle, report);
+                partition.skip_to(report.next_offset)?;
+            }
+        }
         self.report(ingest);
         Ok(())
     }
@@ -299,6 +312,39 @@ impl Partition {
         Ok(read)
     }
 
+    /// Passes over the lines before a line that an earlier run has read to.
+    fn skip_to(&mut self, line: u64) -> anyhow::Result<()> {
+        let mut within_line = false;
+        while self.next_line < line {
+            let rest = &self.buffer[self.start..];
+            if let Some(length) = memchr::memchr(b'\n', rest) {
+                self.start += length + 1;
+                self.next_line += 1;
+                within_line = false;
+                continue;
+            }
+            within_line |= !rest.is_empty();
+            self.start = self.buffer.len();
+            if self.fill()? == 0 {
+                // It may have taken a last line without line feed.
+                anyhow::ensure!(
+                    within_line && self.next_line + 1 == line,
+                    "{}",
+                    self.is_shorter("a checkpoint knows of")
+                );
+                self.next_line += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_shorter(&self, than: &str) -> String {
+        format!(
+            "{} holds fewer records than {than}; a topic may only grow: start over with --fresh",
+            self.path.display()
+        )
+    }
+
     /// Whether there is more to read. A file that was cut or written anew is an error: what it holds now stands at
     /// offsets that have been read already.
     fn has_grown(&self) -> anyhow::Result<bool> {
@@ -331,7 +377,7 @@ impl Partition {
         }
         let taken = self.next_line > line || self.position > position;
         if taken {
-            self.life.has_read();
+            self.life.has_read(Instant::now());
         }
         Ok(taken)
     }
@@ -358,11 +404,7 @@ impl Partition {
     /// but no more than that.
     fn replay_rest(&mut self, ingest: &mut Ingest, latest: EventTime) -> anyhow::Result<()> {
         self.take_rest(ingest, latest);
-        anyhow::ensure!(
-            !self.may_have_more(),
-            "{} holds fewer records than have been committed; a topic may only grow: start over with --fresh",
-            self.path.display()
-        );
+        anyhow::ensure!(!self.may_have_more(), "{}", self.is_shorter("have been committed"));
         Ok(())
     }
 

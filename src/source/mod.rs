@@ -3,21 +3,22 @@
 pub mod file;
 pub mod generator;
 pub mod kafka;
-mod life;
+pub mod life;
 
 use adtide_dataflows::Ingest;
-use adtide_dataflows::model::{Epoch, Topic};
+use adtide_dataflows::model::{Epoch, EventTime, Topic};
 use adtide_dataflows::operators::WatermarkView;
 
 use crate::sink::Progress;
 
 /// One worker's share of the input.
 pub trait Source {
-    /// Adds this worker's partitions to the ingest and reports them, for epoch 0.
+    /// Adds this worker's partitions to the ingest and reports them, in the first epoch or the one in which a restored
+    /// state is complete.
     ///
     /// # Errors
-    /// The input can't be read.
-    fn start(&mut self, ingest: &mut Ingest) -> anyhow::Result<()>;
+    /// The input can't be read, or is not there from where it is to be read.
+    fn start(&mut self, ingest: &mut Ingest, from: &Start<'_>) -> anyhow::Result<()>;
 
     /// For a replay: reads no further than an earlier run had committed, and takes for good what was good then. None
     /// after the last cut: from there on everything is new.
@@ -43,6 +44,17 @@ pub trait Source {
     fn status(&self) -> Option<SourceStatus> {
         None
     }
+}
+
+/// Where to start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Start<'a> {
+    /// How far a checkpoint's run had read; None for the start of the topics.
+    pub checkpoint: Option<&'a Progress>,
+    /// From when on ads and conversions are read, by when they were appended; None for all of them.
+    pub backfill: Option<EventTime>,
+    /// How far the sinks have committed at least.
+    pub committed: Option<&'a Progress>,
 }
 
 /// What came of a poll.

@@ -18,7 +18,7 @@ const VICTIMS: [&str; 8] =
 const TRAFFIC: Duration = Duration::from_secs(6);
 
 /// Many commits to kill in the middle of. Who follows a worker that was killed waits for its session to end.
-const SETTINGS: &str = "epoch_interval = '20ms'\nkafka.properties.'session.timeout.ms' = 2000\n\
+const SETTINGS: &str = "epoch_interval = '20ms'\ncheckpoint.interval = '300ms'\nkafka.properties.'session.timeout.ms' = 2000\n\
     kafka.properties.'heartbeat.interval.ms' = 500\n";
 
 /// A kill: when after the start of the traffic, what, and for servers how long it stays down.

@@ -5,6 +5,7 @@
 
 mod support;
 
+mod checkpoints;
 mod cluster;
 mod config;
 mod demo;

@@ -88,7 +88,7 @@ fn results_that_it_cant_go_on_with_are_named_with_what_to_do() {
     place.write("other/ad-events.ndjson", impression("10:00:00", 1));
     place.run("--from in --data-dir out").succeeded();
     let resume = |more: &str| place.run(&format!("--from in --data-dir out --resume {more}"));
-    resume("--allowed-lateness 1m").failed_saying(&["allowed_lateness = 600000", "now it is 60000", "--fresh"]);
+    resume("--product-metrics live").failed_saying(&["rtb.product_metrics = Topic", "now it is Live", "--fresh"]);
     place.run("--from other --data-dir out --resume").failed_saying(&["results of the topics in", "--fresh"]);
     place.run("--from in --data-dir out --follow").failed_saying(&["closed all windows", "--fresh"]);
     place.write("in/ad-events/0.ndjson", impression("10:00:00", 1));

@@ -1,6 +1,7 @@
 //! State is bounded: it follows what is open, not what has been seen.
 
-use adtide_dataflows::conversion_matcher::{Conversion, MatchEvent, MatchKey, StoredClick, conversion_matcher};
+use adtide_dataflows::Journal;
+use adtide_dataflows::conversion_matcher::{Conversion, MatchEvent, MatchKey, StoredClick, conversion_matcher, route};
 use adtide_dataflows::model::{AdId, Epoch, EventTime, Money};
 
 use crate::support::{Dice, HOUR, Held, History, MINUTE, Run, SECOND, Turn, click, impression, nets, sale, small};
@@ -120,7 +121,7 @@ fn more_clicks_than_a_chunk_takes_within_seconds_and_again_after_their_expiry() 
                 campaign_id: None,
                 advertiser_id: 9,
             };
-            MatchEvent::Click(7, click)
+            MatchEvent::Click((route(7), click))
         })
     };
     let sales = move |name: &'static str, time: i64| {
@@ -128,6 +129,7 @@ fn more_clicks_than_a_chunk_takes_within_seconds_and_again_after_their_expiry() 
             MatchEvent::Conversion(Conversion {
                 keys: keys(device),
                 order: (EventTime(time), 0, device as u64),
+                latest: EventTime(time),
                 order_id: format!("{name}{device}").into(),
                 product_id: 7,
                 revenue_amount: Money(1),
@@ -143,7 +145,8 @@ fn more_clicks_than_a_chunk_takes_within_seconds_and_again_after_their_expiry() 
         // Of these clicks, not one is left.
         turn(sales("c", HOUR - 1).collect(), HOUR),
     ];
-    let [rows] = nets(turns, |streams, _| [conversion_matcher(streams.records, streams.marks, &small()).0]);
+    let [rows] =
+        nets(turns, |streams, _| [conversion_matcher(streams.records, streams.marks, &small(), &Journal::off()).0]);
     assert_eq!(rows.len(), 2 * DEVICES as usize);
     for ((epoch, row), count) in rows {
         assert_eq!((epoch, count), (if row.order_id.starts_with('a') { 0 } else { 3 }, 1));
@@ -157,7 +160,7 @@ fn more_clicks_than_a_chunk_takes_within_seconds_and_again_after_their_expiry() 
 fn device_click(device: &str, time: i64) -> MatchEvent {
     let keys = MatchKey::pair(7, Some(device), None);
     let click_time = EventTime(time);
-    MatchEvent::Click(7, StoredClick { keys, click_time, ad_id: None, campaign_id: None, advertiser_id: 9 })
+    MatchEvent::Click((route(7), StoredClick { keys, click_time, ad_id: None, campaign_id: None, advertiser_id: 9 }))
 }
 
 /// The click times of the conversions of device d at `sale_time`, in this setting: its click at 0 has expired, and the
@@ -167,6 +170,7 @@ fn matched_after_reuse(reuse: MatchEvent, sale_time: i64) -> Vec<i64> {
     let conversion = Conversion {
         keys: MatchKey::pair(7, Some("d"), None),
         order: (EventTime(sale_time), 0, 0),
+        latest: EventTime(sale_time),
         order_id: "a".into(),
         product_id: 7,
         revenue_amount: Money(1),
@@ -175,7 +179,8 @@ fn matched_after_reuse(reuse: MatchEvent, sale_time: i64) -> Vec<i64> {
     let watermarks = [None, Some(EventTime(expires)), None, None];
     let turns = turns.into_iter().zip(watermarks);
     let turns = turns.map(|(record, watermark)| Turn { records: vec![record], watermark }).collect();
-    let [rows] = nets(turns, |streams, _| [conversion_matcher(streams.records, streams.marks, &small()).0]);
+    let [rows] =
+        nets(turns, |streams, _| [conversion_matcher(streams.records, streams.marks, &small(), &Journal::off()).0]);
     rows.into_keys().map(|(_, row)| row.click_time.0).collect()
 }
 

@@ -1,7 +1,8 @@
 //! Statements 2, 3 and 4 against plain differential formulations of them, which keep everything for ever: equal
 //! collections in every epoch.
 
-use adtide_dataflows::conversion_matcher::{Conversion, MatchEvent, MatchKey, StoredClick, conversion_matcher};
+use adtide_dataflows::Journal;
+use adtide_dataflows::conversion_matcher::{Conversion, MatchEvent, MatchKey, StoredClick, conversion_matcher, route};
 use adtide_dataflows::duplicate_detector::{ClickGroup, PaidClick, duplicate_detector};
 use adtide_dataflows::model::{
     AdId, AttributionRow, Epoch, EventTime, Money, PerformanceKey, PerformanceSums, WINDOW_MS,
@@ -62,7 +63,7 @@ fn statement_2_is_a_reduce_that_sums_up_by_key_and_window() {
                 }
                 output.push((total, 1));
             });
-            let (rows, _) = performance_aggregator(streams.records, streams.marks, &small());
+            let (rows, _) = performance_aggregator(streams.records, streams.marks, &small(), &Journal::off());
             [rows.map(|row| (row.key, row.sums)), plain]
         });
         assert_eq!(operator, plain);
@@ -82,12 +83,12 @@ fn match_event(time: EventTime, (is_click, device, session, product_id, id): Sma
     if is_click {
         let ad_id = Some(AdId::Number(id.into()));
         let click = StoredClick { keys, click_time: time, ad_id, campaign_id: Some(5), advertiser_id: 9 };
-        return MatchEvent::Click(product_id, click);
+        return MatchEvent::Click((route(product_id), click));
     }
     // Repeats are near each other.
     let order_id = format!("{id}-{}", time.0 / (10 * MINUTE)).into();
     let order = (time, 0, offset);
-    MatchEvent::Conversion(Conversion { keys, order, order_id, product_id, revenue_amount: Money(600) })
+    MatchEvent::Conversion(Conversion { keys, order, latest: time, order_id, product_id, revenue_amount: Money(600) })
 }
 
 #[test]
@@ -101,7 +102,7 @@ fn statement_3_is_a_join_and_a_reduce_to_the_greatest() {
         let lookback = small().lookback;
         let [operator, plain] = nets(turns, move |streams, turns| {
             let clicks = streams.all(turns, |event| match event {
-                MatchEvent::Click(_, click) => {
+                MatchEvent::Click((_, click)) => {
                     let rank = (click.click_time, click.ad_id.clone(), click.campaign_id, click.advertiser_id);
                     Some((click.keys.map(Side::of), rank))
                 }
@@ -140,7 +141,7 @@ fn statement_3_is_a_join_and_a_reduce_to_the_greatest() {
                     conversion_time,
                 }
             });
-            [conversion_matcher(streams.records, streams.marks, &small()).0, plain]
+            [conversion_matcher(streams.records, streams.marks, &small(), &Journal::off()).0, plain]
         });
         assert_eq!(operator, plain);
     });
@@ -174,7 +175,7 @@ fn statement_4_is_a_count_of_closed_windows() {
             let counts = clicks.count().map(|((window, group), count)| (window, (group, count as usize)));
             let duplicates = counts.filter(|(_, (_, count))| *count > 1).semijoin(streams.collection(closings(turns)));
             let plain = duplicates.map(|(window, (group, count))| (window, group, count));
-            let (records, _) = duplicate_detector(streams.records, streams.marks, &small());
+            let (records, _) = duplicate_detector(streams.records, streams.marks, &small(), &Journal::off());
             // What the records of a group add up to, and the greatest n, say the same.
             let sums = records.map(|row| {
                 let group = (row.advertiser_id, row.ad_id.to_string(), row.device_id.to_string());

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod bounds;
+mod checkpoints;
 mod contract_attribution;
 mod contract_input;
 mod contract_performance;

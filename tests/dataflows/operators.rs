@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
+use adtide_dataflows::Journal;
 use adtide_dataflows::model::{Epoch, EventTime};
 use adtide_dataflows::operators::{Ranked, left_join, newest, retain, top_k};
 use differential_dataflow::AsCollection;
@@ -83,7 +84,7 @@ fn newest_is_a_reduce_to_the_value_of_the_greatest_order() {
                     output.push((*value, 1));
                 }
             });
-            [newest(streams.records, |key| u64::from(*key), "Newest"), plain]
+            [newest(streams.records, |key| u64::from(*key), &Journal::off(), |_| unreachable!(), "Newest"), plain]
         });
         assert_eq!(operator, plain);
     });

@@ -8,37 +8,7 @@ use adtide_dataflows::operators::{Cut, Watermarks};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use crate::support::{Disorder, History, Run, Step, check, histories, settings};
-
-/// The history for a replay with these cuts: up to each of them in other epochs, of which `more` says where they end,
-/// and the cuts' own epochs where they were. Also the name of each next epoch.
-fn replayed(history: &History, cuts: &BTreeSet<Epoch>, mut more: impl FnMut() -> bool) -> (History, Vec<Epoch>) {
-    let (mut steps, mut names) = (Vec::new(), Vec::new());
-    let (mut before, mut now) = (0, 0);
-    for step in &history.steps {
-        let cut = cuts.range(before..).next();
-        let next = match (step, cut) {
-            // The end of an epoch of the first run: of a cut's, or of one behind them all.
-            (Step::Cut, Some(cut)) if before == *cut => Some(cut + 1),
-            (Step::Cut, None) => Some(now + 1),
-            (Step::Cut, Some(_)) => None,
-            // Between cuts there may be as many epochs as there are names.
-            (_, Some(cut)) if now < *cut && more() => Some(now + 1),
-            _ => None,
-        };
-        match step {
-            Step::Cut => before += 1,
-            other => steps.push(other.clone()),
-        }
-        if let Some(next) = next {
-            steps.push(Step::Cut);
-            names.push(next);
-            now = next;
-        }
-    }
-    names.push(now + 1);
-    (History { steps }, names)
-}
+use crate::support::{Disorder, Run, check, histories, settings};
 
 #[test]
 fn behind_its_cut_every_sink_goes_on_as_if_nothing_had_happened() {
@@ -49,7 +19,7 @@ fn behind_its_cut_every_sink_goes_on_as_if_nothing_had_happened() {
         let first = Run::of(&history, &settings, 2, false);
         let cuts: BTreeSet<_> = cuts.iter().map(|cut| cut.index(history.last_epoch() as usize + 1) as Epoch).collect();
         let mut more = epochs.into_iter().cycle();
-        let (again, names) = replayed(&history, &cuts, || more.next() == Some(true));
+        let (again, names) = history.replayed(&cuts, || more.next() == Some(true));
         let watermarks = |cut| first.watermarks_at(cut).unwrap_or(Watermarks::MIN);
         let passed: Vec<_> = cuts.iter().map(|&epoch| Cut { epoch, watermarks: watermarks(epoch) }).collect();
         for workers in [1, 3] {

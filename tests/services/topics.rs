@@ -174,7 +174,7 @@ fn settings_of_topics_that_would_lose_data_are_named() {
     assert_eq!(warnings.len(), 3, "{listed}");
     let warned = |name: &str, words: &str| warnings.iter().any(|line| line.contains(name) && line.contains(words));
     assert!(warned(&names[0], "keeps records for 1h, less than") && warned(&names[0], "2h 10m"), "{listed}");
-    assert!(warned(&names[1], "unknown after a restart"), "{listed}");
+    assert!(warned(&names[1], "unknown to a run without a checkpoint"), "{listed}");
     assert!(warned(&names[2], "set cleanup.policy=compact"), "{listed}");
     let listed = place.succeeds("topics list --set conversion.lookback=30m --set allowed_lateness=10m");
     assert!(!listed.contains(&format!("warning: {}", names[0])), "{listed}");

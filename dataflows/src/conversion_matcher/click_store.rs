@@ -14,7 +14,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 use rustc_hash::FxHashMap;
 
-use super::{MatchKey, StoredClick};
+use super::{MatchKey, RoutedClick, StoredClick};
 use crate::hash::table_bytes;
 use crate::model::{AdId, EventTime, IdHash};
 
@@ -54,12 +54,14 @@ struct Slot {
     advertiser_id: i64,
     /// The next best of the same device, of the same session.
     next: [Link; 2],
+    /// What it was routed by.
+    route: u32,
     has_key: [bool; 2],
     has_campaign: bool,
 }
 
 impl Slot {
-    fn new(click: StoredClick) -> Slot {
+    fn new(route: u32, click: StoredClick) -> Slot {
         Slot {
             keys: click.keys.map(|key| key.map_or(IdHash::default(), |key| key.0)),
             click_time: click.click_time,
@@ -67,6 +69,7 @@ impl Slot {
             campaign_id: click.campaign_id.unwrap_or_default(),
             advertiser_id: click.advertiser_id,
             next: [Link::END; 2],
+            route,
             has_key: click.keys.map(|key| key.is_some()),
             has_campaign: click.campaign_id.is_some(),
         }
@@ -96,6 +99,8 @@ impl Slot {
 /// The live clicks of one worker.
 pub struct ClickStore {
     chunks: Vec<Vec<Slot>>,
+    /// How many clicks of each chunk a checkpoint has.
+    saved: Vec<usize>,
     free: Vec<usize>,
     /// The chunks of each bucket of click times; the last one takes new clicks.
     buckets: BTreeMap<i64, Vec<usize>>,
@@ -113,6 +118,7 @@ impl ClickStore {
     pub fn new(lookback: i64, allowed_lateness: i64) -> ClickStore {
         ClickStore {
             chunks: Vec::new(),
+            saved: Vec::new(),
             free: Vec::new(),
             buckets: BTreeMap::new(),
             heads: [HashTable::new(), HashTable::new()],
@@ -137,9 +143,22 @@ impl ClickStore {
         slots * size_of::<Slot>() + links + ordered * size_of::<(EventTime, Link)>()
     }
 
+    /// The clicks that were added since [`ClickStore::mark_saved`] and are still there.
+    pub fn unsaved(&self) -> impl Iterator<Item = RoutedClick> {
+        let chunks = self.chunks.iter().zip(&self.saved);
+        chunks.flat_map(|(chunk, saved)| chunk.iter().skip(*saved).map(|slot| (slot.route, slot.click())))
+    }
+
+    /// Says that a checkpoint has all clicks that there are.
+    pub fn mark_saved(&mut self) {
+        for (chunk, saved) in self.chunks.iter().zip(&mut self.saved) {
+            *saved = chunk.len();
+        }
+    }
+
     /// Adds a click.
-    pub fn insert(&mut self, click: StoredClick) {
-        let mut slot = Slot::new(click);
+    pub fn insert(&mut self, route: u32, click: StoredClick) {
+        let mut slot = Slot::new(route, click);
         // Both places are found before the click is stored: a link into a dropped chunk must not meet it.
         let places = [0, 1].map(|side| self.place(side, &slot));
         for (next, place) in slot.next.iter_mut().zip(&places) {
@@ -184,6 +203,7 @@ impl ClickStore {
                 self.unlink(chunk);
                 self.len -= self.chunks[chunk].len();
                 self.chunks[chunk] = Vec::new();
+                self.saved[chunk] = 0;
                 self.free.push(chunk);
             }
         }
@@ -198,6 +218,7 @@ impl ClickStore {
         }
         let chunk = self.free.pop().unwrap_or_else(|| {
             self.chunks.push(Vec::new());
+            self.saved.push(0);
             self.chunks.len() - 1
         });
         chunks.push(chunk);

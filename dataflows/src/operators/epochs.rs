@@ -7,6 +7,7 @@ use timely::dataflow::channels::pact::{ParallelizationContract, Pipeline};
 use timely::dataflow::operators::generic::operator::Operator;
 
 use super::{Stash, Watermarks};
+use crate::journal::{Entered, Journal};
 use crate::model::{Epoch, EventTime};
 
 /// What a keyed operator does in an epoch.
@@ -21,6 +22,11 @@ pub trait EpochLogic: 'static {
     ///
     /// It is called once for every epoch that brought records or moved the watermark, in order.
     fn epoch(&mut self, records: Vec<Self::In>, watermark: EventTime, emit: impl FnMut(Self::Out, isize));
+
+    /// Gives what entered its state since the last call. The first call has no place for it: what is there by then came
+    /// from a checkpoint, and only what enters from then on has to be kept at hand. It is called between two epochs; never,
+    /// if no checkpoints are taken.
+    fn hand_over(&mut self, to: Option<&mut Entered>);
 }
 
 /// Runs [`EpochLogic`]: routes the records by `pact` and gives every complete epoch to `logic`, with the watermark that
@@ -33,6 +39,7 @@ pub fn epochs<'scope, D, L, P>(
     watermarks: StreamVec<'scope, Epoch, Watermarks>,
     select: fn(&Watermarks) -> EventTime,
     name: &str,
+    journal: &Journal,
     mut logic: L,
 ) -> VecCollection<'scope, Epoch, L::Out>
 where
@@ -40,6 +47,7 @@ where
     L: EpochLogic<In = D>,
     P: ParallelizationContract<Epoch, Vec<D>>,
 {
+    let mut keeper = journal.keeper();
     records
         .binary_frontier::<_, CapacityContainerBuilder<Vec<(L::Out, Epoch, isize)>>, _, _, _, _>(
             watermarks,
@@ -62,12 +70,15 @@ where
                     let frontiers = [input_frontier, marks_frontier];
                     while let Some((capability, batch)) = waiting.next_complete(&frontiers) {
                         let epoch = *capability.time();
+                        keeper.reach(epoch, |to| logic.hand_over(to));
                         while let Some((_, reached)) = marks.next_until(epoch) {
                             watermark = reached.iter().map(select).fold(watermark, EventTime::max);
                         }
                         let mut session = output.session(&capability);
                         logic.epoch(batch, watermark, |row, diff| session.give((row, epoch, diff)));
                     }
+                    let open = frontiers.iter().filter_map(|frontier| frontier.frontier().first().copied()).min();
+                    keeper.reach(open.unwrap_or(Epoch::MAX), |to| logic.hand_over(to));
                 }
             },
         )

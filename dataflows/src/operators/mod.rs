@@ -10,7 +10,7 @@ mod watermark;
 
 pub use epochs::{EpochLogic, epochs};
 pub use left_join::left_join;
-pub use newest::newest;
+pub use newest::{Upsert, newest};
 pub use retain::retain;
 pub use stash::Stash;
 pub use top_k::{Ranked, top_k};

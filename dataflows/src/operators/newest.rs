@@ -3,14 +3,18 @@
 use std::hash::Hash;
 
 use differential_dataflow::{AsCollection, ExchangeData, VecCollection};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::operator::Operator;
 
 use super::Stash;
+use crate::journal::{Entered, Journal};
 use crate::model::Epoch;
+
+/// A key, an order and a value, or None for its end.
+pub type Upsert<K, O, V> = (K, O, Option<V>);
 
 /// The newest value of each key: the collection of (key, value) in which every key has the value of its greatest
 /// order, and is missing if that value is None.
@@ -18,9 +22,13 @@ use crate::model::Epoch;
 /// Orders come from the data (an event time, a position), not from arrival: an upsert of a lesser order than one
 /// already seen changes nothing, whenever it comes. Two upserts of one key must not share an order. A key is
 /// remembered for ever, deleted or not: state grows with the keys, not with the upserts.
+///
+/// `kept` is the part of a checkpoint that takes its upserts: of each key that changed, the one that stands.
 pub fn newest<'scope, K, O, V>(
-    upserts: StreamVec<'scope, Epoch, (K, O, Option<V>)>,
+    upserts: StreamVec<'scope, Epoch, Upsert<K, O, V>>,
     route: fn(&K) -> u64,
+    journal: &Journal,
+    kept: fn(&mut Entered) -> &mut Vec<Upsert<K, O, V>>,
     name: &str,
 ) -> VecCollection<'scope, Epoch, (K, V)>
 where
@@ -28,15 +36,29 @@ where
     O: ExchangeData,
     V: ExchangeData,
 {
-    let exchange = Exchange::new(move |(key, _, _): &(K, O, Option<V>)| route(key));
+    let exchange = Exchange::new(move |(key, _, _): &Upsert<K, O, V>| route(key));
+    let mut keeper = journal.keeper();
     upserts
-        .unary_frontier::<CapacityContainerBuilder<Vec<_>>, _, _, _>(exchange, name, |_capability, _info| {
+        .unary_frontier::<CapacityContainerBuilder<Vec<_>>, _, _, _>(exchange, name, move |_capability, _info| {
             let mut stash = Stash::default();
             let mut standing: FxHashMap<K, (O, Option<V>)> = FxHashMap::default();
+            let mut unsaved = FxHashSet::default();
+            let hand_over =
+                move |standing: &FxHashMap<K, (O, Option<V>)>, unsaved: &mut FxHashSet<K>, to: Option<&mut Entered>| {
+                    let changed = unsaved.drain().filter_map(|key| {
+                        let (order, value) = standing.get(&key)?.clone();
+                        Some((key, order, value))
+                    });
+                    match to {
+                        Some(to) => kept(to).extend(changed),
+                        None => drop(changed),
+                    }
+                };
             move |(input, frontier), output| {
                 input.for_each(|capability, upserts| stash.append(&capability, upserts));
                 while let Some((capability, upserts)) = stash.next_complete(&[frontier]) {
                     let epoch = *capability.time();
+                    keeper.reach(epoch, |to| hand_over(&standing, &mut unsaved, to));
                     let mut before: FxHashMap<K, Option<V>> = FxHashMap::default();
                     for (key, order, value) in upserts {
                         let known = standing.get_mut(&key);
@@ -50,6 +72,9 @@ where
                                 None
                             }
                         };
+                        if keeper.is_on() {
+                            unsaved.insert(key.clone());
+                        }
                         before.entry(key).or_insert(old);
                     }
                     let mut session = output.session(&capability);
@@ -66,6 +91,8 @@ where
                         }
                     }
                 }
+                let open = frontier.frontier().first().copied().unwrap_or(Epoch::MAX);
+                keeper.reach(open, |to| hand_over(&standing, &mut unsaved, to));
             }
         })
         .as_collection()

@@ -9,6 +9,8 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 
 use super::{EpochLogic, Watermarks, epochs};
+use crate::Journal;
+use crate::journal::Entered;
 use crate::model::{Epoch, EventTime};
 
 /// Records that are live: each enters at +1 in the epoch in which it comes, and is retracted in the epoch in which the
@@ -16,6 +18,8 @@ use crate::model::{Epoch, EventTime};
 ///
 /// A record that comes when its deadline has passed is retracted at once and so is never seen: whoever must not lose it
 /// has to check for lateness before. State is the live records, and nothing else; the second result counts them.
+///
+/// It takes no part in checkpoints: whoever uses it gives it its live records again.
 ///
 /// Downstream operators see expiry as plain retractions, so their state is bounded too. What they emit because of an
 /// expiry is for the sinks to forget, not to delete.
@@ -27,7 +31,7 @@ pub fn retain<'scope, D: Clone + 'static>(
 ) -> (VecCollection<'scope, Epoch, D>, Rc<Cell<usize>>) {
     let live = Rc::new(Cell::new(0));
     let logic = Retain { deadline, by_deadline: BTreeMap::new(), live: Rc::clone(&live) };
-    (epochs(records, Pipeline, watermarks, select, "Retain", logic), live)
+    (epochs(records, Pipeline, watermarks, select, "Retain", &Journal::off(), logic), live)
 }
 
 struct Retain<D, F> {
@@ -59,4 +63,6 @@ impl<D: Clone + 'static, F: Fn(&D) -> EventTime + 'static> EpochLogic for Retain
             }
         }
     }
+
+    fn hand_over(&mut self, _to: Option<&mut Entered>) {}
 }

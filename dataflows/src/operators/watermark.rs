@@ -12,8 +12,8 @@ use timely::dataflow::operators::generic::operator::Operator;
 use timely::dataflow::operators::vec::Broadcast;
 
 use super::Stash;
-use crate::Settings;
 use crate::model::{Epoch, EventTime, Topic};
+use crate::{RESTORED, Settings, Statement};
 
 /// Whether a partition holds the watermark back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -60,7 +60,8 @@ impl Watermarks {
     /// Before any input.
     pub const MIN: Watermarks = Watermarks::all(EventTime::MIN);
 
-    const fn all(time: EventTime) -> Watermarks {
+    /// The same for all statements.
+    pub const fn all(time: EventTime) -> Watermarks {
         Watermarks { performance: time, conversions: time, duplicates: time }
     }
 
@@ -73,6 +74,21 @@ impl Watermarks {
         }
     }
 
+    /// That of a statement; of statement 1, which has none, the earliest time.
+    pub fn of_statement(&self, statement: Statement) -> EventTime {
+        match statement {
+            Statement::RtbCacheUpdater => EventTime::MIN,
+            Statement::PerformanceAggregator => self.performance,
+            Statement::ConversionMatcher => self.conversions,
+            Statement::DuplicateDetector => self.duplicates,
+        }
+    }
+
+    /// All of them by so many milliseconds earlier.
+    pub fn earlier(self, ms: i64) -> Watermarks {
+        self.zip(self, |time, _| time.plus(ms.saturating_neg()))
+    }
+
     /// The later of both, statement by statement.
     pub fn max(self, other: Watermarks) -> Watermarks {
         self.zip(other, EventTime::max)
@@ -82,7 +98,7 @@ impl Watermarks {
         self.zip(other, EventTime::min)
     }
 
-    fn zip(self, other: Watermarks, pick: fn(EventTime, EventTime) -> EventTime) -> Watermarks {
+    fn zip(self, other: Watermarks, pick: impl Fn(EventTime, EventTime) -> EventTime) -> Watermarks {
         Watermarks {
             performance: pick(self.performance, other.performance),
             conversions: pick(self.conversions, other.conversions),
@@ -98,6 +114,14 @@ pub struct Cut {
     pub epoch: Epoch,
     /// The watermarks that had taken effect by then.
     pub watermarks: Watermarks,
+}
+
+impl Cut {
+    /// The cuts of a checkpoint: when it has been given back its watermarks take effect, and nothing beyond them before the
+    /// epoch after its own. What closes there is new to a sink that has committed the checkpoint's epoch and no other.
+    pub fn of_checkpoint(epoch: Epoch, watermarks: Watermarks) -> [Cut; 2] {
+        [RESTORED, epoch].map(|epoch| Cut { epoch, watermarks })
+    }
 }
 
 /// What this worker knows of the watermarks: for its sources (a partition that wakes up follows them) and for
@@ -191,7 +215,8 @@ fn update(partitions: &mut Partitions, view: &mut WatermarkView, report: Partiti
     let before = partitions.insert(key, report);
     let was_awake = before.is_some_and(|before| !matches!(before.state, PartitionState::Idle(_)));
     if !was_awake && report.state == PartitionState::Active {
-        view.floors.insert(key, view.reached);
+        // Its own watermarks are later where it goes on from a checkpoint; else its floor before or its greatest time gave them.
+        view.floors.insert(key, view.reached.max(report.watermarks));
     }
 }
 

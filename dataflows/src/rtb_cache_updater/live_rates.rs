@@ -12,7 +12,9 @@ use super::Rates;
 use crate::hash::mix;
 use crate::model::{Epoch, EventTime, PerformanceRow, PerformanceSums};
 use crate::operators::Stash;
+use crate::{Entered, Journal, RateSums};
 
+#[derive(Default)]
 struct Product {
     /// The last closed windows that have a row of this product.
     windows: BTreeMap<EventTime, PerformanceSums>,
@@ -21,14 +23,23 @@ struct Product {
 
 /// For each product, ctr and cvr over its last `windows` closed windows of statement 2; 0 where the divisor is 0.
 ///
-/// A closed window only gains rows, so the oldest kept one can be dropped for good when a newer one closes.
+/// A closed window only gains rows, so the oldest kept one can be dropped for good when a newer one closes. In what order
+/// windows are `restored` is all the same: one that is to be kept never has so many newer ones that it is dropped.
 pub fn live_rates<'scope>(
     performance: VecCollection<'scope, Epoch, PerformanceRow>,
+    restored: VecCollection<'scope, Epoch, RateSums>,
     windows: usize,
+    journal: &Journal,
 ) -> VecCollection<'scope, Epoch, (i64, Rates)> {
-    let exchange = Exchange::new(|(row, _, _): &(PerformanceRow, Epoch, isize)| mix(&[row.key.product_id]));
-    performance
-        .filter(|row| row.is_final)
+    let closed = performance.filter(|row| row.is_final).map(|row| {
+        let PerformanceSums { impressions, clicks, conversions, .. } = row.sums;
+        let sums = PerformanceSums { impressions, clicks, conversions, ..PerformanceSums::default() };
+        (row.key.product_id, row.key.window_start, sums)
+    });
+    let exchange = Exchange::new(|((product_id, _, _), _, _): &(RateSums, Epoch, isize)| mix(&[*product_id]));
+    let mut keeper = journal.keeper();
+    closed
+        .concat(restored)
         .inner
         .unary_frontier::<CapacityContainerBuilder<Vec<_>>, _, _, _>(
             exchange,
@@ -36,18 +47,24 @@ pub fn live_rates<'scope>(
             move |_capability, _info| {
                 let mut stash = Stash::default();
                 let mut products: FxHashMap<i64, Product> = FxHashMap::default();
+                let mut unsaved = Unsaved::default();
                 move |(input, frontier), output| {
                     input.for_each(|capability, changes| {
-                        for (row, epoch, diff) in changes.drain(..) {
-                            stash.at(&capability, epoch).push((row, diff));
+                        for (sums, epoch, diff) in changes.drain(..) {
+                            stash.at(&capability, epoch).push((sums, diff as i64));
                         }
                     });
                     while let Some((capability, changes)) = stash.next_complete(&[frontier]) {
                         let epoch = *capability.time();
+                        keeper.reach(epoch, |to| hand_over(&mut unsaved, to));
                         let mut touched = FxHashSet::default();
-                        for (row, diff) in changes {
-                            touched.insert(row.key.product_id);
-                            apply(&mut products, row, diff as i64);
+                        for ((product_id, window_start, sums), diff) in changes {
+                            touched.insert(product_id);
+                            let product = products.entry(product_id).or_default();
+                            add(product.windows.entry(window_start).or_default(), &sums, diff);
+                            if keeper.is_on() {
+                                add(unsaved.entry((product_id, window_start)).or_default(), &sums, diff);
+                            }
                         }
                         let mut session = output.session(&capability);
                         for product_id in touched {
@@ -66,19 +83,29 @@ pub fn live_rates<'scope>(
                             session.give(((product_id, new), epoch, 1));
                         }
                     }
+                    let open = frontier.frontier().first().copied().unwrap_or(Epoch::MAX);
+                    keeper.reach(open, |to| hand_over(&mut unsaved, to));
                 }
             },
         )
         .as_collection()
 }
 
-fn apply(products: &mut FxHashMap<i64, Product>, row: PerformanceRow, diff: i64) {
-    let product =
-        products.entry(row.key.product_id).or_insert_with(|| Product { windows: BTreeMap::new(), emitted: None });
-    let sums = product.windows.entry(row.key.window_start).or_default();
-    sums.impressions += row.sums.impressions * diff;
-    sums.clicks += row.sums.clicks * diff;
-    sums.conversions += row.sums.conversions * diff;
+/// What was added to windows and is in no checkpoint.
+type Unsaved = FxHashMap<(i64, EventTime), PerformanceSums>;
+
+fn hand_over(unsaved: &mut Unsaved, to: Option<&mut Entered>) {
+    let added = unsaved.drain().map(|((product_id, window_start), sums)| (product_id, window_start, sums));
+    match to {
+        Some(to) => to.live_rates.extend(added),
+        None => drop(added),
+    }
+}
+
+fn add(to: &mut PerformanceSums, sums: &PerformanceSums, diff: i64) {
+    to.impressions += sums.impressions * diff;
+    to.clicks += sums.clicks * diff;
+    to.conversions += sums.conversions * diff;
 }
 
 fn rates(product: &Product) -> Rates {

@@ -24,7 +24,7 @@ use rustc_hash::FxHashMap;
 use tracing::{info, warn};
 
 use super::life::{Life, Stage};
-use super::{PartitionStatus, Poll, Source, SourceStatus};
+use super::{PartitionStatus, Poll, Source, SourceStatus, Start};
 use crate::connect::Fault;
 use crate::connect::kafka::{CATCHING_UP, KafkaConfig, log};
 use crate::sink::Progress;
@@ -159,7 +159,7 @@ impl KafkaSource {
                 until: None,
                 last: (!self.config.follow).then(|| self.watch.end((topic, number)).unwrap_or(0)),
                 hungry: None,
-                life: Life::new(stage),
+                life: Life::new(stage, Instant::now()),
             });
         }
         self.partitions.len() > before
@@ -204,6 +204,42 @@ impl KafkaSource {
         }
         info!(worker = self.worker, partitions = self.partitions.len(), "reading from Kafka");
         self.consumer = Some(consumer);
+        Ok(())
+    }
+
+    /// Starts the partitions of ads and conversions at the first record that was appended at `time` or later. What the sinks
+    /// have not committed must not be passed over.
+    fn backfill(&mut self, time: EventTime, committed: Option<&Progress>) -> anyhow::Result<()> {
+        let kafka = &self.config.kafka;
+        let lasting = |error| kafka.fault(error).into_error();
+        let mut client = kafka.client_with(CATCHING_UP);
+        client.set("group.id", kafka.topic(&self.config.name));
+        let consumer: BaseConsumer = client.create().map_err(lasting)?;
+        for partition in &mut self.partitions {
+            if !matches!(partition.topic, Topic::AdEvents | Topic::ConversionEvents) {
+                continue;
+            }
+            let name = kafka.topic(partition.topic.name());
+            let mut wanted = TopicPartitionList::new();
+            wanted.add_partition_offset(&name, partition.number as i32, Offset::Offset(time.0))?;
+            let found = consumer.offsets_for_times(wanted, kafka.connect_timeout).map_err(lasting)?;
+            let offset = found.find_partition(&name, partition.number as i32).map(|found| found.offset());
+            let end = self.watch.end((partition.topic, partition.number)).unwrap_or(0);
+            let first = match offset {
+                Some(Offset::Offset(first)) => u64::try_from(first)?,
+                _ => end,
+            };
+            let report = committed.and_then(|committed| committed.partitions.get(&(partition.topic, partition.number)));
+            if let Some(next) = committed.map(|_| report.map_or(0, |report| report.next_offset)) {
+                ensure!(
+                    first <= next,
+                    "{name} [{}] would be read from offset {first} on, but the results hold it only up to {next}: give \
+                     --backfill-from an earlier time",
+                    partition.number
+                );
+            }
+            partition.next_offset = first;
+        }
         Ok(())
     }
 
@@ -255,22 +291,24 @@ impl KafkaSource {
 
     /// Lets partitions that woke up follow the others, puts quiet ones to sleep, and looks for new ones.
     fn look_after(&mut self, ingest: &mut Ingest, epoch: Epoch, view: &WatermarkView) -> anyhow::Result<()> {
+        let now = Instant::now();
         for at in 0..self.partitions.len() {
             // Looked at only where it matters: this is called with every poll.
-            let is_quiet = self.partitions[at].life.quiet_for() >= self.config.idle_timeout;
-            let may_sleep = is_quiet && self.is_caught_up(at);
+            let is_quiet = self.partitions[at].life.quiet_for(now) >= self.config.idle_timeout;
+            // Of a bounded run, what has been read to its end waits to be told so.
+            let may_sleep = self.config.follow && is_quiet && self.is_caught_up(at);
             let partition = &mut self.partitions[at];
-            partition.life.follow((partition.topic, partition.number), partition.handle, ingest, view);
+            partition.life.follow((partition.topic, partition.number), partition.handle, ingest, view, now);
             match partition.life.stage() {
                 Stage::Idle => {
                     if let Some(error) = partition.peek() {
                         self.judge(error)?;
                     } else if self.partitions[at].held.is_some() {
-                        self.partitions[at].life.go(Stage::Waking(epoch));
+                        self.partitions[at].life.wake(epoch);
                     }
                 }
                 // One that woke up just now is active, and was not quiet since.
-                Stage::Active if may_sleep && partition.life.quiet_for() >= self.config.idle_timeout => {
+                Stage::Active if may_sleep && partition.life.quiet_for(now) >= self.config.idle_timeout => {
                     partition.life.go(Stage::Idle);
                 }
                 _ => {}
@@ -341,8 +379,19 @@ impl KafkaSource {
 }
 
 impl Source for KafkaSource {
-    fn start(&mut self, ingest: &mut Ingest) -> anyhow::Result<()> {
+    fn start(&mut self, ingest: &mut Ingest, from: &Start<'_>) -> anyhow::Result<()> {
         self.discover(ingest, Stage::Active);
+        for partition in &mut self.partitions {
+            let known =
+                from.checkpoint.and_then(|progress| progress.partitions.get(&(partition.topic, partition.number)));
+            if let Some(report) = known {
+                ingest.restore(partition.handle, report);
+                partition.next_offset = report.next_offset;
+            }
+        }
+        if let Some(time) = from.backfill {
+            self.backfill(time, from.committed)?;
+        }
         self.connect()?;
         self.report(ingest);
         Ok(())
@@ -460,7 +509,7 @@ impl Partition {
             }
         }
         if bytes > 0 {
-            self.life.has_read();
+            self.life.has_read(Instant::now());
         }
         (bytes, None)
     }

@@ -68,6 +68,43 @@ impl History {
         History { steps }
     }
 
+    /// The history for a replay with these cuts: up to each of them in other epochs, of which `more` says where they end,
+    /// and the cuts' own epochs where they were. Also the name of each next epoch.
+    pub fn replayed(&self, cuts: &BTreeSet<Epoch>, mut more: impl FnMut() -> bool) -> (History, Vec<Epoch>) {
+        let (mut steps, mut names) = (Vec::new(), Vec::new());
+        let (mut before, mut now) = (0, 0);
+        for step in &self.steps {
+            let cut = cuts.range(before..).next();
+            let next = match (step, cut) {
+                // The end of an epoch of the first run: of a cut's, or of one behind them all.
+                (Step::Cut, Some(cut)) if before == *cut => Some(cut + 1),
+                (Step::Cut, None) => Some(now + 1),
+                (Step::Cut, Some(_)) => None,
+                // Between cuts there may be as many epochs as there are names.
+                (_, Some(cut)) if now < *cut && more() => Some(now + 1),
+                _ => None,
+            };
+            match step {
+                Step::Cut => before += 1,
+                other => steps.push(other.clone()),
+            }
+            if let Some(next) = next {
+                steps.push(Step::Cut);
+                names.push(next);
+                now = next;
+            }
+        }
+        names.push(now + 1);
+        (History { steps }, names)
+    }
+
+    /// What comes after so many epochs.
+    pub fn after(&self, epochs: usize) -> History {
+        let ends = self.steps.iter().enumerate().filter(|(_, step)| matches!(step, Step::Cut)).map(|(at, _)| at + 1);
+        let start = std::iter::once(0).chain(ends).nth(epochs).expect("it has as many epochs");
+        History { steps: self.steps[start..].to_vec() }
+    }
+
     /// The partitions that are there from the start.
     pub fn initial_partitions(&self) -> BTreeSet<Place> {
         let mut first_step = BTreeMap::new();

@@ -1,6 +1,7 @@
 //! What the tests share: records, histories of them, a driver, and the comparison with the batch recomputation.
 
 mod check;
+mod checkpoint;
 mod history;
 mod line;
 mod mutate;
@@ -10,13 +11,14 @@ mod random;
 mod run;
 
 pub use check::check;
+pub use checkpoint::Checkpoint;
 pub use history::{History, Step};
 pub use line::{Line, campaign, click, impression, metrics, no_metrics, no_price, pause, price, sale, sold};
 pub use mutate::{Dice, mutated};
 pub use oracle::{RefundSum, refund_sums};
 pub use plain::{Net, Turn, nets};
 pub use random::{Disorder, histories, settings};
-pub use run::{Changes, Held, Run};
+pub use run::{Changes, Held, Plan, Run};
 
 use adtide_dataflows::model::{EventTime, WINDOW_MS};
 use adtide_dataflows::{Emit, Settings};

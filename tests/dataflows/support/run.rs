@@ -6,15 +6,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use adtide_dataflows::model::{AttributionRow, Compensation, Epoch, Money, PerformanceRow, RankingRow};
-use adtide_dataflows::operators::{Cut, PartitionState, Watermarks};
+use adtide_dataflows::operators::{Cut, PartitionReport, PartitionState, Watermarks};
 use adtide_dataflows::{
-    Counts, DeadLetter, Ingest, Inputs, LateEvent, Outputs, PartitionHandle, Settings, State, replay,
+    Counts, DeadLetter, Ingest, Inputs, Journal, LateEvent, Outputs, PartitionHandle, RESTORED, Settings, State, replay,
 };
 use differential_dataflow::VecCollection;
 use timely::dataflow::operators::{Inspect, Probe};
 use timely::dataflow::{ProbeHandle, StreamVec};
 use timely::worker::Worker;
 
+use super::checkpoint::{Checkpoint, FIRST, Kept};
 use super::history::Place;
 use super::{History, NOW, Step};
 
@@ -49,6 +50,10 @@ pub struct Run {
     pub told: (Money, u64),
     /// At the end of each epoch, and at last after all of them; only of runs that settle.
     pub held: Vec<Held>,
+    /// How far the partitions were read, and in which epoch.
+    pub reports: Vec<(PartitionReport, Epoch)>,
+    /// What each worker kept for checkpoints.
+    pub kept: Vec<Kept>,
 }
 
 impl<R: Ord + Clone> Changes<R> {
@@ -93,12 +98,18 @@ impl Run {
         Run::with(history, settings, workers, Plan { settles, ..Plan::default() })
     }
 
-    /// Runs a history as a replay that passes these cuts. `names` are those of the epochs after the first.
-    pub fn replay(history: &History, settings: &Settings, workers: usize, names: Vec<Epoch>, cuts: Vec<Cut>) -> Run {
-        Run::with(history, settings, workers, Plan { settles: false, names, cuts })
+    /// As [`Run::of`], and keeps what checkpoints need, with boundaries so many epochs apart.
+    pub fn kept(history: &History, settings: &Settings, workers: usize, settles: bool, interval: u64) -> Run {
+        Run::with(history, settings, workers, Plan { settles, interval: Some(interval), ..Plan::default() })
     }
 
-    fn with(history: &History, settings: &Settings, workers: usize, plan: Plan) -> Run {
+    /// Runs a history as a replay that passes these cuts. `names` are those of the epochs after the first.
+    pub fn replay(history: &History, settings: &Settings, workers: usize, names: Vec<Epoch>, cuts: Vec<Cut>) -> Run {
+        Run::with(history, settings, workers, Plan { names, cuts, ..Plan::default() })
+    }
+
+    /// Runs a history by a plan.
+    pub fn with(history: &History, settings: &Settings, workers: usize, plan: Plan) -> Run {
         let (history, settings) = (Arc::new(history.clone()), settings.clone());
         let config = if workers == 1 { timely::Config::thread() } else { timely::Config::process(workers) };
         let guards = timely::execute(config, move |worker| work(worker, &history, &settings, &plan));
@@ -135,6 +146,8 @@ impl Run {
         self.compensations.0.extend(other.compensations.0);
         self.late.extend(other.late);
         self.dead.extend(other.dead);
+        self.reports.extend(other.reports);
+        self.kept.extend(other.kept);
         merge_counts(&mut self.counts, other.counts);
         self.repeats += other.repeats;
         self.told = (self.told.0 + other.told.0, self.told.1 + other.told.1);
@@ -151,7 +164,31 @@ impl Run {
         self.compensations.0.sort_by_key(|change| change.1);
         self.late.sort();
         self.dead.sort();
+        self.reports.sort_by_key(|(_, epoch)| *epoch);
     }
+
+    /// Names its epochs as the history does, and leaves out what came of a checkpoint.
+    fn rename(&mut self) {
+        rename(&mut self.rankings.0, |change| &mut change.1);
+        rename(&mut self.performance.0, |change| &mut change.1);
+        rename(&mut self.attributions.0, |change| &mut change.1);
+        rename(&mut self.compensations.0, |change| &mut change.1);
+        rename(&mut self.late, |late| &mut late.1);
+        rename(&mut self.dead, |dead| &mut dead.1);
+        // With what the checkpoint knew, the run has begun.
+        self.reports.iter_mut().for_each(|(_, epoch)| *epoch = epoch.saturating_sub(FIRST));
+        self.watermarks.iter_mut().for_each(|(_, epoch)| *epoch = epoch.saturating_sub(FIRST));
+        self.watermarks = in_effect(std::mem::take(&mut self.watermarks));
+    }
+}
+
+fn rename<D>(changes: &mut Vec<D>, epoch: impl Fn(&mut D) -> &mut Epoch) {
+    changes.retain_mut(|change| {
+        let epoch = epoch(change);
+        let after = *epoch >= FIRST;
+        *epoch = epoch.saturating_sub(FIRST);
+        after
+    });
 }
 
 impl Held {
@@ -195,19 +232,37 @@ fn merge_counts(counts: &mut Counts, other: Counts) {
 
 /// How a history is run.
 #[derive(Clone, Default)]
-struct Plan {
+pub struct Plan {
     /// Each epoch is worked off before the next one starts.
-    settles: bool,
-    /// The names of the epochs after the first; 1, 2, 3 and so on if there are none.
-    names: Vec<Epoch>,
-    cuts: Vec<Cut>,
+    pub settles: bool,
+    /// The names of the epochs after the first; each by one greater than the one before if there are none.
+    pub names: Vec<Epoch>,
+    pub cuts: Vec<Cut>,
+    /// How many epochs the boundaries lie apart at which checkpoints can be taken; none are taken without.
+    pub interval: Option<u64>,
+    /// Where it goes on; then the history is what comes after it.
+    pub restore: Option<Checkpoint>,
+}
+
+impl Plan {
+    /// What is added to the names of epochs: real ones come after what is restored.
+    fn first(&self) -> Epoch {
+        if self.interval.is_some() || self.restore.is_some() { FIRST } else { 0 }
+    }
+
+    fn dataflow_cuts(&self) -> Vec<Cut> {
+        let restored = self.restore.iter();
+        let restored = restored.flat_map(|from| Cut::of_checkpoint(self.first() + from.epoch, from.watermarks));
+        restored.chain(self.cuts.iter().map(|cut| Cut { epoch: self.first() + cut.epoch, ..*cut })).collect()
+    }
 }
 
 /// One worker's run.
 fn work(worker: &mut Worker, history: &History, settings: &Settings, plan: &Plan) -> Run {
     let probe = ProbeHandle::new();
+    let journal = plan.interval.map_or(Journal::off(), Journal::new);
     let (inputs, state, captured) = worker.dataflow::<Epoch, _, _>(|scope| {
-        let (inputs, outputs, state) = replay(scope, settings, &plan.cuts);
+        let (inputs, outputs, state) = replay(scope, settings, &plan.dataflow_cuts(), &journal);
         (inputs, state, Captured::new(outputs, &probe))
     });
     let (index, peers) = (worker.index(), worker.peers());
@@ -219,17 +274,18 @@ fn work(worker: &mut Worker, history: &History, settings: &Settings, plan: &Plan
         probe: &probe,
         partitions: BTreeMap::new(),
         settles: plan.settles,
+        first: plan.first(),
         names: plan.names.iter(),
         held: Vec::new(),
+        kept: Kept::new(),
     };
     // Partitions are dealt out as by the source of files.
     let mine = |place: &Place| (place.0 as usize + place.1 as usize) % peers == index;
     let latest = NOW.plus(settings.max_future_skew);
-    for place in history.initial_partitions().into_iter().filter(mine) {
-        feeder.set_state(place, PartitionState::Active);
-        feeder.partitions.get_mut(&place).expect("it was added").wakes = false;
+    match &plan.restore {
+        Some(checkpoint) => feeder.restore(checkpoint, mine),
+        None => feeder.start(history.initial_partitions().into_iter().filter(mine)),
     }
-    feeder.report();
     for step in &history.steps {
         match step {
             Step::Record(place, bytes) if mine(place) => {
@@ -240,7 +296,10 @@ fn work(worker: &mut Worker, history: &History, settings: &Settings, plan: &Plan
             }
             Step::State(place, state) if mine(place) => feeder.set_state(*place, *state),
             Step::Record(..) | Step::State(..) => {}
-            Step::Cut => feeder.end_epoch(),
+            Step::Cut => {
+                feeder.end_epoch();
+                feeder.kept.extend(journal.take());
+            }
         }
     }
     for partition in feeder.partitions.values_mut() {
@@ -248,12 +307,14 @@ fn work(worker: &mut Worker, history: &History, settings: &Settings, plan: &Plan
         partition.changed = true;
     }
     feeder.end_epoch();
-    let Feeder { worker, ingest, inputs, mut held, .. } = feeder;
+    let Feeder { worker, ingest, inputs, mut held, kept, .. } = feeder;
     drop(inputs);
     worker.step_while(|| !probe.done());
     held.push(Held::of(&state));
-    let mut run = captured.finish(ingest.counts().clone(), &state, held);
-    if !plan.cuts.is_empty() {
+    let mut run = captured.finish(ingest.counts().clone(), &state, held, kept);
+    if plan.first() > 0 {
+        run.rename();
+    } else if !plan.cuts.is_empty() {
         run.watermarks = in_effect(run.watermarks);
     }
     run
@@ -292,11 +353,49 @@ struct Feeder<'a> {
     probe: &'a ProbeHandle<Epoch>,
     partitions: BTreeMap<Place, Partition>,
     settles: bool,
+    /// The name of the history's first epoch.
+    first: Epoch,
     names: std::slice::Iter<'a, Epoch>,
     held: Vec<Held>,
+    kept: Kept,
 }
 
 impl Feeder<'_> {
+    /// Epoch 0 says which partitions there are.
+    fn start(&mut self, initial: impl Iterator<Item = Place>) {
+        for place in initial {
+            self.set_state(place, PartitionState::Active);
+            self.partitions.get_mut(&place).expect("it was added").wakes = false;
+        }
+        self.report();
+        self.inputs.send(self.ingest.batch());
+        self.inputs.advance_to(self.first);
+    }
+
+    /// Gives back this worker's share of a checkpoint, in epochs of its own, and goes on with these partitions.
+    fn restore(&mut self, checkpoint: &Checkpoint, mine: impl Fn(&Place) -> bool) {
+        let share = checkpoint.pieces.iter().skip(self.worker.index()).step_by(self.worker.peers());
+        for piece in share.cloned() {
+            let next = self.inputs.epoch() + 1;
+            self.inputs.restore(piece);
+            self.inputs.advance_to(next);
+            self.worker.step();
+        }
+        self.inputs.advance_to(RESTORED);
+        self.ingest.forget(checkpoint.forgotten);
+        for report in checkpoint.reports.iter().filter(|report| mine(&(report.topic, report.partition))) {
+            let place = (report.topic, report.partition);
+            let handle = self.ingest.add_partition(place.0, place.1, 0);
+            self.ingest.restore(handle, report);
+            self.ingest.follow(handle, checkpoint.watermarks);
+            let (next_offset, state) = (report.next_offset, report.state);
+            self.partitions.insert(place, Partition { handle, next_offset, state, changed: true, wakes: false });
+        }
+        self.report();
+        self.inputs.send(self.ingest.batch());
+        self.inputs.advance_to(self.first + checkpoint.epoch + 1);
+    }
+
     fn set_state(&mut self, place: Place, state: PartitionState) {
         let ingest = &mut self.ingest;
         let partition = self.partitions.entry(place).or_insert_with(|| Partition {
@@ -322,7 +421,7 @@ impl Feeder<'_> {
     fn end_epoch(&mut self) {
         self.report();
         self.inputs.send(self.ingest.batch());
-        let next = self.names.next().copied().unwrap_or(self.inputs.epoch() + 1);
+        let next = self.names.next().map_or(self.inputs.epoch() + 1, |name| self.first + name);
         self.inputs.advance_to(next);
         let waking = self.partitions.values().any(|partition| partition.wakes);
         if self.settles || waking {
@@ -351,6 +450,7 @@ struct Captured {
     late: Shared<(LateEvent, Epoch)>,
     dead: Shared<(DeadLetter, Epoch)>,
     watermarks: Shared<(Watermarks, Epoch)>,
+    reports: Shared<(PartitionReport, Epoch)>,
 }
 
 type Shared<D> = Rc<RefCell<Vec<D>>>;
@@ -365,10 +465,11 @@ impl Captured {
             late: records(outputs.late, probe),
             dead: records(outputs.dead, probe),
             watermarks: records(outputs.watermarks, probe),
+            reports: records(outputs.reports, probe),
         }
     }
 
-    fn finish(self, counts: Counts, state: &State, held: Vec<Held>) -> Run {
+    fn finish(self, counts: Counts, state: &State, held: Vec<Held>, kept: Kept) -> Run {
         Run {
             rankings: Changes(self.rankings.take()),
             performance: Changes(self.performance.take()),
@@ -381,6 +482,8 @@ impl Captured {
             repeats: state.matcher.repeats.get(),
             told: (state.duplicates.refunds.get(), state.ranked_campaigns.get()),
             held,
+            reports: self.reports.take(),
+            kept: vec![kept],
         }
     }
 }

@@ -1,0 +1,48 @@
+//! What is left of rows that are brought together.
+
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+
+use adtide_dataflows::model::PerformanceSums;
+use adtide_dataflows::operators::{Upsert, Watermarks};
+use adtide_dataflows::{Entered, Kind};
+use rustc_hash::FxHashMap;
+
+/// Drops what has expired (see [`Kind::has_expired`]) and brings together what has one key: increments are added up, of upserts the newest
+/// stays.
+pub fn compact(entered: &mut Entered, forgotten: &Watermarks, lookback: i64) {
+    // Of live rates, nothing expires.
+    entered.sums.retain(|(key, _)| !Kind::Sums.has_expired(key.window_start, forgotten, lookback));
+    entered.clicks.retain(|(_, click)| !Kind::Clicks.has_expired(click.click_time, forgotten, lookback));
+    entered.conversions.retain(|conversion| !Kind::Conversions.has_expired(conversion.latest, forgotten, lookback));
+    entered.paid_clicks.retain(|click| !Kind::PaidClicks.has_expired(click.time, forgotten, lookback));
+    newest(&mut entered.campaigns);
+    newest(&mut entered.rates);
+    newest(&mut entered.prices);
+    entered.sums = added(std::mem::take(&mut entered.sums)).collect();
+    let rates = std::mem::take(&mut entered.live_rates).into_iter();
+    let rates = added(rates.map(|(product, window, sums)| ((product, window), sums)));
+    entered.live_rates = rates.map(|((product, window), sums)| (product, window, sums)).collect();
+}
+
+fn added<K: Eq + Hash>(
+    rows: impl IntoIterator<Item = (K, PerformanceSums)>,
+) -> impl Iterator<Item = (K, PerformanceSums)> {
+    let mut totals: FxHashMap<K, PerformanceSums> = FxHashMap::default();
+    for (key, sums) in rows {
+        *totals.entry(key).or_default() += sums;
+    }
+    totals.into_iter()
+}
+
+fn newest<K: Eq + Hash + Clone, O: Ord, V>(rows: &mut Vec<Upsert<K, O, V>>) {
+    let mut newest: FxHashMap<K, (O, Option<V>)> = FxHashMap::default();
+    for (key, order, value) in rows.drain(..) {
+        match newest.entry(key) {
+            Entry::Occupied(mut known) if known.get().0 < order => drop(known.insert((order, value))),
+            Entry::Occupied(_) => {}
+            Entry::Vacant(free) => drop(free.insert((order, value))),
+        }
+    }
+    rows.extend(newest.into_iter().map(|(key, (order, value))| (key, order, value)));
+}

@@ -1,0 +1,157 @@
+use adtide_dataflows::model::{IdHash, Text};
+use proptest::prelude::*;
+
+use super::*;
+
+fn text() -> impl Strategy<Value = Text> {
+    prop_oneof!["[a-c]{0,2}", any::<String>()].prop_map(Text::from)
+}
+
+fn keys() -> impl Strategy<Value = [Option<MatchKey>; 2]> {
+    let key = || prop::option::of(any::<u64>().prop_map(|n| MatchKey::of_hash(IdHash::of(&n.to_string()))));
+    (key(), key()).prop_map(|(device, session)| [device, session])
+}
+
+fn ad_id() -> impl Strategy<Value = AdId> {
+    prop_oneof![any::<i64>().prop_map(AdId::Number), "[a-z]{1,3}".prop_map(|text| AdId::Text(text.into()))]
+}
+
+fn sums_of() -> impl Strategy<Value = PerformanceSums> {
+    any::<(i64, i64, i64, i64, i64)>().prop_map(|(impressions, clicks, conversions, spend, revenue)| PerformanceSums {
+        impressions,
+        clicks,
+        conversions,
+        spend: Money(spend),
+        revenue: Money(revenue),
+    })
+}
+
+fn active() -> impl Strategy<Value = ActiveCampaign<Text>> {
+    (any::<(i64, i64, i64)>(), text(), text()).prop_map(|((advertiser_id, product_id, bid), placement, category)| {
+        ActiveCampaign { advertiser_id, product_id, placement, category, bid_price: Money(bid) }
+    })
+}
+
+fn click() -> impl Strategy<Value = (u32, StoredClick)> {
+    (any::<(u32, i64, i64)>(), keys(), prop::option::of(ad_id()), any::<Option<i64>>()).prop_map(
+        |((route, time, advertiser_id), keys, ad_id, campaign_id)| {
+            (route, StoredClick { keys, click_time: EventTime(time), ad_id, campaign_id, advertiser_id })
+        },
+    )
+}
+
+fn conversion() -> impl Strategy<Value = Conversion> {
+    (any::<(i64, i64, u32, u64, i64, i64)>(), keys(), text()).prop_map(
+        |((time, latest, partition, offset, product_id, revenue), keys, order_id)| Conversion {
+            keys,
+            order: (EventTime(time), partition, offset),
+            latest: EventTime(latest),
+            order_id,
+            product_id,
+            revenue_amount: Money(revenue),
+        },
+    )
+}
+
+fn paid_click() -> impl Strategy<Value = PaidClick> {
+    (any::<(i64, i64, i64, Option<i64>)>(), ad_id(), text()).prop_map(
+        |((time, advertiser_id, price, campaign_id), ad_id, device_id)| {
+            let group = ClickGroup { advertiser_id, campaign_id, ad_id, device_id, actual_price: Money(price) };
+            PaidClick { group, time: EventTime(time) }
+        },
+    )
+}
+
+fn entered() -> impl Strategy<Value = Entered> {
+    let position = || any::<(u32, u64)>();
+    let time = || any::<i64>().prop_map(EventTime);
+    let rate = any::<(f64, f64)>().prop_map(|(ctr, cvr)| Rates::new(ctr, cvr));
+    let key = (any::<(i64, i64)>(), text(), time()).prop_map(|((campaign_id, product_id), placement, window_start)| {
+        PerformanceKey { campaign_id, product_id, placement, window_start }
+    });
+    let upserts = (
+        prop::collection::vec((any::<i64>(), (time(), position()), prop::option::of(active())), 0..20),
+        prop::collection::vec((any::<i64>(), position(), prop::option::of(rate)), 0..20),
+        prop::collection::vec(
+            (any::<i64>(), position(), any::<Option<i64>>().prop_map(|price| price.map(Money))),
+            0..20,
+        ),
+    );
+    let rows = (
+        prop::collection::vec((any::<i64>(), time(), sums_of()), 0..20),
+        prop::collection::vec((key, sums_of()), 0..20),
+        prop::collection::vec(click(), 0..40),
+        prop::collection::vec(conversion(), 0..20),
+        prop::collection::vec(paid_click(), 0..20),
+    );
+    (upserts, rows).prop_map(|((campaigns, rates, prices), (live_rates, sums, clicks, conversions, paid_clicks))| {
+        Entered { campaigns, rates, prices, live_rates, sums, clicks, conversions, paid_clicks }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn rows_of_every_kind_come_back(mut entered in entered()) {
+        let mut back = Entered::default();
+        for encoded in encode(&mut entered).unwrap() {
+            back.append(decode(&encoded.bytes).unwrap());
+        }
+        // Encoding has sorted them.
+        prop_assert_eq!(back, entered);
+    }
+
+    #[test]
+    fn whatever_is_damaged_is_found(mut entered in entered(), at: prop::sample::Index, bit in 0u32..8, cut: bool) {
+        for Encoded { mut bytes, .. } in encode(&mut entered).unwrap() {
+            let at = at.index(bytes.len());
+            if cut { bytes.truncate(at) } else { bytes[at] ^= 1u8 << bit }
+            prop_assert!(decode(&bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn no_bytes_are_too_strange(kind in 0u8..12, rows: u64, size in 0u64..1 << 20, content: Vec<u8>) {
+        let mut bytes = Vec::from(*MAGIC);
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.push(kind);
+        bytes.extend_from_slice(&rows.to_le_bytes());
+        bytes.extend_from_slice(&size.to_le_bytes());
+        bytes.extend_from_slice(&zstd::bulk::compress(&content, LEVEL).unwrap());
+        bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
+        let _ = decode(&bytes);
+    }
+}
+
+#[test]
+fn another_version_says_what_to_do() {
+    let mut entered = Entered { prices: vec![(1, (0, 0), None)], ..Entered::default() };
+    let mut bytes = encode(&mut entered).unwrap().remove(0).bytes;
+    bytes[MAGIC.len()] = 9;
+    let end = bytes.len() - CHECKSUM;
+    let checksum = crc32fast::hash(&bytes[..end]);
+    bytes[end..].copy_from_slice(&checksum.to_le_bytes());
+    let error = decode(&bytes).unwrap_err().to_string();
+    assert!(error.contains("version 9") && error.contains("--from-checkpoint none"), "{error}");
+}
+
+#[test]
+fn a_click_takes_no_more_than_forty_bytes() {
+    // Half a minute of clicks at 3,000 a second, on 100,000 ads.
+    let clicks = (0u64..90_000).map(|n| {
+        let ad = (n * 2_654_435_761 % 100_003) as i64;
+        let key = |what: &str| Some(MatchKey::of_hash(IdHash::of(&format!("{what}{n}"))));
+        let click = StoredClick {
+            keys: [key("d"), key("s")],
+            click_time: EventTime(1_767_600_000_000 + n as i64 / 3),
+            ad_id: Some(AdId::Number(ad)),
+            campaign_id: Some(ad / 10),
+            advertiser_id: ad / 100,
+        };
+        ((ad as u32 % 5003).wrapping_mul(2_654_435_761), click)
+    });
+    let mut entered = Entered { clicks: clicks.collect(), ..Entered::default() };
+    let bytes = encode(&mut entered).unwrap().remove(0).bytes.len();
+    assert!(bytes <= 40 * 90_000, "{:.1} bytes a click", bytes as f64 / 90_000.0);
+}

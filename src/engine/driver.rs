@@ -1,0 +1,381 @@
+//! One worker's loop, as a machine that takes a step at a time: it waits for nothing and asks no clock, so that a
+//! simulation can run several in one thread.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adtide_dataflows::model::Epoch;
+use adtide_dataflows::operators::Watermarks;
+use adtide_dataflows::{Ingest, Inputs, RESTORED, State, Statement};
+use timely::dataflow::operators::probe::Handle;
+use tracing::debug;
+
+use super::checkpoint::Checkpointer;
+use super::clock::EpochClock;
+use super::restore::{Loader, Piece};
+use super::{EpochConfig, Held, Monitor, Phase, Plan, WorkerStatus};
+use crate::source::{Poll, Source, Start};
+
+/// How often a worker that can't end an epoch says how it is doing, in milliseconds.
+const REPORT: u64 = 1000;
+
+/// How long a worker that waits for others may sleep.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// What a worker does after a step of its driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// It steps the dataflow.
+    Step,
+    /// It steps the dataflow and may sleep for so long until something happens.
+    Wait(Duration),
+    /// It has done everything.
+    Done,
+    /// It was stopped before anything new was read. Half a replay says nothing that the sinks don't know better.
+    Abandoned,
+}
+
+/// What a worker has in its hands.
+pub struct Driver {
+    index: usize,
+    plan: Plan,
+    ingest: Ingest,
+    inputs: Inputs,
+    state: State,
+    probe: Handle<Epoch>,
+    source: Box<dyn Source>,
+    loader: Loader,
+    checkpointer: Checkpointer,
+    monitor: Arc<Monitor>,
+    clock: EpochClock,
+    max_bytes: u64,
+    max_in_flight: usize,
+    /// Ended epochs that are not committed everywhere yet.
+    in_flight: VecDeque<Epoch>,
+    stage: Stage,
+    now: u64,
+    last_report: u64,
+}
+
+/// The parts that a driver is made of.
+pub struct Parts {
+    /// The worker's number.
+    pub index: usize,
+    /// How all of them start.
+    pub plan: Plan,
+    /// Its way in.
+    pub ingest: Ingest,
+    /// The dataflow's inputs, at epoch 0.
+    pub inputs: Inputs,
+    /// What its share of the statements holds.
+    pub state: State,
+    /// Behind all sinks: an epoch leaves it when it is committed everywhere.
+    pub probe: Handle<Epoch>,
+    /// Its share of the input.
+    pub source: Box<dyn Source>,
+    /// Its share of the plan's checkpoint.
+    pub loader: Loader,
+    /// Its part in taking checkpoints.
+    pub checkpointer: Checkpointer,
+    /// Whom it tells how it is doing.
+    pub monitor: Arc<Monitor>,
+}
+
+/// What a worker is about.
+enum Stage {
+    /// It gives back what its share of the checkpoint holds.
+    Restoring,
+    /// It reads up to one of the plan's cuts, in epochs before that one, and ends the cut's own epoch exactly there.
+    Replaying { cut: usize, bytes_before: u64 },
+    /// It reads what is new, epoch by epoch.
+    Running { busy: bool, bytes_before: u64 },
+    /// It waits for the sinks to commit the last epochs, and for the frontier that says so.
+    Stopping { frontier: Option<Epoch> },
+    /// It waits for the last checkpoint.
+    Leaving,
+    /// It waits until all workers know that they are to stop: one that goes away before looks dead to the others.
+    Abandoning,
+}
+
+impl Driver {
+    /// A driver at the start of its plan.
+    pub fn new(parts: Parts, epochs: &EpochConfig, now: u64) -> Driver {
+        let Parts { index, plan, ingest, inputs, state, probe, source, loader, checkpointer, monitor } = parts;
+        let clock = EpochClock::new(epochs, plan.last_epoch(), now);
+        Driver {
+            index,
+            plan,
+            ingest,
+            inputs,
+            state,
+            probe,
+            source,
+            loader,
+            checkpointer,
+            monitor,
+            clock,
+            max_bytes: epochs.max_bytes,
+            max_in_flight: epochs.max_in_flight.max(1),
+            in_flight: VecDeque::new(),
+            stage: Stage::Restoring,
+            now,
+            last_report: now,
+        }
+    }
+
+    /// Does a little, at `now` (ms); `stop` is set when this process was asked to end, and with it all.
+    ///
+    /// # Errors
+    /// The input or the checkpoint can't be read.
+    pub fn step(&mut self, now: u64, stop: bool) -> anyhow::Result<Next> {
+        self.now = now;
+        if stop {
+            self.checkpointer.stop();
+        }
+        self.checkpointer.step(&self.probe);
+        let stop = self.checkpointer.is_stopping();
+        if now >= self.last_report.saturating_add(REPORT) {
+            self.report(now);
+        }
+        match self.stage {
+            Stage::Restoring | Stage::Replaying { .. } if stop => Ok(self.abandon()),
+            Stage::Restoring => self.restore(now),
+            Stage::Replaying { cut, bytes_before } => self.replay(cut, bytes_before, now),
+            Stage::Running { busy, bytes_before } => self.run(busy, bytes_before, now, stop),
+            Stage::Stopping { frontier } => Ok(self.wait_for_sinks(frontier, now)),
+            Stage::Abandoning => Ok(if self.checkpointer.has_left() { Next::Abandoned } else { Next::Wait(PAUSE) }),
+            Stage::Leaving => Ok(if self.checkpointer.has_left() { Next::Done } else { Next::Wait(PAUSE) }),
+        }
+    }
+
+    fn abandon(&mut self) -> Next {
+        self.checkpointer.abandon();
+        self.stage = Stage::Abandoning;
+        Next::Step
+    }
+
+    /// Gives a piece of the checkpoint back, or goes on to the topics when there is none left.
+    fn restore(&mut self, now: u64) -> anyhow::Result<Next> {
+        if self.is_behind() {
+            return Ok(Next::Wait(PAUSE));
+        }
+        match self.loader.piece()? {
+            Piece::Entered(entered) => {
+                self.inputs.restore(entered);
+                let next = self.inputs.epoch() + 1;
+                self.end_epoch(next, now);
+                Ok(Next::Step)
+            }
+            Piece::NotYet => Ok(Next::Wait(PAUSE)),
+            Piece::End => {
+                self.begin(now)?;
+                Ok(Next::Step)
+            }
+        }
+    }
+
+    /// Tells of all partitions that there are: in epoch 0, or in the one in which a restored state is complete. Then comes
+    /// the replay, if there is one.
+    fn begin(&mut self, now: u64) -> anyhow::Result<()> {
+        let checkpoint = self.plan.checkpoint.as_ref();
+        if checkpoint.is_some() {
+            self.inputs.advance_to(RESTORED);
+        }
+        let start = Start {
+            checkpoint: checkpoint.map(|checkpoint| &checkpoint.progress),
+            backfill: self.plan.backfill_from,
+            committed: self.plan.cuts.first(),
+        };
+        self.source.start(&mut self.ingest, &start)?;
+        self.inputs.send(self.ingest.batch());
+        if self.plan.cuts.is_empty() {
+            self.go_live();
+            let first = now.max(self.plan.last_epoch() + 1).max(self.plan.start() + 1);
+            self.inputs.advance_to(first);
+        } else {
+            // Behind the checkpoint's own epoch, and so behind what every sink without a cut has stored: it takes these.
+            self.inputs.advance_to(self.plan.start() + 1);
+            self.replay_to(0);
+        }
+        self.report(now);
+        Ok(())
+    }
+
+    fn replay_to(&mut self, at: usize) {
+        let before = if at > 0 { self.plan.cuts.get(at - 1) } else { self.plan.checkpointed() };
+        self.ingest.follow_all(before.and_then(|before| before.watermarks).unwrap_or(Watermarks::MIN));
+        let cut = &self.plan.cuts[at];
+        debug!(worker = self.index, epoch = cut.epoch, "replaying what a sink has committed");
+        self.source.replay_to(Some(cut));
+        self.stage = Stage::Replaying { cut: at, bytes_before: self.source.bytes_read() };
+    }
+
+    /// From here on everything is new.
+    fn go_live(&mut self) {
+        if let Some(last) = self.plan.last_progress() {
+            self.ingest.follow_all(last.watermarks.unwrap_or(Watermarks::MIN));
+            self.source.replay_to(None);
+            self.source.resume(&mut self.ingest, last);
+        }
+        self.stage = Stage::Running { busy: true, bytes_before: self.source.bytes_read() };
+    }
+
+    fn replay(&mut self, at: usize, bytes_before: u64, now: u64) -> anyhow::Result<Next> {
+        let cut = self.plan.cuts[at].epoch;
+        let poll = self.poll()?;
+        if poll == Poll::Finished {
+            if self.inputs.epoch() < cut {
+                self.end_epoch(cut, now);
+            }
+            self.end_epoch(cut + 1, now);
+            if at + 1 < self.plan.cuts.len() {
+                self.replay_to(at + 1)
+            } else {
+                self.go_live()
+            }
+            return Ok(Next::Step);
+        }
+        let is_full = self.source.bytes_read() - bytes_before >= self.max_bytes;
+        if is_full && self.inputs.epoch() + 1 < cut && !self.is_behind() {
+            self.stage = Stage::Replaying { cut: at, bytes_before: self.source.bytes_read() };
+            self.end_epoch(self.inputs.epoch() + 1, now);
+        }
+        Ok(if poll == Poll::Pending { Next::Wait(PAUSE) } else { Next::Step })
+    }
+
+    /// Fills an epoch, and ends it when it is time.
+    fn run(&mut self, busy: bool, bytes_before: u64, now: u64, stop: bool) -> anyhow::Result<Next> {
+        let poll = self.poll()?;
+        if poll == Poll::Finished || stop {
+            self.stop(now);
+            return Ok(Next::Step);
+        }
+        let busy = busy && poll == Poll::Ready;
+        let bytes = self.source.bytes_read() - bytes_before;
+        self.stage = Stage::Running { busy, bytes_before };
+        if !self.is_behind()
+            && let Some(next) = self.clock.next(self.inputs.epoch(), now, busy, bytes)
+        {
+            self.end_epoch(next, now);
+            self.stage = Stage::Running { busy: true, bytes_before: self.source.bytes_read() };
+            return Ok(Next::Step);
+        }
+        Ok(if poll == Poll::Ready { Next::Step } else { Next::Wait(self.clock.until_tick(now)) })
+    }
+
+    /// Reads a little, unless the sinks are behind.
+    fn poll(&mut self) -> anyhow::Result<Poll> {
+        if self.is_behind() {
+            return Ok(Poll::Pending);
+        }
+        self.source.poll(&mut self.ingest, self.inputs.epoch(), &self.state.watermarks.borrow())
+    }
+
+    /// Whether as many epochs wait for the sinks as may.
+    fn is_behind(&mut self) -> bool {
+        while let Some(&epoch) = self.in_flight.front()
+            && !self.probe.less_equal(&epoch)
+        {
+            self.in_flight.pop_front();
+            self.monitor.beat();
+            if epoch > self.plan.last_epoch() && epoch > RESTORED {
+                // An epoch is called by the time at which it began or a little later, so this is how old its oldest event is.
+                self.monitor.committed(Duration::from_millis(self.now.saturating_sub(epoch)));
+            }
+        }
+        self.in_flight.len() >= self.max_in_flight
+    }
+
+    fn end_epoch(&mut self, next: Epoch, now: u64) {
+        self.send();
+        self.in_flight.push_back(self.inputs.epoch());
+        self.inputs.advance_to(next);
+        self.report(now);
+    }
+
+    fn send(&mut self) {
+        self.source.report(&mut self.ingest);
+        self.inputs.send(self.ingest.batch());
+    }
+
+    /// Ends the last epoch.
+    fn stop(&mut self, now: u64) {
+        self.send();
+        self.inputs.advance_to(Epoch::MAX);
+        self.stage = Stage::Stopping { frontier: None };
+        self.report(now);
+    }
+
+    fn wait_for_sinks(&mut self, before: Option<Epoch>, now: u64) -> Next {
+        if !self.probe.less_than(&Epoch::MAX) {
+            self.checkpointer.leave();
+            self.stage = Stage::Leaving;
+            self.report(now);
+            return Next::Step;
+        }
+        let frontier = self.probe.with_frontier(|frontier| frontier.first().copied());
+        if frontier != before {
+            self.monitor.beat();
+        }
+        self.stage = Stage::Stopping { frontier };
+        Next::Wait(PAUSE)
+    }
+
+    fn phase(&self) -> Phase {
+        match self.stage {
+            Stage::Restoring if self.plan.checkpoint.is_some() => Phase::Restoring,
+            Stage::Restoring => Phase::Starting,
+            Stage::Replaying { .. } => Phase::Replaying,
+            Stage::Running { .. } => Phase::Running,
+            Stage::Stopping { .. } | Stage::Leaving | Stage::Abandoning => Phase::Stopping,
+        }
+    }
+
+    fn report(&mut self, now: u64) {
+        self.last_report = now;
+        if let Some(status) = self.source.status() {
+            self.monitor.source(self.index, status);
+        }
+        self.monitor.report(WorkerStatus {
+            worker: self.index,
+            phase: self.phase(),
+            restored: self.loader.restored(),
+            counts: self.ingest.counts().clone(),
+            partitions: self.ingest.partition_counts().collect(),
+            bytes: self.source.bytes_read(),
+            watermarks: Some(self.state.watermarks.borrow().reached),
+            frontier: self.probe.with_frontier(|frontier| frontier.first().copied()),
+            in_flight: self.in_flight.len(),
+            held: held(&self.state),
+            repeats: self.state.matcher.repeats.get(),
+            refunds: self.state.duplicates.refunds.get(),
+        });
+    }
+}
+/// What a worker's share of the statements holds.
+fn held(state: &State) -> Vec<Held> {
+    let held = |statement, what, rows, bytes: Option<usize>| {
+        let bytes = bytes.map(|bytes| bytes as u64);
+        Held { statement, what, rows, bytes }
+    };
+    let (performance, matcher, duplicates) = (&state.performance, &state.matcher, &state.duplicates);
+    let conversions = matcher.open_conversions.get() + matcher.closed_conversions.get();
+    vec![
+        held(Statement::RtbCacheUpdater, "ranked_campaigns", state.ranked_campaigns.get(), None),
+        held(
+            Statement::PerformanceAggregator,
+            "window_rows",
+            performance.rows.get() as u64,
+            Some(performance.bytes.get()),
+        ),
+        held(Statement::ConversionMatcher, "clicks", matcher.clicks.get() as u64, Some(matcher.click_bytes.get())),
+        held(Statement::ConversionMatcher, "conversions", conversions as u64, Some(matcher.conversion_bytes.get())),
+        held(
+            Statement::DuplicateDetector,
+            "click_groups",
+            duplicates.groups.get() as u64,
+            Some(duplicates.bytes.get()),
+        ),
+    ]
+}

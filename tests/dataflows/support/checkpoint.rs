@@ -1,0 +1,94 @@
+//! Checkpoints of the tests' runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use adtide_dataflows::model::Epoch;
+use adtide_dataflows::operators::{PartitionReport, Watermarks};
+use adtide_dataflows::{Entered, Kind, RESTORED, Settings};
+
+use super::{Dice, Run};
+
+/// The name of the first real epoch. Histories count from 0.
+pub const FIRST: Epoch = RESTORED + 1;
+
+/// What a worker's operators handed over, by boundary.
+pub type Kept = Vec<(Epoch, Entered)>;
+
+/// The state at the end of an epoch.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    pub epoch: Epoch,
+    /// All that entered the state, but for some of what has left it.
+    pub entered: Entered,
+    /// What is restored, in no order and in no places.
+    pub pieces: Vec<Entered>,
+    pub watermarks: Watermarks,
+    pub forgotten: Watermarks,
+    pub reports: Vec<PartitionReport>,
+}
+
+impl Run {
+    /// The epochs at whose ends all workers together have handed over.
+    pub fn boundaries(&self) -> Vec<Epoch> {
+        let of_each = self.kept.iter().map(|kept| kept.iter().map(|(boundary, _)| *boundary).collect::<BTreeSet<_>>());
+        let common = of_each.reduce(|one, other| &one & &other).unwrap_or_default();
+        common.into_iter().map(|boundary| boundary - FIRST).collect()
+    }
+
+    /// The checkpoint of a run with these settings, which began with the one `before`.
+    pub fn checkpoint(
+        &self,
+        epoch: Epoch,
+        before: Option<&Checkpoint>,
+        settings: &Settings,
+        dice: &mut Dice,
+    ) -> Checkpoint {
+        let mut entered = before.map(|before| before.entered.clone()).unwrap_or_default();
+        for (_, kept) in self.kept.iter().flatten().filter(|(boundary, _)| *boundary <= FIRST + epoch) {
+            entered.append(kept.clone());
+        }
+        let watermarks = self.watermarks_at(epoch).unwrap_or(Watermarks::MIN);
+        let forgotten = watermarks.earlier(settings.allowed_lateness);
+        let forgotten = before.map_or(forgotten, |before| before.forgotten.max(forgotten));
+        lose_expired(&mut entered, &forgotten, settings.lookback, dice);
+        let mut live = entered.clone();
+        live.retain_live(&forgotten, settings.lookback);
+        let reports = self.reports.iter().take_while(|(_, reported)| *reported <= epoch);
+        let reports: BTreeMap<_, _> = reports.map(|(report, _)| ((report.topic, report.partition), *report)).collect();
+        let pieces = scattered(live, dice);
+        Checkpoint { epoch, entered, pieces, watermarks, forgotten, reports: reports.into_values().collect() }
+    }
+}
+
+/// Drops some of what has expired, as a store does that drops whole segments.
+fn lose_expired(entered: &mut Entered, forgotten: &Watermarks, lookback: i64, dice: &mut Dice) {
+    let mut stays = |kind: Kind, time| !kind.has_expired(time, forgotten, lookback) || dice.below(2) == 0;
+    entered.sums.retain(|(key, _)| stays(Kind::Sums, key.window_start));
+    entered.clicks.retain(|(_, click)| stays(Kind::Clicks, click.click_time));
+    entered.conversions.retain(|conversion| stays(Kind::Conversions, conversion.latest));
+    entered.paid_clicks.retain(|click| stays(Kind::PaidClicks, click.time));
+}
+
+/// Deals rows out to some pieces, and there to any places.
+fn scattered(entered: Entered, dice: &mut Dice) -> Vec<Entered> {
+    let mut pieces = vec![Entered::default(); 1 + dice.below(9)];
+    let Entered { campaigns, rates, prices, live_rates, sums, clicks, conversions, paid_clicks } = entered;
+    deal(campaigns, &mut pieces, |piece| &mut piece.campaigns, dice);
+    deal(rates, &mut pieces, |piece| &mut piece.rates, dice);
+    deal(prices, &mut pieces, |piece| &mut piece.prices, dice);
+    deal(live_rates, &mut pieces, |piece| &mut piece.live_rates, dice);
+    deal(sums, &mut pieces, |piece| &mut piece.sums, dice);
+    deal(clicks, &mut pieces, |piece| &mut piece.clicks, dice);
+    deal(conversions, &mut pieces, |piece| &mut piece.conversions, dice);
+    deal(paid_clicks, &mut pieces, |piece| &mut piece.paid_clicks, dice);
+    pieces
+}
+
+fn deal<T>(rows: Vec<T>, pieces: &mut [Entered], part: fn(&mut Entered) -> &mut Vec<T>, dice: &mut Dice) {
+    for row in rows {
+        let piece = dice.below(pieces.len());
+        let part = part(&mut pieces[piece]);
+        let place = dice.below(part.len() + 1);
+        part.insert(place, row);
+    }
+}

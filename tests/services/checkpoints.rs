@@ -1,0 +1,55 @@
+//! Checkpoints of a run on real servers: what a restart goes on from, and what it does instead if it may not.
+
+use nix::sys::signal::Signal;
+
+use crate::deployment::{Deployment, eventually};
+use crate::end_to_end::deploy;
+
+const SETTINGS: &str = "epoch_interval = '20ms'\ncheckpoint.interval = '300ms'";
+
+/// Runs until there are checkpoints, and ends it by a signal.
+fn run_until_checkpoints(deployment: &Deployment, workers: usize, end: Signal) {
+    let mut run = deployment.start(&format!("run-{workers}"), &format!("run -w {workers}"));
+    let checkpoints = || run.stderr().matches("INFO checkpoint epoch=").count();
+    assert!(eventually(|| checkpoints() > 2), "{}", run.stderr());
+    run.end(end);
+}
+
+#[test]
+fn a_killed_run_goes_on_from_its_checkpoint_on_other_workers() {
+    let Some((_alone, deployment)) = deploy(SETTINGS) else { return };
+    let mut traffic = deployment.start("generate", "generate --to-kafka --speed 1200");
+    run_until_checkpoints(&deployment, 1, Signal::SIGKILL);
+    run_until_checkpoints(&deployment, 3, Signal::SIGKILL);
+    run_until_checkpoints(&deployment, 2, Signal::SIGTERM);
+    assert!(eventually(|| traffic.ended().is_some()), "{}", traffic.stderr());
+    let last = deployment.run("run -w 2 --until-end").succeeded();
+    assert!(last.stderr.contains("checkpoint=Some("), "{}", last.stderr);
+    deployment.run("checkpoint verify --all").succeeded();
+    deployment.run("worker all --until-end").succeeded();
+    deployment.verified();
+}
+
+#[test]
+fn what_a_checkpoint_does_not_hold_is_read_again_from_the_topics() {
+    let Some((_alone, deployment)) = deploy(SETTINGS) else { return };
+    deployment.run("generate --to-kafka").succeeded();
+    run_until_checkpoints(&deployment, 2, Signal::SIGTERM);
+    let run = |more: &str| deployment.run(&format!("run -w 2 --until-end --set conversion.lookback=48h {more}"));
+    run("").failed_saying(&[
+        "conversion.lookback = 1day",
+        "now it is 2days",
+        "--from-checkpoint none",
+        "--backfill-from",
+    ]);
+    run("--backfill-from 2099-01-01T00:00:00Z").failed_saying(&["--backfill-from", "is in the future"]);
+    deployment.run("generate --to-kafka --seed 2").succeeded();
+    let now = adtide::now().to_string().replace(' ', "T");
+    // All that was appended since the stop would be passed over.
+    let late = run(&format!("--backfill-from {now}Z"));
+    late.failed_saying(&["would be read from offset", "give --backfill-from an earlier time"]);
+    let all = run("--backfill-from 1970-01-02T00:00:00Z").succeeded();
+    assert!(all.stderr.contains("checkpoint=None"), "{}", all.stderr);
+    deployment.run("worker all --until-end").succeeded();
+    deployment.run("verify --set conversion.lookback=48h").succeeded();
+}

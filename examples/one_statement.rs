@@ -39,6 +39,7 @@ fn main() {
             greatest: None,
             watermarks: Watermarks::MIN,
             state: PartitionState::Active,
+            woke: None,
         };
         reports.send(report);
         for (epoch, second) in (1..).zip([0, 1, 2, 400]) {

@@ -13,7 +13,7 @@ use crate::model::{
     ActiveCampaign, AdEvent, AdEventType, CampaignEvent, ConversionEvent, EventTime, Money, ProductMeta,
     ProductMetrics, Text, Topic, WINDOW_MS,
 };
-use crate::operators::{PartitionReport, PartitionState, Watermarks};
+use crate::operators::{PartitionReport, PartitionState, Wake, Watermarks};
 use crate::performance_aggregator::{PartialSums, PreAggregate};
 use crate::record::{self, BadRecord, Scanner};
 use crate::rtb_cache_updater::{CampaignUpdate, PriceUpdate, Rates, RatesUpdate};
@@ -158,6 +158,10 @@ struct Partition {
     greatest: Option<EventTime>,
     /// The partition's own watermarks: by these its records are late.
     watermarks: Watermarks,
+    /// What it followed when it last woke up.
+    woke: Option<Wake>,
+    /// Of a replay: what it will follow, and at which record.
+    wakes: Option<Wake>,
     good: u64,
     dead: u64,
 }
@@ -204,7 +208,17 @@ impl Ingest {
     /// Adds a partition, to be read from `next_offset` on.
     pub fn add_partition(&mut self, topic: Topic, number: u32, next_offset: u64) -> PartitionHandle {
         let watermarks = Watermarks::MIN;
-        self.partitions.push(Partition { topic, number, next_offset, greatest: None, watermarks, good: 0, dead: 0 });
+        self.partitions.push(Partition {
+            topic,
+            number,
+            next_offset,
+            greatest: None,
+            watermarks,
+            woke: None,
+            wakes: None,
+            good: 0,
+            dead: 0,
+        });
         PartitionHandle(self.partitions.len() - 1)
     }
 
@@ -214,6 +228,7 @@ impl Ingest {
         partition.next_offset = report.next_offset;
         partition.greatest = report.greatest;
         partition.watermarks = report.watermarks;
+        partition.woke = report.woke;
     }
 
     /// Takes records for late that belong to a state from before `forgotten`: their window ends, or they happened, earlier.
@@ -238,6 +253,16 @@ impl Ingest {
     pub fn follow(&mut self, partition: PartitionHandle, floor: Watermarks) {
         let partition = &mut self.partitions[partition.0];
         partition.watermarks = partition.watermarks.max(floor);
+        partition.woke = Some(Wake { offset: partition.next_offset, floor });
+    }
+
+    /// For a replay of what an earlier run had read by its `report`: where that partition woke up, it follows the same
+    /// watermarks, so that the same of its records are late. Of several times since then only the last is known.
+    pub fn wake_as(&mut self, report: &PartitionReport) {
+        let key = (report.topic, report.partition);
+        if let Some(partition) = self.partitions.iter_mut().find(|known| (known.topic, known.number) == key) {
+            partition.wakes = report.woke.filter(|wake| wake.offset >= partition.next_offset);
+        }
     }
 
     /// Lets all partitions follow watermarks that have taken effect: what they closed is closed for all. Of those that did not
@@ -259,6 +284,10 @@ impl Ingest {
     #[inline]
     pub fn record_in(&mut self, partition: PartitionHandle, envelope: Envelope<'_>, bytes: &[u8], latest: EventTime) {
         let partition = &mut self.partitions[partition.0];
+        if let Some(wake) = partition.wakes.take_if(|wake| wake.offset <= envelope.offset) {
+            partition.watermarks = partition.watermarks.max(wake.floor);
+            partition.woke = Some(wake);
+        }
         partition.next_offset = envelope.offset + 1;
         let topic = partition.topic;
         let scanner = &mut self.scanners[topic as usize];
@@ -300,8 +329,8 @@ impl Ingest {
 
     /// Says in this epoch's batch how far a partition has been read.
     pub fn report(&mut self, partition: PartitionHandle, state: PartitionState) {
-        let Partition { topic, number, next_offset, greatest, watermarks, .. } = self.partitions[partition.0];
-        let report = PartitionReport { topic, partition: number, next_offset, greatest, watermarks, state };
+        let Partition { topic, number, next_offset, greatest, watermarks, woke, .. } = self.partitions[partition.0];
+        let report = PartitionReport { topic, partition: number, next_offset, greatest, watermarks, state, woke };
         self.router.batch.reports.push(report);
     }
 

@@ -206,6 +206,7 @@ impl Driver {
         let before = if at > 0 { self.plan.cuts.get(at - 1) } else { self.plan.checkpointed() };
         self.ingest.follow_all(before.and_then(|before| before.watermarks).unwrap_or(Watermarks::MIN));
         let cut = &self.plan.cuts[at];
+        cut.partitions.values().for_each(|report| self.ingest.wake_as(report));
         debug!(worker = self.index, epoch = cut.epoch, "replaying what a sink has committed");
         self.source.replay_to(Some(cut));
         self.stage = Stage::Replaying { cut: at, bytes_before: self.source.bytes_read() };

@@ -60,6 +60,7 @@ CREATE TABLE IF NOT EXISTS adtide_progress_partitions (
     greatest    TEXT,
     watermarks  TEXT NOT NULL,
     state       TEXT NOT NULL,
+    woke        TEXT,
     PRIMARY KEY (sink, topic, partition)
 );
 

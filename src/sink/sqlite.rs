@@ -95,7 +95,7 @@ fn read_progress(connection: &Connection) -> anyhow::Result<Option<Progress>> {
         .optional()?;
     let Some((epoch, watermarks)) = stored else { return Ok(None) };
     let mut statement = connection.prepare(
-        "SELECT topic, partition, next_offset, greatest, watermarks, state FROM adtide_progress_partitions
+        "SELECT topic, partition, next_offset, greatest, watermarks, state, woke FROM adtide_progress_partitions
          WHERE sink = ?1",
     )?;
     let mut rows = statement.query([NAME])?;
@@ -111,6 +111,7 @@ fn read_progress(connection: &Connection) -> anyhow::Result<Option<Progress>> {
             greatest: row.get::<_, Option<String>>(3)?.map(|time| EventTime::parse(&time)).transpose()?,
             watermarks: serde_json::from_str(&row.get::<_, String>(4)?)?,
             state: serde_json::from_str(&row.get::<_, String>(5)?)?,
+            woke: row.get::<_, Option<String>>(6)?.map(|woke| serde_json::from_str(&woke)).transpose()?,
         };
         progress.partitions.insert((report.topic, report.partition), report);
     }
@@ -278,8 +279,8 @@ fn write_progress(transaction: &Transaction<'_>, sink: &str, progress: &Progress
         .execute(params![sink, i64::try_from(progress.epoch)?, watermarks, now])?;
     let mut partition = transaction.prepare_cached(
         "INSERT OR REPLACE INTO adtide_progress_partitions (sink, topic, partition, next_offset, greatest,
-             watermarks, state)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+             watermarks, state, woke)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )?;
     for report in progress.partitions.values() {
         partition.execute(params![
@@ -290,6 +291,7 @@ fn write_progress(transaction: &Transaction<'_>, sink: &str, progress: &Progress
             report.greatest.map(|time| time.to_string()),
             serde_json::to_string(&report.watermarks)?,
             serde_json::to_string(&report.state)?,
+            report.woke.map(|woke| serde_json::to_string(&woke)).transpose()?,
         ])?;
     }
     Ok(())

@@ -107,6 +107,7 @@ fn progress(ads: usize, watermarks: Watermarks) -> Progress {
         greatest: None,
         watermarks,
         state: PartitionState::Active,
+        woke: None,
     };
     let reports =
         [report(Topic::AdEvents, ads as u64), report(Topic::ConversionEvents, 1), report(Topic::CampaignEvents, 1)];

@@ -52,6 +52,7 @@ fn progress(epoch: u64) -> Progress {
         greatest: (partition == 0).then_some(EIGHT),
         watermarks,
         state,
+        woke: None,
     };
     let reports = [
         report(Topic::AdEvents, 0, PartitionState::Active),

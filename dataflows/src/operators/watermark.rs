@@ -42,6 +42,18 @@ pub struct PartitionReport {
     pub watermarks: Watermarks,
     /// Whether it holds the watermark back.
     pub state: PartitionState,
+    /// What it followed when it last woke up, if it ever slept.
+    #[serde(default)]
+    pub woke: Option<Wake>,
+}
+
+/// A partition that slept has followed the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Wake {
+    /// The first record that it brought then.
+    pub offset: u64,
+    /// The watermarks that it followed.
+    pub floor: Watermarks,
 }
 
 /// A watermark for each statement that has one: no record of an earlier event time is expected, and one that comes

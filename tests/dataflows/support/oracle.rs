@@ -174,6 +174,7 @@ fn recomputed(history: &History, epoch: Epoch, settings: &Settings) -> Recompute
             greatest: None,
             watermarks: Watermarks::MIN,
             state: PartitionState::Active,
+            woke: None,
         };
         cut.partitions.insert((topic, partition), report);
         let folder = dir.path().join(topic.name());

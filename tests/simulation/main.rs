@@ -28,6 +28,7 @@ const KEPT: &[(u64, &str)] = &[
     (2, "a sink that stood at the checkpoint took a replay for what it had already"),
     (28, "watermarks went back behind a cut"),
     (31, "a run that was stopped before its first epoch left a checkpoint older than all restored epochs"),
+    (166, "a record that was late because its partition had slept was taken in a replay"),
     (149, "a sink that was new in the middle of a run took half of what a checkpoint gave back"),
     (272, "live rates after a restore"),
     (316, "a run without faults that did not get on"),

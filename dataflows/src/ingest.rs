@@ -252,8 +252,12 @@ impl Ingest {
     /// they have closed is closed for it too.
     pub fn follow(&mut self, partition: PartitionHandle, floor: Watermarks) {
         let partition = &mut self.partitions[partition.0];
-        partition.watermarks = partition.watermarks.max(floor);
-        partition.woke = Some(Wake { offset: partition.next_offset, floor });
+        let followed = partition.watermarks.max(floor);
+        // What it has reached already does not make it wake up a second time.
+        if followed != partition.watermarks {
+            partition.watermarks = followed;
+            partition.woke = Some(Wake { offset: partition.next_offset, floor });
+        }
     }
 
     /// For a replay of what an earlier run had read by its `report`: where that partition woke up, it follows the same

@@ -31,6 +31,7 @@ const KEPT: &[(u64, &str)] = &[
     (166, "a record that was late because its partition had slept was taken in a replay"),
     (149, "a sink that was new in the middle of a run took half of what a checkpoint gave back"),
     (272, "live rates after a restore"),
+    (876, "a restart was taken for a wake, and the real one forgotten"),
     (316, "a run without faults that did not get on"),
     (536, "an attribution that was lost after a restore"),
 ];

@@ -23,6 +23,9 @@ use crate::rtb_cache_updater::{CampaignUpdate, PriceUpdate, RatesUpdate};
 /// real epoch is so early.
 pub const RESTORED: Epoch = 1 << 20;
 
+/// The boundary after all epochs: no real epoch is so late.
+pub const LAST: Epoch = Epoch::MAX - 1;
+
 /// A click of statement 3 and the hash it is routed by.
 pub type RoutedClick = (u32, StoredClick);
 
@@ -106,11 +109,6 @@ impl Kind {
 }
 
 impl Entered {
-    /// Whether there is nothing.
-    pub fn is_empty(&self) -> bool {
-        *self == Entered::default()
-    }
-
     /// Adds what somebody else kept.
     pub fn append(&mut self, mut other: Entered) {
         self.campaigns.append(&mut other.campaigns);
@@ -128,8 +126,13 @@ impl Entered {
     ///
     /// Of the live rates it drops the windows that statement 2 still held: it will give them once more.
     pub fn retain_live(&mut self, forgotten: &Watermarks, lookback: i64) {
+        self.live_rates.retain(|(_, window_start, _)| Kind::Sums.has_expired(*window_start, forgotten, lookback));
+        self.drop_expired(forgotten, lookback);
+    }
+
+    /// Drops what has expired; see [`Kind::has_expired`].
+    pub fn drop_expired(&mut self, forgotten: &Watermarks, lookback: i64) {
         let lives = |kind: Kind, time| !kind.has_expired(time, forgotten, lookback);
-        self.live_rates.retain(|(_, window_start, _)| !lives(Kind::Sums, *window_start));
         self.sums.retain(|(key, _)| lives(Kind::Sums, key.window_start));
         self.clicks.retain(|(_, click)| lives(Kind::Clicks, click.click_time));
         self.conversions.retain(|conversion| lives(Kind::Conversions, conversion.latest));
@@ -175,11 +178,6 @@ impl Journal {
         Journal(Some(Rc::new(RefCell::new(inner))))
     }
 
-    /// Whether anything is kept.
-    pub fn is_on(&self) -> bool {
-        self.0.is_some()
-    }
-
     /// Takes part. An operator that holds state does so once, when it is built.
     pub fn keeper(&self) -> Keeper {
         let index = self.0.as_ref().map_or(0, |inner| {
@@ -191,7 +189,7 @@ impl Journal {
     }
 
     /// What entered since the last boundary that was taken, if all operators of this worker have passed another: that
-    /// boundary, and what they kept. After the last epoch the boundary is [`Epoch::MAX`].
+    /// boundary, and what they kept. After the last epoch it is [`LAST`].
     pub fn take(&self) -> Option<(Epoch, Entered)> {
         let mut inner = self.0.as_ref()?.borrow_mut();
         let passed = inner.passed.iter().copied().min()?;
@@ -212,7 +210,7 @@ impl Journal {
 impl Keeper {
     /// Whether what enters has to be kept at hand: not what a checkpoint gives back.
     pub fn is_on(&self) -> bool {
-        self.journal.is_on() && !self.restoring
+        self.journal.0.is_some() && !self.restoring
     }
 
     /// The next boundary: all that is at hand entered by then.
@@ -231,7 +229,7 @@ impl Keeper {
         let mut inner = inner.borrow_mut();
         // What is at hand entered by the first boundary that was not passed; the last one before `epoch` may be later.
         let first = self.next - 1;
-        let last = if epoch == Epoch::MAX { epoch } else { (epoch - 1) / inner.interval * inner.interval };
+        let last = if epoch == Epoch::MAX { LAST } else { (epoch - 1) / inner.interval * inner.interval };
         self.next = last.saturating_add(inner.interval).saturating_add(1);
         if std::mem::take(&mut self.restoring) {
             hand_over(None);
@@ -277,7 +275,7 @@ mod tests {
         give(&mut one, Epoch::MAX, 7);
         give(&mut other, Epoch::MAX, 8);
         let (boundary, entered) = journal.take().unwrap();
-        assert_eq!((boundary, entered.prices.len()), (Epoch::MAX, 3));
+        assert_eq!((boundary, entered.prices.len()), (LAST, 3));
         assert_eq!(journal.take(), None);
     }
 

@@ -15,5 +15,5 @@ mod settings;
 
 pub use dataflow::{Inputs, Outputs, State, dataflow, replay};
 pub use ingest::{Batch, Counts, DeadLetter, Envelope, Ingest, LateEvent, PartitionCounts, PartitionHandle};
-pub use journal::{Entered, Journal, Keeper, Kind, RESTORED, RateSums, RoutedClick};
+pub use journal::{Entered, Journal, Keeper, Kind, LAST, RESTORED, RateSums, RoutedClick};
 pub use settings::{Emit, MetricsSource, Settings, Statement};

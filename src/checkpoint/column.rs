@@ -1,5 +1,6 @@
 //! Columns of numbers, texts and hashes as bytes, small before they are compressed.
 
+use std::hash::Hash;
 use std::sync::Arc;
 
 use adtide_dataflows::model::{IdHash, Text};
@@ -58,17 +59,7 @@ impl Encoder {
 
     /// Texts: each different one once, and for each row which it is.
     pub fn texts<'a>(&mut self, texts: impl IntoIterator<Item = &'a str>) {
-        let mut known = FxHashMap::default();
-        let mut different = Vec::new();
-        let places: Vec<u64> = texts
-            .into_iter()
-            .map(|text| {
-                *known.entry(text).or_insert_with(|| {
-                    different.push(text);
-                    different.len() as u64 - 1
-                })
-            })
-            .collect();
+        let (different, places) = dictionary(texts);
         self.number(different.len() as u64);
         self.numbers(different.iter().map(|text| text.len() as u64));
         different.iter().for_each(|text| self.bytes.extend_from_slice(text.as_bytes()));
@@ -77,21 +68,24 @@ impl Encoder {
 
     /// Numbers of which there are few different ones, in no order, as texts are.
     pub fn repeated(&mut self, numbers: impl IntoIterator<Item = u32>) {
-        let mut known = FxHashMap::default();
-        let mut different = Vec::new();
-        let places: Vec<u64> = numbers
-            .into_iter()
-            .map(|number| {
-                *known.entry(number).or_insert_with(|| {
-                    different.push(u64::from(number));
-                    different.len() as u64 - 1
-                })
-            })
-            .collect();
+        let (different, places) = dictionary(numbers);
         self.number(different.len() as u64);
-        self.numbers(different);
+        self.numbers(different.into_iter().map(u64::from));
         self.numbers(places);
     }
+}
+
+/// The different values in the order of their first, and for each value which of them it is.
+fn dictionary<T: Copy + Eq + Hash>(values: impl IntoIterator<Item = T>) -> (Vec<T>, Vec<u64>) {
+    let (mut known, mut different) = (FxHashMap::default(), Vec::new());
+    let places = values.into_iter().map(|value| {
+        *known.entry(value).or_insert_with(|| {
+            different.push(value);
+            different.len() as u64 - 1
+        })
+    });
+    let places = places.collect();
+    (different, places)
 }
 
 /// Takes columns out again. No bytes make it panic or allocate more than a small multiple of their number.

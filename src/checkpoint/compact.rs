@@ -3,19 +3,14 @@
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
 
+use adtide_dataflows::Entered;
 use adtide_dataflows::model::PerformanceSums;
 use adtide_dataflows::operators::{Upsert, Watermarks};
-use adtide_dataflows::{Entered, Kind};
 use rustc_hash::FxHashMap;
 
-/// Drops what has expired (see [`Kind::has_expired`]) and brings together what has one key: increments are added up, of upserts the newest
-/// stays.
+/// Drops what has expired and brings together what has one key: increments are added up, of upserts the newest stays.
 pub fn compact(entered: &mut Entered, forgotten: &Watermarks, lookback: i64) {
-    // Of live rates, nothing expires.
-    entered.sums.retain(|(key, _)| !Kind::Sums.has_expired(key.window_start, forgotten, lookback));
-    entered.clicks.retain(|(_, click)| !Kind::Clicks.has_expired(click.click_time, forgotten, lookback));
-    entered.conversions.retain(|conversion| !Kind::Conversions.has_expired(conversion.latest, forgotten, lookback));
-    entered.paid_clicks.retain(|click| !Kind::PaidClicks.has_expired(click.time, forgotten, lookback));
+    entered.drop_expired(forgotten, lookback);
     newest(&mut entered.campaigns);
     newest(&mut entered.rates);
     newest(&mut entered.prices);

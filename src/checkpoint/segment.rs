@@ -164,7 +164,7 @@ fn campaigns(rows: &mut [CampaignUpdate], to: &mut Encoder) -> Extent {
 fn read_campaigns(rows: usize, from: &mut Decoder<'_>) -> anyhow::Result<Vec<CampaignUpdate>> {
     let (ids, times, positions) = (from.near(rows)?, from.near(rows)?, read_positions(rows, from)?);
     let flags = from.flags(rows)?;
-    let active = flags.iter().filter(|flag| **flag).count();
+    let active = count(&flags);
     let (advertisers, products) = (from.near(active)?, from.near(active)?);
     let (placements, categories, bids) = (from.texts(active)?, from.texts(active)?, from.near(active)?);
     let fields = advertisers.into_iter().zip(products).zip(placements.into_iter().zip(categories)).zip(bids);
@@ -191,7 +191,7 @@ fn rates(rows: &mut [RatesUpdate], to: &mut Encoder) -> Extent {
 
 fn read_rates(rows: usize, from: &mut Decoder<'_>) -> anyhow::Result<Vec<RatesUpdate>> {
     let (products, positions, flags) = (from.near(rows)?, read_positions(rows, from)?, from.flags(rows)?);
-    let known = flags.iter().filter(|flag| **flag).count();
+    let known = count(&flags);
     let score = |bits: i64| Score(f64::from_bits(bits as u64));
     let rates = from.near(known)?.into_iter().zip(from.near(known)?);
     let rates = rates.map(|(ctr, cvr)| Rates { ctr: score(ctr), cvr: score(cvr) });
@@ -210,7 +210,7 @@ fn prices(rows: &mut [PriceUpdate], to: &mut Encoder) -> Extent {
 
 fn read_prices(rows: usize, from: &mut Decoder<'_>) -> anyhow::Result<Vec<PriceUpdate>> {
     let (products, positions, flags) = (from.near(rows)?, read_positions(rows, from)?, from.flags(rows)?);
-    let known = flags.iter().filter(|flag| **flag).count();
+    let known = count(&flags);
     let prices = from.near(known)?.into_iter().map(Money);
     let keys = products.into_iter().zip(positions);
     Ok(keys.zip(spread(flags, prices)).map(|((product, position), price)| (product, position, price)).collect())
@@ -383,7 +383,7 @@ fn keys(keys: impl Iterator<Item = [Option<MatchKey>; 2]> + Clone, to: &mut Enco
 fn read_keys(rows: usize, from: &mut Decoder<'_>) -> anyhow::Result<Vec<[Option<MatchKey>; 2]>> {
     let mut side = || -> anyhow::Result<Vec<Option<MatchKey>>> {
         let flags = from.flags(rows)?;
-        let hashes = from.hashes(flags.iter().filter(|flag| **flag).count())?;
+        let hashes = from.hashes(count(&flags))?;
         Ok(spread(flags, hashes.into_iter().map(MatchKey::of_hash)).collect())
     };
     let (devices, sessions) = (side()?, side()?);
@@ -397,7 +397,7 @@ fn campaign_ids(ids: impl Iterator<Item = Option<i64>> + Clone, to: &mut Encoder
 
 fn read_campaign_ids(rows: usize, from: &mut Decoder<'_>) -> anyhow::Result<Vec<Option<i64>>> {
     let flags = from.flags(rows)?;
-    let ids = from.near(flags.iter().filter(|flag| **flag).count())?;
+    let ids = from.near(count(&flags))?;
     Ok(spread(flags, ids.into_iter()).collect())
 }
 
@@ -416,8 +416,8 @@ fn ad_ids<'a>(ids: impl Iterator<Item = Option<&'a AdId>> + Clone, to: &mut Enco
 
 fn read_ad_ids(rows: usize, from: &mut Decoder<'_>) -> anyhow::Result<Vec<Option<AdId>>> {
     let flags = from.flags(rows)?;
-    let are_numbers = from.flags(flags.iter().filter(|flag| **flag).count())?;
-    let numbers = are_numbers.iter().filter(|number| **number).count();
+    let are_numbers = from.flags(count(&flags))?;
+    let numbers = count(&are_numbers);
     let texts = are_numbers.len() - numbers;
     let mut numbers = from.near(numbers)?.into_iter();
     let mut texts = from.texts(texts)?.into_iter();
@@ -428,6 +428,11 @@ fn read_ad_ids(rows: usize, from: &mut Decoder<'_>) -> anyhow::Result<Vec<Option
     let ids = ids.collect::<Option<Vec<_>>>();
     let Some(ids) = ids else { bail!("an ad has no id") };
     Ok(spread(flags, ids.into_iter()).collect())
+}
+
+/// How many flags are set.
+fn count(flags: &[bool]) -> usize {
+    flags.iter().filter(|flag| **flag).count()
 }
 
 /// The values where the flags are set, None elsewhere.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use adtide_dataflows::model::Epoch;
 use adtide_dataflows::operators::{Stash, Watermarks};
-use adtide_dataflows::{Entered, Journal, Outputs};
+use adtide_dataflows::{Entered, Journal, LAST, Outputs};
 use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Exchange;
@@ -34,7 +34,7 @@ const COORDINATOR: usize = 0;
 pub struct Saved {
     /// The worker.
     pub worker: usize,
-    /// The boundary up to which it is; [`Epoch::MAX`] after the last epoch.
+    /// The boundary up to which it is; [`LAST`] after the last epoch.
     pub boundary: Epoch,
     /// Where it is.
     pub segments: Vec<Segment>,
@@ -139,7 +139,7 @@ impl Checkpointer {
         if let Some(coordinator) = &mut keeping.coordinator {
             coordinator.step(probe);
         }
-        if self.is_leaving && keeping.written == Epoch::MAX {
+        if self.is_leaving && keeping.written == LAST {
             self.control.close();
         }
     }
@@ -286,10 +286,8 @@ impl Coordinator {
             return;
         }
         // All have written up to it, and every sink has committed up to it.
-        let is_complete = |boundary: Epoch, saved: &[Saved]| {
-            saved.len() == self.workers
-                && (!probe.less_equal(&boundary) || boundary == Epoch::MAX && !probe.less_than(&boundary))
-        };
+        let is_complete =
+            |boundary: Epoch, saved: &[Saved]| saved.len() == self.workers && !probe.less_equal(&boundary);
         let complete = self.saved.iter().rev().find(|(boundary, saved)| is_complete(**boundary, saved));
         if let Some((&boundary, _)) = complete {
             self.complete(boundary);
@@ -298,11 +296,8 @@ impl Coordinator {
 
     /// Makes a checkpoint of a boundary.
     fn complete(&mut self, boundary: Epoch) {
-        let later = self.saved.split_off(&boundary.saturating_add(1));
-        let mut saved = std::mem::replace(&mut self.saved, later);
-        if boundary == Epoch::MAX {
-            saved.append(&mut self.saved);
-        }
+        let later = self.saved.split_off(&(boundary + 1));
+        let saved = std::mem::replace(&mut self.saved, later);
         let progress = self.progress_at(boundary);
         let new: Vec<_> = saved.into_values().flatten().flat_map(|saved| saved.segments).collect();
         let is_new =
@@ -323,7 +318,7 @@ impl Coordinator {
         segments.extend(new);
         let segments = live(segments, &self.forgotten, settings.lookback);
         // The last boundary has no name of its own.
-        let epoch = if boundary == Epoch::MAX { progress.epoch.max(self.last_epoch() + 1) } else { boundary };
+        let epoch = if boundary == LAST { progress.epoch.max(self.last_epoch() + 1) } else { boundary };
         let progress = Progress { epoch, ..progress };
         self.last = Some(progress.clone());
         let manifest = Manifest::new(epoch, self.run.clone(), progress, self.forgotten, segments, written);

@@ -354,6 +354,7 @@ impl Driver {
         });
     }
 }
+
 /// What a worker's share of the statements holds.
 fn held(state: &State) -> Vec<Held> {
     let held = |statement, what, rows, bytes: Option<usize>| {

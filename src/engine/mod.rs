@@ -125,8 +125,8 @@ pub struct EpochConfig {
 /// Runs this process's workers until the input ends or `stop` is set in any process of the cluster.
 ///
 /// # Errors
-/// The communication with other processes can't be set up. The loss of another process ends this one with [`PEER_LOST`]. An input that can't be read or a sink that can't go on ends
-/// the process.
+/// The communication with other processes can't be set up. An input that can't be read or a sink that can't go on ends
+/// the process, and so does the loss of another process, with [`PEER_LOST`].
 pub fn run(
     cluster: &Cluster,
     config: &EngineConfig,

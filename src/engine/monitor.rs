@@ -178,12 +178,13 @@ impl Monitor {
     /// Takes note of a checkpoint.
     pub fn has_checkpoint(&self, checkpoint: &Manifest) {
         let mut status = lock(&self.checkpoint);
+        let (rows, bytes) = checkpoint.size();
         let (count, written) = status.map_or((0, 0), |before| (before.count, before.written));
         *status = Some(CheckpointStatus {
             epoch: checkpoint.epoch,
             count: count + 1,
-            rows: checkpoint.segments.iter().map(|segment| segment.rows).sum(),
-            bytes: checkpoint.segments.iter().map(|segment| segment.bytes).sum(),
+            rows,
+            bytes,
             written: written + checkpoint.written_bytes,
             at: Instant::now(),
         });

@@ -110,15 +110,7 @@ pub fn open(
             );
             let sinks = outlets::open_services(services, &config.settings, &run, monitor)?;
             let held: Vec<_> = sinks.iter().map(|sink| Holding::of(&**sink)).collect();
-            let advice = "go on as before, or set another name (key name) to start over";
-            let plan = Plan::make(config, run, store, &held, advice)?;
-            let ended = !plan.cuts.is_empty()
-                && held.iter().flat_map(|held| &held.stored).all(|stored| stored.progress.has_ended());
-            ensure!(
-                !(config.source.follows() && ended),
-                "the run {:?} has read its topics to their end and closed all windows; set another name (key name) to start over",
-                services.name
-            );
+            let plan = Plan::make(config, run, store, &held, "set another name (key name) to start over")?;
             Ok((plan, sinks))
         }
     }
@@ -260,7 +252,7 @@ impl Plan {
         self.checkpoint.as_ref().map_or(RESTORED, |checkpoint| checkpoint.epoch.max(RESTORED))
     }
 
-    /// The plan for sinks that hold this.
+    /// The plan for sinks that hold this. `over` says how to start over.
     ///
     /// # Errors
     /// This run can't go on with what one of them holds.
@@ -269,17 +261,22 @@ impl Plan {
         run: Run,
         store: Option<&Store>,
         held: &[Holding],
-        advice: &'static str,
+        over: &'static str,
     ) -> anyhow::Result<Plan> {
         let checkpoint = choose(config, &run, store, held)?;
         let is_new = |held: &Holding| held.stored.is_none() && held.joins_late;
         let mut rewrites_rankings = checkpoint.is_some() && held.iter().any(is_new);
         let mut cuts = Vec::new();
         for (name, stored) in held.iter().filter_map(|held| Some((held.name, held.stored.as_ref()?))) {
-            check_same(name, &stored.run, &run, Memory::Sink(advice))?;
+            check_same(name, &stored.run, &run, Memory::Sink(over))?;
             rewrites_rankings |= stored.run.settings.ranking_limit != run.settings.ranking_limit;
             cuts.push(stored.progress.clone());
         }
+        let mut stored = held.iter().filter_map(|held| held.stored.as_ref());
+        ensure!(
+            !(config.source.follows() && !cuts.is_empty() && stored.all(|stored| stored.progress.has_ended())),
+            "the run before has read its topics to their end and closed all windows; {over}"
+        );
         Ok(Plan { rewrites_rankings, backfill_from: config.backfill_from, ..Plan::going_on(run, cuts, checkpoint) })
     }
 
@@ -300,17 +297,10 @@ impl Plan {
             joins_late: false,
             is_exact: true,
         });
-        let advice = "go on as before, start over with --fresh, or name another folder with --data-dir";
-        let plan = Plan::make(config, run, store, &held, advice)?;
+        let over = "start over with --fresh, or name another folder with --data-dir";
+        let plan = Plan::make(config, run, store, &held, over)?;
         let Some(run_before) = run_before else { return Ok(Plan::fresh(plan.run)) };
-        check_same(&data_dir.display().to_string(), &run_before, &plan.run, Memory::Sink(advice))?;
-        ensure!(
-            !(config.source.follows()
-                && held.iter().all(|held| held.stored.as_ref().is_some_and(|stored| stored.progress.has_ended()))),
-            "the run that wrote {} has read its topics to their end and closed all windows; start over with --fresh, \
-             or name another folder with --data-dir",
-            data_dir.display()
-        );
+        check_same(&data_dir.display().to_string(), &run_before, &plan.run, Memory::Sink(over))?;
         Ok(plan)
     }
 
@@ -350,7 +340,7 @@ impl Plan {
 /// Who remembers an earlier run.
 #[derive(Clone, Copy)]
 enum Memory {
-    /// A sink, and what to do if it is no use.
+    /// A sink, and how to start over.
     Sink(&'static str),
     /// A checkpoint.
     Checkpoint,
@@ -358,22 +348,23 @@ enum Memory {
 
 /// Whether this run can go on with what is left of an earlier one.
 fn check_same(place: &str, before: &Run, now: &Run, memory: Memory) -> anyhow::Result<()> {
-    let advice = match memory {
-        Memory::Sink(advice) => advice.to_owned(),
+    let otherwise = match memory {
+        Memory::Sink(over) => over,
         Memory::Checkpoint => {
-            "go on as before, or read the topics again with --from-checkpoint none, or only those records that \
-                               matter still with --backfill-from TIME"
-                .to_owned()
+            "read the topics again with --from-checkpoint none, or only those records that matter still with \
+             --backfill-from TIME"
         }
     };
     ensure!(
         before.source == now.source,
-        "{place} holds the results of the topics in {}, not of {}; {advice}",
+        "{place} holds the results of the topics in {}, not of {}; go on as before, or {otherwise}",
         before.source,
         now.source
     );
     if let Some((key, old, new)) = obstacle(&before.settings, &now.settings, memory) {
-        bail!("{place} holds results that were computed with {key} = {old}, and now it is {new}; {advice}");
+        bail!(
+            "{place} holds results that were computed with {key} = {old}, and now it is {new}; go on as before, or {otherwise}"
+        );
     }
     Ok(())
 }

@@ -12,17 +12,14 @@ use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
 use crate::deployment::{Deployment, eventually};
-use crate::number;
 use crate::servers::Servers;
+use crate::{number, steady_traffic};
 
 /// How many rounds there are, unless ADTIDE_CHAOS_ROUNDS says otherwise.
 const ROUNDS: u64 = 3;
 
-/// Ad events a second, unless ADTIDE_CHAOS_RATE says otherwise. Every start reads all of them again.
+/// Ad events a second, unless ADTIDE_CHAOS_RATE says otherwise.
 const RATE: u64 = 2_000;
-
-/// How much event time passes in a second.
-const SPEED: u64 = 120;
 
 /// A round takes no longer, or the traffic has to be raised.
 const ROUND: u64 = 30;
@@ -93,14 +90,7 @@ fn a_cluster_heals_when_one_of_its_processes_is_killed_or_frozen() {
     let first = number("ADTIDE_CHAOS_SEED").unwrap_or(0);
     let deployment = Deployment::new(&servers.addresses, 0, "");
     let seconds = ROUND * (rounds + 1);
-    let mut traffic = deployment.start(
-        "generate",
-        &format!(
-            "generate --to-kafka --speed {SPEED} --span {}s --ad-events {} --set generator.daily_curve=false",
-            seconds * SPEED,
-            seconds * rate
-        ),
-    );
+    let mut traffic = steady_traffic(&deployment, seconds, rate);
     let cluster = Cluster::up(&deployment);
     processes_again(&deployment, &cluster);
     for seed in first..first + rounds {

@@ -21,8 +21,18 @@ mod rounds;
 mod servers;
 mod supervisor;
 
+use deployment::{Deployment, Running};
+
 /// The number that a variable of the environment holds; None if it is not set.
 fn number(variable: &str) -> Option<u64> {
     let value = std::env::var(variable).ok()?;
     Some(value.parse().unwrap_or_else(|_| panic!("{variable}={value} is no number")))
+}
+
+/// Begins to send `rate` ad events a second for so many seconds, in each of which two minutes of event time pass.
+fn steady_traffic(deployment: &Deployment, seconds: u64, rate: u64) -> Running {
+    const SPEED: u64 = 120;
+    let (span, events) = (seconds * SPEED, seconds * rate);
+    let how = format!("--speed {SPEED} --span {span}s --ad-events {events} --set generator.daily_curve=false");
+    deployment.start("generate", &format!("generate --to-kafka {how}"))
 }

@@ -9,18 +9,15 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::deployment::{Deployment, Running, eventually};
-use crate::number;
 use crate::servers::Servers;
 use crate::supervisor::died_in_librdkafka;
+use crate::{number, steady_traffic};
 
 /// Ad events a second, unless ADTIDE_CHAOS_RATE says otherwise.
 const RATE: u64 = 20_000;
 
 /// For how many seconds the server is away, unless ADTIDE_CHAOS_OUTAGE says otherwise.
 const AWAY: u64 = 20;
-
-/// How much event time passes in a second.
-const SPEED: u64 = 120;
 
 /// How many bytes each of the processes may take.
 const MEMORY: u64 = 1 << 30;
@@ -47,14 +44,7 @@ fn outage(server: &'static str, cause: &str) {
     let rate = number("ADTIDE_CHAOS_RATE").unwrap_or(RATE);
     let deployment = Deployment::new(&servers.addresses, 0, "");
     let seconds = 15 + away;
-    let mut traffic = deployment.start(
-        "generate",
-        &format!(
-            "generate --to-kafka --speed {SPEED} --span {}s --ad-events {} --set generator.daily_curve=false",
-            seconds * SPEED,
-            seconds * rate
-        ),
-    );
+    let mut traffic = steady_traffic(&deployment, seconds, rate);
     let mut system = System::start(&deployment, server == "kafka");
     system.awaits("it is not ready", |system| system.ready().0 == 200 && system.commits() > 0.0);
 

@@ -9,16 +9,25 @@ use crate::support::{Place, eventually};
 
 const RUN: &str = "run --from in --data-dir out --follow --set checkpoint.interval=200ms --set idle_timeout=1h";
 
-/// A place whose traffic was read, with checkpoints, by a run that was stopped in order.
+/// A place with two checkpoints, each of a run that was stopped in order; what the second run read came after the first.
 fn stopped() -> Place {
     let place = Place::new();
-    place.run("generate --to in --ad-events 4000 --campaigns 100 --campaign-events 300 --span 1h").succeeded();
-    let mut run = place.start("first", &format!("{RUN} -w 2"));
-    // Once there is one that adds nothing, all has been read.
-    let checkpoints = || files(&place, "manifests").len() == 2 && run.stderr().contains(" written=0");
-    assert!(eventually(checkpoints), "{}", run.stderr());
-    run.end(Signal::SIGTERM).succeeded();
+    let traffic = "--ad-events 4000 --campaigns 100 --campaign-events 300 --span 1h";
+    place.run(&format!("generate --to in {traffic}")).succeeded();
+    place.run(&format!("generate --to more --start 2026-01-05T09:00:00Z {traffic}")).succeeded();
+    run_until_checkpoint(&place, "first");
+    place.append("in/ad-events/0.ndjson", fs::read(place.path("more/ad-events/0.ndjson")).unwrap());
+    run_until_checkpoint(&place, "second");
+    assert_eq!(files(&place, "manifests").len(), 2);
     place
+}
+
+/// Runs until there is a checkpoint of something new, and ends it in order.
+fn run_until_checkpoint(place: &Place, name: &str) {
+    let mut run = place.start(name, &format!("{RUN} -w 2"));
+    let is_new = |line: &str| line.contains("INFO checkpoint epoch=") && !line.ends_with(" written=0");
+    assert!(eventually(|| run.stderr().lines().any(is_new)), "{}", run.stderr());
+    run.end(Signal::SIGTERM).succeeded();
 }
 
 /// The files of the checkpoints, the newest manifest last.
@@ -80,7 +89,7 @@ fn another_length_of_rankings_holds_for_all_of_them_at_once() {
     let place = stopped();
     let longer = "SELECT COUNT(*) FROM rtb_ranking_cache WHERE json_array_length(ranking_list) > 2";
     assert_ne!(place.rows(longer), ["0"]);
-    let mut run = place.start("second", &format!("{RUN} --ranking-limit 2"));
+    let mut run = place.start("third", &format!("{RUN} --ranking-limit 2"));
     // One event more, which is in no ranking.
     fs::write(place.path("in/ad-events/9.ndjson"), "{}\n").unwrap();
     assert!(eventually(|| place.rows(longer) == ["0"]), "{}", run.stderr());

@@ -1,6 +1,5 @@
 # shellcheck shell=bash disable=SC2034,SC2154
-# Apache Kafka: one process that is broker and controller (KRaft). Maven brings its jars, as kafka/pom.xml
-# lists them, and those of the tools, as kafka/tools/pom.xml does.
+# Apache Kafka: one process that is broker and controller (KRaft). Maven brings its jars, as kafka/pom.xml lists them.
 
 # name:partitions:cleanup.policy
 kafka_topics=(
@@ -10,17 +9,14 @@ kafka_topics=(
 kafka_signal=TERM
 kafka_port=${ADTIDE_KAFKA_PORT:-19092}
 kafka_controller_port=${ADTIDE_KAFKA_CONTROLLER_PORT:-19093}
-kafka_poms=$repo/scripts/kafka
+kafka_files=$repo/scripts/kafka
 kafka_port() { echo "$kafka_port $kafka_controller_port"; }
 kafka_variable() { echo ADTIDE_TEST_KAFKA_BROKERS; }
 kafka_url() { address kafka; }
 kafka_jars() { echo "${XDG_CACHE_HOME:-$HOME/.cache}/adtide/kafka-$(kafka_pinned)"; }
-kafka_pinned() { sed -n 's:.*<kafka.version>\(.*\)</kafka.version>.*:\1:p' "$kafka_poms/pom.xml"; }
-# The poms are kept with the jars: when they change, the jars are fetched again.
-kafka_version() {
-  local jars; jars=$(kafka_jars)
-  cmp -s "$kafka_poms/pom.xml" "$jars/pom.xml" && cmp -s "$kafka_poms/tools/pom.xml" "$jars/tools/pom.xml" && kafka_pinned
-}
+kafka_pinned() { sed -n 's:.*<kafka.version>\(.*\)</kafka.version>.*:\1:p' "$kafka_files/pom.xml"; }
+# The pom is kept with the jars: when it changes, the jars are fetched again.
+kafka_version() { cmp -s "$kafka_files/pom.xml" "$(kafka_jars)/pom.xml" && kafka_pinned; }
 
 kafka_prepare() {
   kafka_java >/dev/null || apt_install "$(kafka_java_package)"
@@ -45,45 +41,41 @@ kafka_java_package() {
 
 # Into another folder first, so that an interrupted download is not taken for a whole one.
 kafka_download() {
-  local jars new part log=$dir/log/maven
+  local jars new log=$dir/log/maven
   jars=$(kafka_jars) new=$jars.new.$$
   command -v mvn >/dev/null || apt_install maven
   say "kafka: fetching $(kafka_pinned) with Maven, once"
-  for part in . tools; do
-    mkdir -p "$new/$part"
-    mvn -B -q -ntp --strict-checksums -f "$kafka_poms/$part/pom.xml" dependency:copy-dependencies \
-      -DoutputDirectory="$new/$part" >"$log" 2>&1 ||
-      { rm -rf "$new"; grep ERROR "$log" | head -n 2 >&2; cannot_install "kafka: Maven could not fetch it: see $log"; }
-    cp "$kafka_poms/$part/pom.xml" "$new/$part/pom.xml"
-  done
+  mkdir -p "$new"
+  mvn -B -q -ntp --strict-checksums -f "$kafka_files/pom.xml" dependency:copy-dependencies -DoutputDirectory="$new" >"$log" 2>&1 ||
+    { rm -rf "$new"; grep ERROR "$log" | head -n 2 >&2; cannot_install "kafka: Maven could not fetch it: see $log"; }
+  cp "$kafka_files/pom.xml" "$new/pom.xml"
   rm -rf "$jars"
   mv "$new" "$jars"
 }
 
-# kafka_java_line LEVEL CLASSPATH JVM-OPTION... CLASS ARGUMENT...: leaves the whole command in java_line.
+# kafka_java_line LEVEL JVM-OPTION... CLASS ARGUMENT...: leaves the whole command in java_line.
 kafka_java_line() {
-  local level=$1 path=$2; shift 2
-  java_line=("$(kafka_java)" -cp "$path" "-Dlog4j2.configurationFile=$kafka_poms/log4j2.properties" "-Dadtide.level=$level" "$@")
+  local level=$1; shift
+  java_line=("$(kafka_java)" -cp "$(kafka_jars)/*" "-Dlog4j2.configurationFile=$kafka_files/log4j2.properties" "-Dadtide.level=$level" "$@")
 }
 
-# kafka_tool CLASSPATH CLASS ARGUMENT...: lives for a second, so what compiles and collects less is faster.
+# kafka_tool CLASS ARGUMENT...: lives for a second, so what compiles and collects less is faster.
 kafka_tool() {
-  local java_line path=$1; shift
-  kafka_java_line WARN "$path" -Xmx128m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 "$@"
+  local java_line
+  kafka_java_line WARN -Xmx128m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 "$@"
   "${java_line[@]}"
 }
 
 kafka_start() {
-  local config=$dir/kafka/server.properties java_line jars
-  jars="$(kafka_jars)/*"
+  local config=$dir/kafka/server.properties java_line
   mkdir -p "$dir/kafka"
   kafka_config >"$config"
   # Formatting gives the folder a cluster id; once that is there it is left alone.
   [[ -e $dir/kafka/data/meta.properties ]] ||
-    kafka_tool "$jars" kafka.tools.StorageTool format --cluster-id "$(kafka_tool "$jars" kafka.tools.StorageTool random-uuid)" \
+    kafka_tool kafka.tools.StorageTool format --cluster-id "$(kafka_tool kafka.tools.StorageTool random-uuid)" \
       --config "$config" --ignore-formatted >"$dir/log/kafka.format" 2>&1 ||
     { tail -n 15 "$dir/log/kafka.format" >&2; fail "kafka: could not format $dir/kafka/data"; }
-  kafka_java_line INFO "$jars" -Xms128m -Xmx512m -XX:+UseG1GC -XX:+ExitOnOutOfMemoryError kafka.Kafka "$config"
+  kafka_java_line INFO -Xms128m -Xmx512m -XX:+UseG1GC -XX:+ExitOnOutOfMemoryError kafka.Kafka "$config"
   spawn kafka "${java_line[@]}"
 }
 
@@ -128,7 +120,7 @@ EOF
 kafka_answers() { listens "$(port_of kafka)"; }
 
 kafka_topic() {
-  kafka_tool "$(kafka_jars)/tools/*" org.apache.kafka.tools.TopicCommand --bootstrap-server "$(address kafka)" "$@"
+  kafka_tool org.apache.kafka.tools.TopicCommand --bootstrap-server "$(address kafka)" "$@"
 }
 
 kafka_finish() {

@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
 use rdkafka::{ClientConfig, ClientContext};
 use tracing::debug;
 
 use super::Fault;
+
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(5);
 
 /// How the brokers are reached, and the names of the topics.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -141,6 +144,37 @@ impl ConsumerContext for QuietContext {}
 
 /// A consumer of this context.
 pub type QuietConsumer = BaseConsumer<QuietContext>;
+
+/// Where a partition begins and ends, as a consumer sees it: the offset of its first record, and the one after its last. One
+/// that reads only what is committed sees the end before the first transaction that is still open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// More than 0 where retention has deleted records.
+    pub start: u64,
+    /// Of a consumer that reads only what is committed: all records before it are committed or aborted.
+    pub end: u64,
+}
+
+/// The partitions of a topic, by its name without the prefix, with where they begin and end now.
+///
+/// # Errors
+/// The brokers can't be reached, or there is no such topic.
+pub fn bounds(config: &KafkaConfig, consumer: &QuietConsumer, topic: &str) -> Result<BTreeMap<u32, Bounds>, Fault> {
+    let name = config.topic(topic);
+    let fault = |error| config.fault(error).context(format!("the topic {name}"));
+    let metadata = consumer.fetch_metadata(Some(&name), ANSWER).map_err(fault)?;
+    let found = metadata.topics().iter().find(|found| found.name() == name);
+    let partitions = found.map_or(&[][..], |found| found.partitions());
+    if partitions.is_empty() {
+        return Err(fault(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition)));
+    }
+    let bounds = partitions.iter().map(|partition| {
+        let (start, end) = consumer.fetch_watermarks(&name, partition.id(), ANSWER).map_err(fault)?;
+        let unsigned = |offset: i64| u64::try_from(offset).unwrap_or(0);
+        Ok((partition.id().unsigned_abs(), Bounds { start: unsigned(start), end: unsigned(end) }))
+    });
+    bounds.collect()
+}
 
 /// The context of a producer that is given up when a record could not be delivered: remembers why the first was not.
 #[derive(Debug, Default)]

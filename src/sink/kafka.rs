@@ -8,6 +8,7 @@
 //! the other, and then the progress, which tells which way.
 
 mod progress;
+mod transactions;
 
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ use crate::json;
 use progress::Record;
 
 pub use progress::TOPIC as PROGRESS;
+pub use transactions::{Hidden, Transactions};
 
 /// Statement 4, late events and dead letters in Kafka.
 pub struct KafkaSink {
@@ -43,6 +45,8 @@ pub struct KafkaSink {
     written: Instant,
     /// None after a fault.
     producer: Option<TransactionalProducer>,
+    /// When it was last looked whether all shows that is committed.
+    looked: Instant,
 }
 
 impl KafkaSink {
@@ -63,6 +67,8 @@ impl KafkaSink {
             transact(&producer, &[], &draw, TRANSACTION).map_err(|error| config.fault(error))?;
             Ok((producer, record))
         })?;
+        // What the run before had left open is settled by now.
+        warn_of_hidden(config);
         Ok(KafkaSink {
             config: config.clone(),
             name: name.to_owned(),
@@ -73,6 +79,7 @@ impl KafkaSink {
             unwritten: None,
             written: Instant::now(),
             producer: Some(producer),
+            looked: Instant::now(),
         })
     }
 
@@ -177,6 +184,12 @@ impl Sink for KafkaSink {
     }
 
     fn tick(&mut self) -> anyhow::Result<()> {
+        // The marks of the last transaction are long there. A partition that gets more is not looked at: its next transaction
+        // ends the one before as well.
+        if self.looked.elapsed() >= LOOK {
+            self.looked = Instant::now();
+            warn_of_hidden(&self.config);
+        }
         self.unwritten.take().map_or(Ok(()), |progress| self.write(&[], progress))
     }
 }
@@ -202,6 +215,20 @@ pub fn stored(config: &KafkaConfig, name: &str) -> anyhow::Result<Option<Stored>
     Ok(held.and_then(|held| held.stored))
 }
 
+/// Says what was committed and does not show. It can't be mended from here, but must not stay unnoticed.
+fn warn_of_hidden(config: &KafkaConfig) {
+    // If it can't be looked, something else will say so.
+    for hidden in Transactions::hidden(config).unwrap_or_default() {
+        warn!(
+            "{hidden}: nothing shows to those who read only what is committed, as a transaction is open there. When brokers of \
+             Kafka 4.3.0 to 4.4.0 die they may forget to end one that was committed; see \"Versions of Kafka to avoid\" in \
+             docs/operations.md"
+        );
+    }
+}
+
+/// How far apart an idle sink looks whether all shows that is committed.
+const LOOK: Duration = Duration::from_secs(60);
 /// How far apart progress is written that no record comes with.
 const SPACING: Duration = Duration::from_secs(1);
 /// How long an answer may take.

@@ -10,26 +10,14 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message, Offset, TopicPartitionList};
 
 use super::input::Offsets;
-use crate::connect::kafka::{KafkaConfig, QuietConsumer, QuietContext};
+use crate::connect::kafka::{Bounds, KafkaConfig, QuietConsumer, QuietContext, bounds};
 use crate::connect::{Fault, persist};
-
-/// How long an answer may take.
-const ANSWER: Duration = Duration::from_secs(5);
 
 /// How long to wait for records that must be there.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What librdkafka has to say is for the debug log: that a partition has ended is no error here.
 type Client = QuietConsumer;
-
-/// Where a partition begins and ends: the offset of its first record, and the one after its last that is committed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
-    /// More than 0 where retention has deleted records.
-    pub start: u64,
-    /// All records before it are committed or aborted.
-    pub end: u64,
-}
 
 /// Reads what is committed of a cluster's topics.
 pub struct Reader {
@@ -43,7 +31,7 @@ impl Reader {
     /// # Errors
     /// The configuration of the clients is wrong.
     pub fn new(config: &KafkaConfig) -> anyhow::Result<Reader> {
-        Ok(Reader { config: config.clone(), consumer: consumer(config, "read_committed")? })
+        Ok(Reader { config: config.clone(), consumer: consumer(config)? })
     }
 
     /// The partitions of a topic, with where they begin and end now.
@@ -51,7 +39,8 @@ impl Reader {
     /// # Errors
     /// The brokers can't be reached, or there is no such topic.
     pub fn bounds(&self, topic: &str) -> anyhow::Result<BTreeMap<u32, Bounds>> {
-        bounds(&self.config, &self.consumer, topic)
+        let Reader { config, consumer } = self;
+        persist("asking Kafka where its topics end", Some(config.connect_timeout), || bounds(config, consumer, topic))
     }
 
     /// Calls `each` with the committed records before the offsets, within a partition in order. Offsets have gaps: where
@@ -129,7 +118,7 @@ impl Reader {
     }
 }
 
-fn consumer(config: &KafkaConfig, isolation: &str) -> anyhow::Result<Client> {
+fn consumer(config: &KafkaConfig) -> anyhow::Result<Client> {
     let mut client = config.client();
     client
         // It joins no group and commits nothing, but librdkafka insists on a name.
@@ -139,60 +128,9 @@ fn consumer(config: &KafkaConfig, isolation: &str) -> anyhow::Result<Client> {
         .set("enable.partition.eof", "true")
         // The end of a partition is told when a fetch has waited for more: half a second unless it is told not to.
         .set("fetch.wait.max.ms", "10")
-        .set("isolation.level", isolation)
+        .set("isolation.level", "read_committed")
         .set("auto.offset.reset", "error");
     client.create_with_context(QuietContext).map_err(|error| config.fault(error).into_error())
-}
-
-fn bounds(config: &KafkaConfig, consumer: &Client, topic: &str) -> anyhow::Result<BTreeMap<u32, Bounds>> {
-    let name = config.topic(topic);
-    persist("asking Kafka where its topics end", Some(config.connect_timeout), || {
-        let fault = |error| config.fault(error).context(format!("the topic {name}"));
-        let metadata = consumer.fetch_metadata(Some(&name), ANSWER).map_err(fault)?;
-        let found = metadata.topics().iter().find(|found| found.name() == name);
-        let partitions = found.map_or(&[][..], |found| found.partitions());
-        if partitions.is_empty() {
-            return Err(fault(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition)));
-        }
-        let bounds = partitions.iter().map(|partition| {
-            let (start, end) = consumer.fetch_watermarks(&name, partition.id(), ANSWER).map_err(fault)?;
-            let unsigned = |offset: i64| u64::try_from(offset).unwrap_or(0);
-            Ok((unsigned(partition.id().into()) as u32, Bounds { start: unsigned(start), end: unsigned(end) }))
-        });
-        bounds.collect()
-    })
-}
-
-/// Tells whether what transactions have written shows in full.
-///
-/// A transaction is committed at once, but its marks reach the partitions one by one: for a moment it shows in one and not yet
-/// in another.
-pub struct Transactions {
-    config: KafkaConfig,
-    uncommitted: Client,
-}
-
-impl Transactions {
-    /// Looks at the same brokers as a reader does.
-    ///
-    /// # Errors
-    /// Those of [`Reader::new`].
-    pub fn new(config: &KafkaConfig) -> anyhow::Result<Transactions> {
-        Ok(Transactions { config: config.clone(), uncommitted: consumer(config, "read_uncommitted")? })
-    }
-
-    /// Where each partition of a topic ends, and whether every transaction that had written to it before is settled there.
-    ///
-    /// # Errors
-    /// Those of [`Reader::bounds`].
-    pub fn ends(&self, reader: &Reader, topic: &str) -> anyhow::Result<(Offsets, bool)> {
-        let written = bounds(&self.config, &self.uncommitted, topic)?;
-        let committed = reader.bounds(topic)?;
-        let ends: Offsets = committed.into_iter().map(|(partition, bounds)| (partition, bounds.end)).collect();
-        let is_settled =
-            written.iter().all(|(partition, bounds)| ends.get(partition).is_some_and(|end| *end >= bounds.end));
-        Ok((ends, is_settled))
-    }
 }
 
 /// Gives a record to `each` if it is wanted. The partition, if this was its last.

@@ -112,7 +112,7 @@ fn check(input: &mut dyn Input, found: &mut dyn Found, watch: &mut dyn FnMut(u64
             .map(|late| late.by_idleness)
             .sum(),
         moments: moments(&sinks, &at, [rankings, tables, records]),
-        notes: notes(&sinks, &at),
+        notes: [notes(&sinks, &at), found.notes()].concat(),
     })
 }
 

@@ -46,7 +46,7 @@ impl Servers {
         let folder = std::env::temp_dir().join("adtide-chaos-services");
         let (addresses, down, starting) = Default::default();
         let mut servers = Servers { folder, addresses, down, starting, _alone: alone };
-        servers.run(&["up"]);
+        servers.run(&["reset"]);
         let env = fs::read_to_string(servers.folder.join("env")).unwrap();
         let variable = |name: &str| {
             let value =
@@ -115,6 +115,10 @@ impl Drop for Servers {
             let _ = up.wait();
         }
         let _ = self.script(&["down"]).stdout(Stdio::null()).status();
-        let _ = fs::remove_dir_all(&self.folder);
+        if std::thread::panicking() {
+            eprintln!("what the servers held is in {}, until these tests run again", self.folder.display());
+        } else {
+            let _ = fs::remove_dir_all(&self.folder);
+        }
     }
 }

@@ -7,10 +7,11 @@ use anyhow::bail;
 use rdkafka::Message;
 
 use crate::connect::kafka::KafkaConfig;
-use crate::sink::kafka::PROGRESS;
+use crate::connect::{Fault, persist};
+use crate::sink::kafka::{Hidden, PROGRESS, Transactions};
 use crate::sink::{self, Stored};
 use crate::verify::input::Offsets;
-use crate::verify::kafka::{Reader, Transactions};
+use crate::verify::kafka::Reader;
 
 /// How long it is tried to find the topics between two commits.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -19,7 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// progress.
 const LAG: Duration = Duration::from_secs(3);
 
-/// A transaction that has stood still for so long was left behind by a run that died. Nothing of it will show.
+/// A transaction that has stood still for so long was left behind: by a run that died, and nothing of it will show; or by a
+/// broker that forgot to end it, and what it had committed is hidden.
 const ABANDONED: Duration = Duration::from_secs(2);
 
 /// Where the partitions of each topic end.
@@ -31,6 +33,8 @@ pub struct Records {
     ends: Ends,
     /// What they stand for.
     pub stored: Option<Stored>,
+    /// What transactions that were left behind have written.
+    pub hidden: Vec<Hidden>,
 }
 
 impl Records {
@@ -40,23 +44,25 @@ impl Records {
     /// # Errors
     /// The brokers can't be reached, a topic is missing, or there is a commit each time.
     pub fn open(config: &KafkaConfig, name: &str, others: u64) -> anyhow::Result<Records> {
-        let (reader, transactions) = (Reader::new(config)?, Transactions::new(config)?);
+        let reader = Reader::new(config)?;
+        let transactions = Transactions::new(config).map_err(Fault::into_error)?;
         let started = Instant::now();
         let mut before = sink::kafka::stored(config, name)?;
         let mut unchanged = (Ends::new(), Instant::now());
         while started.elapsed() < PATIENCE {
-            let (ends, settled) = ends(&reader, &transactions)?;
+            let look = || Ok((ends(&transactions)?, transactions.ends(PROGRESS)?.1));
             // The progress comes last: what shows in the topics must be in it.
-            let (_, progress_settled) = transactions.ends(&reader, PROGRESS)?;
+            let ((ends, hidden), hidden_progress) =
+                persist("asking Kafka where its topics end", Some(config.connect_timeout), look)?;
             let stored = sink::kafka::stored(config, name)?;
             let waits = epoch(&stored).is_some_and(|epoch| epoch < others) && started.elapsed() < LAG;
             let is_one_moment = epoch(&before) == epoch(&stored);
             if unchanged.0 != ends || !is_one_moment {
                 unchanged = (ends.clone(), Instant::now());
             }
-            let all_shows = settled && progress_settled || unchanged.1.elapsed() >= ABANDONED;
+            let all_shows = hidden.is_empty() && hidden_progress.is_empty() || unchanged.1.elapsed() >= ABANDONED;
             if is_one_moment && all_shows && !waits {
-                return Ok(Records { reader, ends, stored });
+                return Ok(Records { reader, ends, stored, hidden });
             }
             before = stored;
         }
@@ -82,13 +88,13 @@ fn epoch(stored: &Option<Stored>) -> Option<u64> {
     stored.as_ref().map(|stored| stored.progress.epoch)
 }
 
-/// Where the output topics end, and whether all transactions show there.
-fn ends(reader: &Reader, transactions: &Transactions) -> anyhow::Result<(Ends, bool)> {
-    let (mut ends, mut all_settled) = (Ends::new(), true);
+/// Where the output topics end, and what does not show there.
+fn ends(transactions: &Transactions) -> Result<(Ends, Vec<Hidden>), Fault> {
+    let (mut ends, mut hidden) = (Ends::new(), Vec::new());
     for topic in sink::TOPICS {
-        let (offsets, settled) = transactions.ends(reader, topic)?;
-        all_settled &= settled;
+        let (offsets, more) = transactions.ends(topic)?;
+        hidden.extend(more);
         ends.insert(topic, offsets);
     }
-    Ok((ends, all_settled))
+    Ok((ends, hidden))
 }

@@ -177,6 +177,11 @@ pub trait Found {
     /// The sinks and where they stand.
     fn sinks(&self) -> &Sinks;
 
+    /// What else there is to say of the results.
+    fn notes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The full name of a topic, as the workers know it.
     fn topic(&self, name: &str) -> String {
         name.to_owned()

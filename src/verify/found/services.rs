@@ -63,6 +63,13 @@ impl Found for Services {
         &self.sinks
     }
 
+    fn notes(&self) -> Vec<String> {
+        let note = |hidden| {
+            format!("{hidden}: nothing counts, as a transaction is open there, whose producer or broker has died")
+        };
+        self.records.hidden.iter().map(note).collect()
+    }
+
     fn topic(&self, name: &str) -> String {
         self.config.kafka.topic(name)
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use adtide::connect::kafka::KafkaConfig;
-use adtide::sink::kafka::{KafkaSink, stored};
+use adtide::sink::kafka::{KafkaSink, Transactions, stored};
 use adtide::sink::{Change, Progress, Sink, Stored};
 use adtide_dataflows::model::{AdId, Compensation, EventTime, Money, Topic};
 use adtide_dataflows::operators::Watermarks;
@@ -262,6 +262,33 @@ fn an_abandoned_transaction_is_never_seen() {
     assert_eq!(place.compensations(), once(["a", "b"]));
     assert!(dying.commit_transaction(PATIENCE).is_err());
     assert_eq!(place.compensations(), once(["a", "b"]));
+}
+
+/// Nothing else tells of it: a consumer sees the same as if nothing had been written.
+#[test]
+fn what_an_open_transaction_hides_is_found() {
+    let Some(place) = Place::new() else { return };
+    let hidden =
+        || -> Vec<String> { Transactions::hidden(&place.config).unwrap().iter().map(ToString::to_string).collect() };
+    let mut sink = place.open();
+    sink.commit(commit(1, vec![refund("a")])).unwrap();
+    let mut client = place.config.client();
+    let other: BaseProducer = client.set("transactional.id", place.config.topic("other-sink")).create().unwrap();
+    other.init_transactions(PATIENCE).unwrap();
+    other.begin_transaction().unwrap();
+    let topic = place.config.topic("late-events");
+    other.send(BaseRecord::to(&topic).partition(1).key("other").payload("{}")).map_err(|(error, _)| error).unwrap();
+    while other.in_flight_count() > 0 {
+        other.poll(Duration::from_millis(10));
+    }
+    // The marks of the first commit may still be on their way.
+    let begun = Instant::now();
+    while hidden().len() > 1 && begun.elapsed() < PATIENCE {}
+    assert_eq!(hidden(), [format!("{topic} [1] from offset 0 on")]);
+    other.commit_transaction(PATIENCE).unwrap();
+    while !hidden().is_empty() {
+        assert!(begun.elapsed() < PATIENCE);
+    }
 }
 
 /// The broker ends transactions that take too long in the same way in which another producer does.

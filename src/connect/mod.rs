@@ -4,6 +4,7 @@ pub mod kafka;
 pub mod migrate;
 pub mod postgres;
 pub mod redis;
+pub mod sqlite;
 pub mod topics;
 mod trials;
 

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
 use super::rows::Rows;
 use super::{Commit, Progress, Run, Sink, Stored, latest};
-use crate::json;
+use crate::{connect, json};
 
 /// Statements 1, 2 and 3 in one database file, each commit one transaction.
 pub struct SqliteSink {
@@ -26,10 +26,8 @@ impl SqliteSink {
     /// The file can't be opened or written, or is no SQLite database.
     pub fn open(path: &Path, run: &Run, resume: bool) -> anyhow::Result<SqliteSink> {
         let prepare = || -> anyhow::Result<SqliteSink> {
-            let connection = Connection::open(path)?;
-            // With WAL, NORMAL loses at most the last commits on power failure and never half of one.
-            connection
-                .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA cache_size = -32768;")?;
+            let connection = connect::sqlite::open(path)?;
+            connection.execute_batch("PRAGMA cache_size = -32768;")?;
             if !resume {
                 // Another version may have kept its progress in other columns.
                 connection.execute_batch(

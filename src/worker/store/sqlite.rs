@@ -3,7 +3,6 @@
 //! Others write to the same file. Each step takes the write lock first and then reads, so what it has read stays true.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use adtide_dataflows::model::{ActiveCampaign, EventTime, Money};
 use anyhow::Context;
@@ -14,12 +13,9 @@ use super::{
     Announcement, BudgetChanges, Budgets, Campaign, Catalogue, Decision, Entry, Ledger, OUTBOX_BATCH, Offsets, Outcome,
     Posted, Settled, Step, Sums, Told, Waiting, judge,
 };
-use crate::connect::Fault;
+use crate::connect::{self, Fault};
 use crate::json;
 use crate::worker::feed::Partition;
-
-/// How long to wait for others that write.
-const BUSY: Duration = Duration::from_secs(30);
 
 /// The workers' tables in one database file.
 pub struct SqliteStore {
@@ -51,9 +47,7 @@ impl SqliteStore {
             if let Some(folder) = path.parent() {
                 std::fs::create_dir_all(folder)?;
             }
-            let connection = Connection::open(path)?;
-            connection.busy_timeout(BUSY)?;
-            connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;")?;
+            let connection = connect::sqlite::open(path)?;
             connection.execute_batch(include_str!("schema.sql"))?;
             connection.set_prepared_statement_cache_capacity(32);
             Ok(connection)

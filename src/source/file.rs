@@ -298,6 +298,10 @@ impl Source for FileSource {
 impl Partition {
     /// Reads a chunk into the buffer; 0 at the file's end.
     fn fill(&mut self) -> anyhow::Result<usize> {
+        // Asked for first: to make room for a chunk costs more, and most of the time a topic that is followed has nothing.
+        if !self.has_grown()? {
+            return Ok(0);
+        }
         self.buffer.drain(..self.start);
         self.start = 0;
         let filled = self.buffer.len();
@@ -306,9 +310,6 @@ impl Partition {
         let read = read.with_context(|| format!("can't read {}", self.path.display()))?;
         self.buffer.truncate(filled + read);
         self.position += read as u64;
-        if read == 0 {
-            self.has_grown()?;
-        }
         Ok(read)
     }
 

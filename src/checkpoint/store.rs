@@ -17,7 +17,7 @@ use std::time::Duration;
 use adtide_dataflows::Entered;
 use adtide_dataflows::model::Epoch;
 use adtide_dataflows::operators::Watermarks;
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
@@ -256,7 +256,7 @@ impl Store {
 
     fn write_file(&self, path: &Path, bytes: Vec<u8>) -> anyhow::Result<()> {
         let put = self.runtime.block_on(self.store.put(path, PutPayload::from(bytes)));
-        put.map(drop).with_context(|| format!("can't write {}/{path}", self.place))
+        put.map(drop).map_err(said).with_context(|| format!("can't write {}/{path}", self.place))
     }
 
     fn read_file(&self, path: &Path) -> anyhow::Result<Bytes> {
@@ -264,27 +264,32 @@ impl Store {
         match read {
             Ok(bytes) => Ok(bytes),
             Err(object_store::Error::NotFound { .. }) => Err(self.damage(path, "it is not there")),
-            Err(error) => Err(error).with_context(|| format!("can't read {}/{path}", self.place)),
+            Err(error) => Err(said(error)).with_context(|| format!("can't read {}/{path}", self.place)),
         }
     }
 
     fn delete_file(&self, path: &Path) -> anyhow::Result<()> {
         match self.runtime.block_on(self.store.delete(path)) {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(error).with_context(|| format!("can't delete {}/{path}", self.place)),
+            Err(error) => Err(said(error)).with_context(|| format!("can't delete {}/{path}", self.place)),
         }
     }
 
     /// The names in a folder.
     fn list(&self, folder: &str) -> anyhow::Result<Vec<String>> {
         let listed = self.runtime.block_on(self.store.list_with_delimiter(Some(&Path::from(folder))));
-        let listed = listed.with_context(|| format!("can't list {}/{folder}", self.place))?;
+        let listed = listed.map_err(said).with_context(|| format!("can't list {}/{folder}", self.place))?;
         Ok(listed.objects.iter().filter_map(|object| object.location.filename().map(str::to_owned)).collect())
     }
 
     fn damage(&self, path: &Path, what: &str) -> anyhow::Error {
         anyhow::Error::new(Damage(format!("{}/{path}: {what}", self.place)))
     }
+}
+
+/// An error of the store without its causes: its own text has them all already.
+fn said(error: object_store::Error) -> anyhow::Error {
+    anyhow!("{error}")
 }
 
 fn local(folder: &FilePath) -> anyhow::Result<Arc<dyn ObjectStore>> {

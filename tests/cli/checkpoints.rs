@@ -5,26 +5,37 @@ use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 
+use crate::cluster::free_addresses;
 use crate::support::{Place, eventually};
 
 const RUN: &str = "run --from in --data-dir out --follow --set checkpoint.interval=200ms --set idle_timeout=1h";
 
+const TRAFFIC: &str = "--ad-events 4000 --campaigns 100 --campaign-events 300 --span 1h";
+
 /// A place with two checkpoints, each of a run that was stopped in order; what the second run read came after the first.
 fn stopped() -> Place {
     let place = Place::new();
-    let traffic = "--ad-events 4000 --campaigns 100 --campaign-events 300 --span 1h";
-    place.run(&format!("generate --to in {traffic}")).succeeded();
-    place.run(&format!("generate --to more --start 2026-01-05T09:00:00Z {traffic}")).succeeded();
-    run_until_checkpoint(&place, "first");
-    place.append("in/ad-events/0.ndjson", fs::read(place.path("more/ad-events/0.ndjson")).unwrap());
-    run_until_checkpoint(&place, "second");
+    place.run(&format!("generate --to in {TRAFFIC}")).succeeded();
+    run_until_checkpoint(&place, "first", 2);
+    append(&place, 9, &["ad-events/0"]);
+    run_until_checkpoint(&place, "second", 2);
     assert_eq!(files(&place, "manifests").len(), 2);
     place
 }
 
+/// Appends traffic of another hour to partitions.
+fn append(place: &Place, hour: u32, partitions: &[&str]) {
+    let more = format!("more-{hour}");
+    place.run(&format!("generate --to {more} --start 2026-01-05T{hour:02}:00:00Z --seed {hour} {TRAFFIC}")).succeeded();
+    for partition in partitions {
+        let bytes = fs::read(place.path(&format!("{more}/{partition}.ndjson"))).unwrap();
+        place.append(&format!("in/{partition}.ndjson"), bytes);
+    }
+}
+
 /// Runs until there is a checkpoint of something new, and ends it in order.
-fn run_until_checkpoint(place: &Place, name: &str) {
-    let mut run = place.start(name, &format!("{RUN} -w 2"));
+fn run_until_checkpoint(place: &Place, name: &str, workers: usize) {
+    let mut run = place.start(name, &format!("{RUN} -w {workers}"));
     let is_new = |line: &str| line.contains("INFO checkpoint epoch=") && !line.ends_with(" written=0");
     assert!(eventually(|| run.stderr().lines().any(is_new)), "{}", run.stderr());
     run.end(Signal::SIGTERM).succeeded();
@@ -51,6 +62,36 @@ fn a_restart_goes_on_from_the_last_checkpoint_on_any_number_of_workers() {
     let place = stopped();
     let said = finish(&place, "-w 3");
     assert!(said.contains("checkpoint=Some(") && said.contains("replay_through=[]"), "{said}");
+}
+
+#[test]
+fn two_workers_one_three_and_two_processes_make_what_one_run_makes_row_by_row() {
+    let all = ["ad-events/0", "ad-events/1", "ad-events/2", "ad-events/3", "campaign-events/0", "conversion-events/1"];
+    let place = Place::new();
+    place.run(&format!("generate --to in --partitions 4 {TRAFFIC}")).succeeded();
+    for (hour, workers) in [(9, 2), (10, 1), (11, 3)] {
+        run_until_checkpoint(&place, &format!("before-{hour}"), workers);
+        append(&place, hour, &all);
+    }
+    place.write("hosts", free_addresses(2));
+    let resume = RUN.replace("--follow", "--resume");
+    let start = |process: usize| {
+        place.start(&format!("process-{process}"), &format!("{resume} -w 2 -n 2 -h hosts -p {process}"))
+    };
+    let mut processes = [start(0), start(1)];
+    let said = processes.each_mut().map(|process| process.finish().succeeded().stderr);
+    assert!(said[0].contains("checkpoint=Some(") && said[0].contains("replay_through=[]"), "{}", said[0]);
+    place.run("run --from in --data-dir one").succeeded();
+    assert!(place.tables("one") == place.tables("out"), "the tables differ");
+    place.run("verify --from in --data-dir out").verified(&[]);
+}
+
+#[test]
+fn a_checkpoint_that_is_named_is_gone_on_from_and_the_sinks_are_told_nothing_twice() {
+    let place = stopped();
+    let old = files(&place, "manifests")[0].file_stem().unwrap().to_str().unwrap().parse::<u64>().unwrap();
+    let said = finish(&place, &format!("-w 1 --from-checkpoint {old}"));
+    assert!(said.contains(&format!("checkpoint=Some({old})")) && !said.contains("replay_through=[]"), "{said}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::support::{Place, Running, eventually, impression};
 const ROWS: &str = "SELECT count(*) FROM ad_performance_metrics_realtime";
 
 /// Addresses that are free at the moment, a line each.
-fn free_addresses(number: usize) -> String {
+pub fn free_addresses(number: usize) -> String {
     let listeners: Vec<_> = (0..number).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     listeners.iter().map(|listener| format!("{}\n", listener.local_addr().unwrap())).collect()
 }

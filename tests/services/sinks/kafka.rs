@@ -66,6 +66,21 @@ impl Place {
         producer
     }
 
+    /// A producer of another deployment, with a record written in a transaction that it has not ended.
+    fn other(&self, topic: &str, partition: i32) -> BaseProducer {
+        let mut client = self.config.client();
+        let other: BaseProducer = client.set("transactional.id", self.config.topic("other-sink")).create().unwrap();
+        other.init_transactions(PATIENCE).unwrap();
+        other.begin_transaction().unwrap();
+        let topic = self.config.topic(topic);
+        let record = BaseRecord::to(&topic).partition(partition).key("other").payload("{}");
+        other.send(record).map_err(|(error, _)| error).unwrap();
+        while other.in_flight_count() > 0 {
+            other.poll(Duration::from_millis(10));
+        }
+        other
+    }
+
     fn stored(&self) -> Option<Stored> {
         stored(&self.config, "adtide").unwrap()
     }
@@ -272,19 +287,11 @@ fn what_an_open_transaction_hides_is_found() {
         || -> Vec<String> { Transactions::hidden(&place.config).unwrap().iter().map(ToString::to_string).collect() };
     let mut sink = place.open();
     sink.commit(commit(1, vec![refund("a")])).unwrap();
-    let mut client = place.config.client();
-    let other: BaseProducer = client.set("transactional.id", place.config.topic("other-sink")).create().unwrap();
-    other.init_transactions(PATIENCE).unwrap();
-    other.begin_transaction().unwrap();
-    let topic = place.config.topic("late-events");
-    other.send(BaseRecord::to(&topic).partition(1).key("other").payload("{}")).map_err(|(error, _)| error).unwrap();
-    while other.in_flight_count() > 0 {
-        other.poll(Duration::from_millis(10));
-    }
+    let other = place.other("late-events", 1);
     // The marks of the first commit may still be on their way.
     let begun = Instant::now();
     while hidden().len() > 1 && begun.elapsed() < PATIENCE {}
-    assert_eq!(hidden(), [format!("{topic} [1] from offset 0 on")]);
+    assert_eq!(hidden(), [format!("{} [1] from offset 0 on", place.config.topic("late-events"))]);
     other.commit_transaction(PATIENCE).unwrap();
     while !hidden().is_empty() {
         assert!(begun.elapsed() < PATIENCE);
@@ -330,15 +337,7 @@ fn progress_behind_an_open_transaction_is_waited_for() {
     let Some(place) = Place::new() else { return };
     let mut sink = place.open();
     sink.commit(commit(1, vec![refund("a")])).unwrap();
-    let mut client = place.config.client();
-    let other: BaseProducer = client.set("transactional.id", place.config.topic("other-sink")).create().unwrap();
-    other.init_transactions(PATIENCE).unwrap();
-    other.begin_transaction().unwrap();
-    let topic = place.config.topic("adtide-progress");
-    other.send(BaseRecord::to(&topic).partition(0).key("other").payload("{}")).map_err(|(error, _)| error).unwrap();
-    while other.in_flight_count() > 0 {
-        other.poll(Duration::from_millis(10));
-    }
+    let other = place.other("adtide-progress", 0);
     sink.commit(commit(2, vec![refund("b")])).unwrap();
     std::thread::scope(|scope| {
         let reading = scope.spawn(|| place.stored());

@@ -16,7 +16,7 @@ mod worker;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use output::say;
@@ -79,9 +79,15 @@ fn start_log(log: &Log) -> anyhow::Result<()> {
 /// Sets the flag on Ctrl-C and on SIGTERM, which is how a supervisor ends a process. A second signal does not wait for
 /// the sinks. SIGHUP is left alone, so that nohup works.
 fn stop_on_signal(stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
+    let early = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
+        // Between the next two steps one would go unheard.
+        flag::register(signal, Arc::clone(&early)).context("can't handle signals")?;
         flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(stop)).context("can't handle signals")?;
         flag::register(signal, Arc::clone(stop)).context("can't handle signals")?;
+    }
+    if early.load(Ordering::Relaxed) {
+        stop.store(true, Ordering::Relaxed);
     }
     Ok(())
 }

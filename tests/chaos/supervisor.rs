@@ -45,17 +45,19 @@ impl Supervisor<'_> {
         self.processes.push(Supervised { name, arguments, running, killed: false, done: false });
     }
 
-    /// Starts those again that have died. Whether all have ended well.
+    /// Starts those again that have died, unless all are to stop. Whether all have ended.
     pub fn look_after(&mut self) -> bool {
-        for process in &mut self.processes {
+        for process in self.processes.iter_mut().filter(|process| !process.done) {
             let Some(status) = process.running.ended() else { continue };
-            // Who is told to stop before he can hear it stops too.
-            process.done |= status.success() || self.stopping && status.signal() == Some(Signal::SIGTERM as i32);
+            // Who is told to stop before he can hear it dies of that.
+            let is_told = self.stopping && status.signal() == Some(Signal::SIGTERM as i32);
+            if !(status.success() || process.killed || is_told) {
+                self.failures.push((process.name, status));
+            }
+            // Who is started now would not hear any more that all are to stop.
+            process.done = status.success() || self.stopping;
             if process.done {
                 continue;
-            }
-            if !process.killed {
-                self.failures.push((process.name, status));
             }
             process.killed = false;
             process.running = self.deployment.start(process.name, &process.arguments);

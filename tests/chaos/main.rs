@@ -6,7 +6,7 @@
 //!
 //! | variable | what |
 //! |---|---|
-//! | `ADTIDE_CHAOS_ROUNDS` | how many rounds of kills, 16 if not set, which kill each thing at least twice; of a cluster's processes, 3 |
+//! | `ADTIDE_CHAOS_ROUNDS` | how many rounds of kills, 20 if not set; of a cluster's processes, 3 |
 //! | `ADTIDE_CHAOS_SEED` | only this round, or as many as are set from this one on |
 //! | `ADTIDE_CHAOS_OUTAGE` | for how many seconds a server is away, 20 if not set |
 //! | `ADTIDE_CHAOS_RATE` | ad events a second meanwhile, 20000 if not set, for a cluster 2000; for more, add `--release` |

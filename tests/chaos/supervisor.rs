@@ -56,11 +56,10 @@ impl Supervisor<'_> {
             }
             // Who is started now would not hear any more that all are to stop.
             process.done = status.success() || self.stopping;
-            if process.done {
-                continue;
+            if !process.done {
+                process.killed = false;
+                process.running = self.deployment.start(process.name, &process.arguments);
             }
-            process.killed = false;
-            process.running = self.deployment.start(process.name, &process.arguments);
         }
         self.processes.iter().all(|process| process.done)
     }

@@ -65,11 +65,11 @@ fn a_restart_goes_on_from_the_last_checkpoint_on_any_number_of_workers() {
 }
 
 #[test]
-fn two_workers_one_three_and_two_processes_make_what_one_run_makes_row_by_row() {
+fn two_workers_one_three_one_and_two_processes_make_what_one_run_makes_row_by_row() {
     let all = ["ad-events/0", "ad-events/1", "ad-events/2", "ad-events/3", "campaign-events/0", "conversion-events/1"];
     let place = Place::new();
     place.run(&format!("generate --to in --partitions 4 {TRAFFIC}")).succeeded();
-    for (hour, workers) in [(9, 2), (10, 1), (11, 3)] {
+    for (hour, workers) in [(9, 2), (10, 1), (11, 3), (12, 1)] {
         run_until_checkpoint(&place, &format!("before-{hour}"), workers);
         append(&place, hour, &all);
     }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::super::TOPICS;
 use crate::connect::Fault;
 use crate::connect::kafka::{Bounds, KafkaConfig, QuietConsumer, QuietContext, bounds};
+use crate::sink::TOPICS;
 
 /// Records of a partition that can't be read by who reads only what is committed, as a transaction there is open.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use rdkafka::producer::{DeliveryResult, ProducerContext};
 use rdkafka::{ClientConfig, ClientContext};
 use tracing::debug;
 
-use super::Fault;
+use super::{Fault, transient};
 
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -86,38 +86,38 @@ impl KafkaConfig {
             KafkaError::ClientConfig(_, what, key, _) => format!("{what}: {key}"),
             error => error.to_string(),
         };
-        let lasting = |advice: &str| Fault::Lasting(anyhow!("Kafka at {}: {said}; {advice}", self.brokers));
-        match code {
+        let place = format!("Kafka at {}", self.brokers);
+        let is_config = matches!(error, KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_));
+        if !is_config && code.is_none_or(transient::kafka) {
+            let fault = Fault::Passing(anyhow!("{place}: {said}"));
+            return match code {
+                Some(
+                    RDKafkaErrorCode::AllBrokersDown
+                    | RDKafkaErrorCode::BrokerTransportFailure
+                    | RDKafkaErrorCode::OperationTimedOut
+                    | RDKafkaErrorCode::Resolve,
+                ) => fault.unconnected("Kafka", "kafka.brokers"),
+                Some(
+                    RDKafkaErrorCode::UnknownTopic
+                    | RDKafkaErrorCode::UnknownPartition
+                    | RDKafkaErrorCode::UnknownTopicOrPartition,
+                ) => fault
+                    .context("a topic is not known now; if it does not exist, create it with `adtide topics create`"),
+                _ => fault,
+            };
+        }
+        let advice = match code {
             Some(
                 RDKafkaErrorCode::Authentication
                 | RDKafkaErrorCode::SaslAuthenticationFailed
                 | RDKafkaErrorCode::UnsupportedSASLMechanism,
-            ) => lasting("check the user and the password under kafka.properties"),
-            Some(
-                RDKafkaErrorCode::TopicAuthorizationFailed
-                | RDKafkaErrorCode::GroupAuthorizationFailed
-                | RDKafkaErrorCode::ClusterAuthorizationFailed
-                | RDKafkaErrorCode::TransactionalIdAuthorizationFailed,
-            ) => lasting("give this user the right to it on the brokers"),
-            Some(
-                RDKafkaErrorCode::UnknownTopic
-                | RDKafkaErrorCode::UnknownPartition
-                | RDKafkaErrorCode::UnknownTopicOrPartition,
-            ) => lasting("create the topics with `adtide topics create`"),
-            Some(RDKafkaErrorCode::InvalidConfig | RDKafkaErrorCode::SSL) => {
-                lasting("check the keys under kafka.properties")
+            ) => "check the user and the password under kafka.properties",
+            Some(RDKafkaErrorCode::InvalidConfig | RDKafkaErrorCode::SSL) | None => {
+                "check the keys under kafka.properties"
             }
-            None if matches!(error, KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_)) => {
-                lasting("check the keys under kafka.properties")
-            }
-            Some(
-                RDKafkaErrorCode::AllBrokersDown
-                | RDKafkaErrorCode::BrokerTransportFailure
-                | RDKafkaErrorCode::OperationTimedOut
-                | RDKafkaErrorCode::Resolve,
-            ) => Fault::Passing(anyhow!("Kafka at {}: {said}", self.brokers)).unconnected("Kafka", "kafka.brokers"),
-            _ => Fault::Passing(anyhow!("Kafka at {}: {said}", self.brokers)),
-        }
+            Some(_) => "give this user the right to it on the brokers",
+        };
+        Fault::Lasting(anyhow!("{place}: {said}; {advice}"))
     }
 }
 
@@ -166,7 +166,7 @@ pub fn bounds(config: &KafkaConfig, consumer: &QuietConsumer, topic: &str) -> Re
     let found = metadata.topics().iter().find(|found| found.name() == name);
     let partitions = found.map_or(&[][..], |found| found.partitions());
     if partitions.is_empty() {
-        return Err(fault(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition)));
+        return Err(Fault::Lasting(config.missing_topics(&[name])));
     }
     let bounds = partitions.iter().map(|partition| {
         let (start, end) = consumer.fetch_watermarks(&name, partition.id(), ANSWER).map_err(fault)?;

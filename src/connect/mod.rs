@@ -6,6 +6,7 @@ pub mod postgres;
 pub mod redis;
 pub mod sqlite;
 pub mod topics;
+mod transient;
 mod trials;
 
 use std::fmt;

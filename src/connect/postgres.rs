@@ -8,7 +8,7 @@ use postgres::error::SqlState;
 use postgres::{Client, Config, NoTls};
 use postgres_native_tls::MakeTlsConnector;
 
-use super::{Fault, Url};
+use super::{Fault, Url, transient};
 
 /// How PostgreSQL is reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl PostgresConfig {
         connected.map_err(|error| self.fault(error).unconnected("PostgreSQL", "postgres.url"))
     }
 
-    /// What an error means: a server that is away, starting or stopping comes back; anything else stays.
+    /// What an error means, by [`transient`].
     pub fn fault(&self, error: postgres::Error) -> Fault {
         self.classify(error.code().cloned(), anyhow!(error))
     }
@@ -54,20 +54,7 @@ impl PostgresConfig {
             // No word from the server: the connection broke, or there never was one.
             return Fault::Passing(error.context(place));
         };
-        let passing = [
-            SqlState::CANNOT_CONNECT_NOW,
-            SqlState::ADMIN_SHUTDOWN,
-            SqlState::CRASH_SHUTDOWN,
-            SqlState::TOO_MANY_CONNECTIONS,
-            SqlState::T_R_DEADLOCK_DETECTED,
-            SqlState::T_R_SERIALIZATION_FAILURE,
-            SqlState::LOCK_NOT_AVAILABLE,
-            SqlState::QUERY_CANCELED,
-            SqlState::DISK_FULL,
-            SqlState::OUT_OF_MEMORY,
-        ];
-        // Class 08 is connection trouble.
-        if passing.contains(&code) || code.code().starts_with("08") {
+        if transient::postgres(&code) {
             return Fault::Passing(error.context(place));
         }
         let advice = match code {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use redis::{Client, Connection, ErrorKind, RedisError};
 
-use super::{Fault, Url};
+use super::{Fault, Url, transient};
 
 /// How Redis is reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,34 +36,27 @@ impl RedisConfig {
         open().map_err(|error| self.fault(error).unconnected("Redis", "redis.url"))
     }
 
-    /// What an error means: a server that is away, loading or full comes back; anything else stays.
+    /// What an error means, by [`transient`].
     pub fn fault(&self, error: RedisError) -> Fault {
         let place = format!("Redis at {}", self.url);
+        if transient::redis(&error) {
+            return Fault::Passing(anyhow!(error).context(place));
+        }
         let advice = match (error.kind(), error.code()) {
             (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS" | "NOAUTH")) => {
-                "check the user and the password in redis.url"
+                "; check the user and the password in redis.url"
             }
             // Selecting a database is refused without the code.
             _ if error.to_string().contains("Authentication required") => {
-                "check the user and the password in redis.url"
+                "; check the user and the password in redis.url"
             }
-            (ErrorKind::InvalidClientConfig, _) => "key redis.url is no address of Redis",
-            (_, Some("NOPERM")) => "give this user the right to it",
-            (_, Some("WRONGTYPE")) => "a key of adtide is in use by somebody else; name another database in redis.url",
-            (ErrorKind::Server(_) | ErrorKind::Extension, code) if !code.is_some_and(passes) => {
-                return Fault::Lasting(anyhow!(error).context(place));
+            (ErrorKind::InvalidClientConfig, _) => "; key redis.url is no address of Redis",
+            (_, Some("NOPERM")) => "; give this user the right to it",
+            (_, Some("WRONGTYPE")) => {
+                "; a key of adtide is in use by somebody else; name another database in redis.url"
             }
-            _ => return Fault::Passing(anyhow!(error).context(place)),
+            _ => "",
         };
-        Fault::Lasting(anyhow!(error).context(format!("{place}; {advice}")))
+        Fault::Lasting(anyhow!(error).context(format!("{place}{advice}")))
     }
-}
-
-/// Whether an error code of the server tells of a state that it will leave: it loads its data, is out of memory or disk,
-/// or is failing over.
-fn passes(code: &str) -> bool {
-    matches!(
-        code,
-        "LOADING" | "BUSY" | "OOM" | "MISCONF" | "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "NOREPLICAS"
-    )
 }

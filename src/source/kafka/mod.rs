@@ -273,8 +273,6 @@ impl KafkaSource {
                 "records were deleted from Kafka before they were read, or a topic was made anew; raise retention.ms of the \
                  topics, then start again",
             )),
-            // While a broker starts, it may not know its topics yet. That they exist was checked at the start.
-            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => Ok(()),
             _ => match self.config.kafka.fault(error) {
                 Fault::Passing(_) => Ok(()),
                 Fault::Lasting(error) => Err(error),

@@ -63,7 +63,8 @@ impl PostgresLedger {
             Ok(result)
         };
         let result = attempt();
-        if !matches!(&result, Err(Error::Postgres(error)) if error.code().is_none()) {
+        // After a failover the same connection would find the same read-only server.
+        if result.is_ok() {
             self.client = Some(client);
         }
         result.map_err(|error| match error {

@@ -36,7 +36,7 @@ pub struct Place {
 
 /// What a finished run left on the terminal.
 pub struct Outcome {
-    status: ExitStatus,
+    pub status: ExitStatus,
     pub stdout: String,
     pub stderr: String,
 }

@@ -154,9 +154,15 @@ impl Checkpointer {
         self.control.stop();
     }
 
-    /// Says nothing more, and takes no last checkpoint: nothing new was read.
+    /// Whether some worker ends without completing its epochs.
+    pub fn is_abandoning(&self) -> bool {
+        self.control.is_abandoning()
+    }
+
+    /// Makes all workers end as they are, and takes no last checkpoint: nothing new will be committed.
     pub fn abandon(&mut self) {
         self.keeping = None;
+        self.control.say(Word::Abandon);
         self.control.close();
     }
 

@@ -17,6 +17,9 @@ use super::checkpoint::Saved;
 pub enum Word {
     /// All are to end in order.
     Stop,
+    /// All are to end as they are: the sender was asked to stop before it had replayed everything, so no epoch will complete
+    /// any more.
+    Abandon,
     /// It has written what entered its state.
     Saved(Saved),
 }
@@ -30,6 +33,7 @@ pub struct Control {
     probe: Handle<u64>,
     has_said_stop: bool,
     is_stopping: bool,
+    is_abandoning: bool,
 }
 
 impl Control {
@@ -42,7 +46,7 @@ impl Control {
             let heard = words.broadcast().map(move |word| queue.borrow_mut().push_back(word));
             (input, heard.probe().0)
         });
-        Control { input: Some(input), heard, probe, has_said_stop: false, is_stopping: false }
+        Control { input: Some(input), heard, probe, has_said_stop: false, is_stopping: false, is_abandoning: false }
     }
 
     /// Tells all workers. After [`Control::close`] nobody listens.
@@ -64,12 +68,18 @@ impl Control {
     pub fn hear(&mut self) -> Option<Word> {
         let word = self.heard.borrow_mut().pop_front();
         self.is_stopping |= matches!(word, Some(Word::Stop));
+        self.is_abandoning |= matches!(word, Some(Word::Abandon));
         word
     }
 
     /// Whether a word to stop has been heard.
     pub fn is_stopping(&self) -> bool {
         self.is_stopping
+    }
+
+    /// Whether a worker ends without completing its epochs.
+    pub fn is_abandoning(&self) -> bool {
+        self.is_abandoning
     }
 
     /// Says that this worker has nothing more to say. A worker that does not close keeps all from ending.

@@ -138,8 +138,12 @@ impl Driver {
         if now >= self.last_report.saturating_add(REPORT) {
             self.report(now);
         }
+        // Workers reach the end of the replay one by one: those that have must not wait for epochs that the others give up.
+        let gives_up = stop && matches!(self.stage, Stage::Restoring | Stage::Replaying { .. });
+        if (gives_up || self.checkpointer.is_abandoning()) && !matches!(self.stage, Stage::Abandoning) {
+            return Ok(self.abandon());
+        }
         match self.stage {
-            Stage::Restoring | Stage::Replaying { .. } if stop => Ok(self.abandon()),
             Stage::Restoring => self.restore(now),
             Stage::Replaying { cut, bytes_before } => self.replay(cut, bytes_before, now),
             Stage::Running { busy, bytes_before } => self.run(busy, bytes_before, now, stop),

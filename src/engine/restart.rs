@@ -16,8 +16,9 @@ use adtide_dataflows::operators::{Cut, Watermarks};
 use adtide_dataflows::{RESTORED, Settings};
 use anyhow::{bail, ensure};
 use serde::{Deserialize, Serialize};
+use timely::container::CapacityContainerBuilder;
 use timely::dataflow::operators::Input;
-use timely::dataflow::operators::probe::Probe;
+use timely::dataflow::operators::probe::{Handle, Probe};
 use timely::dataflow::operators::vec::{Broadcast, Map};
 use timely::worker::Worker;
 use tracing::{debug, warn};
@@ -215,21 +216,54 @@ fn check_joining(held: &[Holding]) -> anyhow::Result<()> {
 
 /// Gives what worker 0 knows to all workers of all processes.
 pub fn share(worker: &mut Worker, plan: Option<Plan>) -> anyhow::Result<Plan> {
-    let shared = Rc::new(RefCell::new(None));
-    let heard = Rc::clone(&shared);
-    let (mut input, probe) = worker.dataflow::<u64, _, _>(|scope| {
-        let (input, plans) = scope.new_input::<Vec<Plan>>();
-        let heard = plans.broadcast().map(move |plan| *heard.borrow_mut() = Some(plan));
-        (input, heard.probe().0)
-    });
-    if let Some(plan) = plan {
-        input.send(plan);
-    }
-    input.close();
-    while !probe.done() {
+    let mut sharing = Sharing::new(worker);
+    sharing.give(plan);
+    loop {
+        if let Some(plan) = sharing.plan()? {
+            return Ok(plan);
+        }
         worker.step_or_park(Some(Duration::from_millis(100)));
     }
-    shared.take().ok_or_else(|| anyhow::anyhow!("the workers could not agree on where to start"))
+}
+
+/// A plan on its way to all workers: a small dataflow that carries it once.
+pub struct Sharing {
+    input: Option<timely::dataflow::InputHandle<u64, CapacityContainerBuilder<Vec<Plan>>>>,
+    shared: Rc<RefCell<Option<Plan>>>,
+    probe: Handle<u64>,
+}
+
+impl Sharing {
+    /// Builds the dataflow. Every worker has to, at the same point of its life.
+    pub fn new(worker: &mut Worker) -> Sharing {
+        let shared = Rc::new(RefCell::new(None));
+        let received = Rc::clone(&shared);
+        let (input, probe) = worker.dataflow::<u64, _, _>(|scope| {
+            let (input, plans) = scope.new_input::<Vec<Plan>>();
+            let received = plans.broadcast().map(move |plan| *received.borrow_mut() = Some(plan));
+            (input, received.probe().0)
+        });
+        Sharing { input: Some(input), shared, probe }
+    }
+
+    /// Sends what this worker has, which is the plan on worker 0 and nothing on the others. All have to call it.
+    pub fn give(&mut self, plan: Option<Plan>) {
+        if let (Some(mut input), Some(plan)) = (self.input.take(), plan) {
+            input.send(plan);
+        }
+    }
+
+    /// The plan, once all workers have given what they had.
+    ///
+    /// # Errors
+    /// None of them had one.
+    pub fn plan(&self) -> anyhow::Result<Option<Plan>> {
+        if !self.probe.done() {
+            return Ok(None);
+        }
+        let plan = self.shared.take();
+        plan.map(Some).ok_or_else(|| anyhow::anyhow!("the workers could not agree on where to start"))
+    }
 }
 
 impl Plan {

@@ -14,6 +14,7 @@ use adtide::engine::control::Control;
 use adtide::engine::driver::{Driver, Next, Parts};
 use adtide::engine::jobs::{Job, Jobs};
 use adtide::engine::outlets::{self, Takes};
+use adtide::engine::restart::Sharing;
 use adtide::engine::restore::Loader;
 use adtide::engine::{EngineConfig, Monitor, Plan};
 use adtide_dataflows::model::Epoch;
@@ -192,16 +193,33 @@ impl Drop for Cluster {
 
 /// A worker's life.
 fn live(worker: &mut Worker, setup: &Setup, (orders, answers): Ear) {
-    let Ok(Order::Build(dice)) = orders.recv() else { return };
-    let (mut driver, probe) = build(worker, setup, dice);
-    let turn = |next| Turn { next, frontier: probe.with_frontier(|frontier| frontier.first().copied()) };
-    let _ = answers.send(Ok(turn(Next::Step)));
+    let Ok(Order::Build(mut dice)) = orders.recv() else { return };
+    let mut sharing = Sharing::new(worker);
+    // The worker that opens the sinks takes a while.
+    let mut opening = if worker.index() == 0 { dice.below(6) } else { 0 };
+    let _ = answers.send(Ok(Turn { next: Next::Step, frontier: Some(0) }));
+    let mut parts = None;
     while let Ok(Order::Step { now, stop }) = orders.recv() {
+        let Some((driver, probe)) = &mut parts else {
+            if opening == 0 {
+                sharing.give((worker.index() == 0).then(|| setup.plan.clone()));
+            }
+            opening = opening.saturating_sub(1);
+            worker.step();
+            let plan = sharing.plan();
+            let turn = plan.map(|plan| {
+                parts = plan.map(|plan| build(worker, setup, plan, dice.split()));
+                Turn { next: Next::Step, frontier: Some(0) }
+            });
+            let _ = answers.send(turn);
+            continue;
+        };
         let next = driver.step(now, stop);
         worker.step();
-        let _ = answers.send(next.map(turn));
+        let frontier = probe.with_frontier(|frontier| frontier.first().copied());
+        let _ = answers.send(next.map(|next| Turn { next, frontier }));
     }
-    drop(driver);
+    drop((parts, sharing));
     // Or timely would wait for them to end.
     for dataflow in worker.installed_dataflows() {
         worker.drop_dataflow(dataflow);
@@ -209,9 +227,9 @@ fn live(worker: &mut Worker, setup: &Setup, (orders, answers): Ear) {
 }
 
 /// As the engine's own workers are put together.
-fn build(worker: &mut Worker, setup: &Setup, dice: Dice) -> (Driver, Handle<Epoch>) {
+fn build(worker: &mut Worker, setup: &Setup, plan: Plan, dice: Dice) -> (Driver, Handle<Epoch>) {
     let (index, peers) = (worker.index(), worker.peers());
-    let Setup { config, plan, store, queue, monitor, .. } = setup.clone();
+    let Setup { config, store, queue, monitor, .. } = setup.clone();
     let (interval, keep) = config.checkpoints.as_ref().map_or((0, 1), |kept| (kept.interval_ms(), kept.keep));
     let openers = if index == 0 {
         setup.servers.iter().map(|server| server.opener(plan.run.clone())).collect()

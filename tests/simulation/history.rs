@@ -38,6 +38,8 @@ pub struct Twist {
 /// Everything but the engine.
 pub struct World {
     pub dice: Dice,
+    /// For what was added later, so that seeds keep the rest of their course.
+    pub more: Dice,
     pub clock: Arc<Clock>,
     pub log: Arc<Log>,
     pub servers: [Arc<Server>; 3],
@@ -69,6 +71,10 @@ struct Engine {
     monitor: Arc<Monitor>,
     /// The worker whose process is asked to stop.
     stop: Option<usize>,
+    /// The round in which it is asked at the latest, while it opens, shares the plan, restores or replays.
+    stops_early: Option<usize>,
+    /// Whether it has to end by itself.
+    must_end: bool,
 }
 
 /// What there is of state, in memory and in checkpoints.
@@ -144,6 +150,7 @@ impl World {
         )];
         Ok(World {
             dice,
+            more: Dice::new(!seed),
             clock: Arc::new(Clock::new()),
             log,
             servers,
@@ -240,14 +247,18 @@ impl World {
             monitor: Arc::clone(&monitor),
         };
         let cluster = Cluster::start(workers, &setup, &mut self.dice)?;
-        Ok(Engine { cluster, store, monitor, stop: None })
+        let stops_early = (self.has_faults && self.more.percent(15)).then(|| self.more.below(25));
+        Ok(Engine { cluster, store, monitor, stop: None, stops_early, must_end: false })
     }
 
     fn drive(&mut self, engine: &mut Engine) -> anyhow::Result<End> {
-        for _ in 0..PATIENCE {
+        for round in 0..PATIENCE {
             let is_done = !self.has_faults && self.reading.follow && self.is_idle();
-            if engine.stop.is_none() && (is_done || self.has_faults && self.dice.percent(1)) {
+            let is_early = engine.stops_early == Some(round);
+            if engine.stop.is_none() && (is_done || is_early || self.has_faults && self.dice.percent(1)) {
                 engine.stop = Some(self.dice.below(engine.cluster.len()));
+                // No crash saves it if it hangs.
+                engine.must_end = is_early;
                 self.say("asked to stop");
             }
             if let Some(end) = self.round(engine)? {
@@ -270,7 +281,7 @@ impl World {
             if let Some(end @ (Next::Done | Next::Abandoned)) = next {
                 self.say(format_args!("worker {worker}: {end:?}"));
             }
-            if self.crashes() {
+            if self.crashes() && !engine.must_end {
                 return Ok(Some(End::Crash));
             }
         }
@@ -281,7 +292,7 @@ impl World {
             let pace = if self.has_faults { pace } else { 90 };
             if server.is_busy() && self.dice.percent(pace) {
                 server.go_on(&mut self.dice);
-                if self.crashes() {
+                if self.crashes() && !engine.must_end {
                     return Ok(Some(End::Crash));
                 }
             }

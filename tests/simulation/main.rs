@@ -34,6 +34,7 @@ const KEPT: &[(u64, &str)] = &[
     (876, "a restart was taken for a wake, and the real one forgotten"),
     (316, "a run without faults that did not get on"),
     (536, "an attribution that was lost after a restore"),
+    (35, "a stop while one worker replayed and another had nothing to replay"),
 ];
 
 /// Seeds that are played if nobody says how many.

@@ -67,6 +67,13 @@ impl KafkaConfig {
         client
     }
 
+    /// As [`KafkaConfig::client_with`], for a producer. The key chooses the partition as it does in Java's producers, so that a
+    /// campaign's records are in one partition, whoever writes them. An owner whose producers choose otherwise sets
+    /// `partitioner` to what they use.
+    pub fn producer_with(&self, ours: &[(&str, &str)]) -> ClientConfig {
+        self.client_with(&[&[("partitioner", "murmur2_random")], ours].concat())
+    }
+
     /// The full name of one of the system's topics.
     pub fn topic(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)

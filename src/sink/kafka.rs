@@ -265,7 +265,7 @@ type TransactionalProducer = BaseProducer<Deliveries>;
 /// Starts a producer under the deployment's transactional id. Every other one of that id can't commit from now on, and what
 /// it had left open is settled.
 fn start(config: &KafkaConfig, name: &str) -> Result<TransactionalProducer, Fault> {
-    let mut client = config.client();
+    let mut client = config.producer_with(&[]);
     client.set("transactional.id", config.topic(&format!("{name}-sink")));
     client.set("transaction.timeout.ms", TRANSACTION.as_millis().to_string());
     client.set("message.max.bytes", "1000000");

@@ -3,9 +3,10 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
+use adtide_dataflows::record::MAX_RECORD_BYTES;
+use anyhow::{Context, anyhow, ensure};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::CAMPAIGN_EVENTS;
@@ -42,7 +43,7 @@ impl KafkaOutbox {
     }
 
     fn open(&self) -> Result<BaseProducer<Deliveries>, Fault> {
-        let mut client = self.config.client();
+        let mut client = self.config.producer_with(&[]);
         client.set("enable.idempotence", "true").set("acks", "all");
         client.set("message.timeout.ms", DELIVERY.as_millis().to_string());
         client.create_with_context(Deliveries::default()).map_err(|error| self.config.fault(error))
@@ -77,7 +78,12 @@ pub struct FileOutbox {
     store: SqliteStore,
     /// A write has failed, so the file may end within a line.
     is_torn: bool,
+    /// A line that its owner has not finished: the file's length, and since when it has it.
+    unfinished: Option<(u64, Instant)>,
 }
+
+/// How long an owner may take to write the rest of a line.
+const UNFINISHED: Duration = Duration::from_secs(10);
 
 impl FileOutbox {
     /// The outbox of a folder of topics. Which partition is its own stands in the database.
@@ -85,7 +91,8 @@ impl FileOutbox {
     /// # Errors
     /// The database can't be opened.
     pub fn new(folder: &Path, database: &Path) -> anyhow::Result<FileOutbox> {
-        Ok(FileOutbox { folder: folder.to_owned(), store: SqliteStore::open(database)?, is_torn: false })
+        let (folder, store) = (folder.to_owned(), SqliteStore::open(database)?);
+        Ok(FileOutbox { folder, store, is_torn: false, unfinished: None })
     }
 
     /// The file to append to, and whether nobody else does.
@@ -111,7 +118,9 @@ impl FileOutbox {
         let mut file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
         let mut lines = Vec::new();
         // An empty line is no record. A torn line becomes a bad record, but takes no good one with it.
-        if self.is_torn || is_own && !ends_a_line(&mut file)? {
+        let end = last_line(&mut file)?;
+        if self.is_torn || end != End::Line {
+            ensure!(self.is_torn || is_own || self.may_end_line(end), "its last line is not finished yet");
             lines.push(b'\n');
         }
         for event in events {
@@ -128,14 +137,39 @@ impl FileOutbox {
     }
 }
 
-fn ends_a_line(file: &mut File) -> anyhow::Result<bool> {
-    if file.metadata()?.len() == 0 {
-        return Ok(true);
+impl FileOutbox {
+    /// Whether a line feed may be put behind what an owner has written: a record without one is complete, but what is only a
+    /// part of a record may still get its rest. One that does not get it in time never will.
+    fn may_end_line(&mut self, end: End) -> bool {
+        let End::Within { length, is_record } = end else { return true };
+        let since = self.unfinished.filter(|(known, _)| *known == length).map_or_else(Instant::now, |(_, since)| since);
+        self.unfinished = Some((length, since));
+        is_record || since.elapsed() >= UNFINISHED
     }
-    let mut last = [0];
-    file.seek(SeekFrom::End(-1))?;
-    file.read_exact(&mut last)?;
-    Ok(last == [b'\n'])
+}
+
+/// How a file of records ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// With a line feed, or it is empty.
+    Line,
+    /// Without one, so long, and what follows the last line feed is a whole record.
+    Within { length: u64, is_record: bool },
+}
+
+fn last_line(file: &mut File) -> anyhow::Result<End> {
+    let length = file.metadata()?.len();
+    // What is longer is no record.
+    let start = length.saturating_sub(MAX_RECORD_BYTES as u64 + 1);
+    file.seek(SeekFrom::Start(start))?;
+    let mut tail = Vec::new();
+    Read::by_ref(file).take(length - start).read_to_end(&mut tail)?;
+    if tail.last().is_none_or(|last| *last == b'\n') {
+        return Ok(End::Line);
+    }
+    let line = memchr::memrchr(b'\n', &tail).map_or(&tail[..], |end| &tail[end + 1..]);
+    let is_record = serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok();
+    Ok(End::Within { length, is_record })
 }
 
 impl Outbox for FileOutbox {
@@ -144,5 +178,30 @@ impl Outbox for FileOutbox {
         let appended = self.append(&path, is_own, events);
         // Room on the disk may come back; an effect of the ledger waits for it in the outbox.
         appended.map_err(|error| Fault::Passing(anyhow!("can't append to {}: {error:#}", path.display())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_line_of_an_owner_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("campaign-events.ndjson");
+        let mut outbox = FileOutbox::new(folder.path(), &folder.path().join("adtide.db")).unwrap();
+        let events = [Waiting { event_id: 1, campaign_id: 1, event: "{\"own\":1}".to_owned() }];
+        std::fs::write(&path, "{\"one\":1}\n{\"tw").unwrap();
+        assert!(matches!(outbox.publish(&events), Err(Fault::Passing(_))));
+        std::fs::write(&path, "{\"one\":1}\n{\"two\":2}").unwrap();
+        outbox.publish(&events).unwrap();
+        let whole = "{\"one\":1}\n{\"two\":2}\n{\"own\":1}\n";
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), whole);
+        // Its rest never comes.
+        std::fs::write(&path, "{\"tw").unwrap();
+        assert!(outbox.publish(&events).is_err());
+        outbox.unfinished = outbox.unfinished.map(|(length, since)| (length, since.checked_sub(UNFINISHED).unwrap()));
+        outbox.publish(&events).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"tw\n{\"own\":1}\n");
     }
 }

@@ -127,6 +127,20 @@ fn in_a_folder_of_partitions_the_workers_have_one_of_their_own() {
 }
 
 #[test]
+fn an_owners_last_line_without_line_feed_stays_whole() {
+    let place = with_refund();
+    let owners = campaign("09:00:00", 1, "1.25") + &campaign("09:00:00", 2, "1.25");
+    place.write("in/campaign-events.ndjson", owners.trim_end());
+    place.run(ALL).succeeded();
+    set_budget(&place, 1, "1.00");
+    place.run(ALL).succeeded();
+    let text = std::fs::read_to_string(place.path("in/campaign-events.ndjson")).unwrap();
+    assert!(text.starts_with(&owners), "{text}");
+    assert_eq!(told(&place, "in/campaign-events.ndjson").len(), 1);
+    assert_eq!(place.rows("SELECT campaign_id FROM campaigns WHERE status = 'ACTIVE' ORDER BY 1"), ["1", "2"]);
+}
+
+#[test]
 fn workers_follow_files_that_grow() {
     let place = with_refund();
     let mut running = place.start("all", "worker --from in --data-dir out --set worker.status_interval=50ms");

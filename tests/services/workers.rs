@@ -123,6 +123,42 @@ fn each_worker_has_its_effect_and_a_repeat_has_none() {
     assert_balanced(&place);
 }
 
+/// Kafka's `Utils.murmur2`, by which Java's producers choose the partition of a key.
+fn murmur2(key: &[u8]) -> u32 {
+    const M: u32 = 0x5bd1_e995;
+    let mut hash = 0x9747_b28c ^ key.len() as u32;
+    let mut chunks = key.chunks_exact(4);
+    for chunk in &mut chunks {
+        let word = u32::from_le_bytes(chunk.try_into().unwrap()).wrapping_mul(M);
+        hash = hash.wrapping_mul(M) ^ (word ^ (word >> 24)).wrapping_mul(M);
+    }
+    let rest = chunks.remainder();
+    if !rest.is_empty() {
+        let word = rest.iter().rev().fold(0, |word, byte| word << 8 | u32::from(*byte));
+        hash = (hash ^ word).wrapping_mul(M);
+    }
+    hash = (hash ^ (hash >> 13)).wrapping_mul(M);
+    hash ^ (hash >> 15)
+}
+
+#[test]
+fn a_campaigns_events_are_in_the_partition_that_javas_producers_choose() {
+    // From Kafka's own UtilsTest.
+    for (key, hash) in [("21", -973_932_308), ("foobar", -790_332_482), ("a-little-bit-long-string", -985_981_536)] {
+        assert_eq!(murmur2(key.as_bytes()).cast_signed(), hash);
+    }
+    let Some(place) = Place::new(4) else { return };
+    place.execute("INSERT INTO campaigns (campaign_id, budget) SELECT id, 0.01 FROM generate_series(1, 40) AS id");
+    place.produce("ad-events", &(1..=40).map(|campaign| click(0, campaign, 1)).collect::<Vec<_>>());
+    place.run("worker all --until-end");
+    let told = place.own_campaign_records();
+    assert_eq!(told.len(), 40);
+    for (partition, event) in told {
+        let java = (murmur2(event["campaign_id"].to_string().as_bytes()) & 0x7fff_ffff) % 4;
+        assert_eq!(partition, java.cast_signed(), "{event}");
+    }
+}
+
 #[test]
 fn an_owners_word_on_a_campaign_is_respected() {
     let Some(place) = Place::new(4) else { return };

@@ -118,7 +118,7 @@ impl<'a> Outbox<'a> {
             ("queue.buffering.max.messages", "200000"),
             ("queue.buffering.max.kbytes", "65536"),
         ];
-        let mut client = kafka.client_with(&ours);
+        let mut client = kafka.producer_with(&ours);
         // No record twice or out of order when one is sent again, and no report of the millions that go well.
         client.set("enable.idempotence", "true").set("delivery.report.only.error", "true");
         let producer = ThreadedProducer::from_config_and_context(&client, Deliveries::default());

@@ -147,6 +147,11 @@ impl Place {
 
     /// What is in `campaign-events` and was written by adtide, by partition and offset.
     pub fn own_campaign_events(&self) -> Vec<Value> {
+        self.own_campaign_records().into_iter().map(|(_, event)| event).collect()
+    }
+
+    /// The same, with the partition.
+    pub fn own_campaign_records(&self) -> Vec<(i32, Value)> {
         let mut client = self.client();
         client.set("group.id", &self.name).set("enable.auto.commit", "false").set("enable.partition.eof", "true");
         let consumer: BaseConsumer = client.create().unwrap();
@@ -162,7 +167,7 @@ impl Place {
                     let event: Value = serde_json::from_slice(message.payload().unwrap()).unwrap();
                     if event["source"] == "adtide-campaign-status" {
                         assert_eq!(message.key(), Some(event["campaign_id"].to_string().as_bytes()));
-                        events.push(event);
+                        events.push((message.partition(), event));
                     }
                 }
                 Err(KafkaError::PartitionEOF(_)) => ended += 1,

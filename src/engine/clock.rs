@@ -9,25 +9,22 @@ use super::EpochConfig;
 /// Says when an epoch ends and what the next one is called.
 ///
 /// Epochs are named by the wall clock, in milliseconds, at multiples of their interval, so that workers which keep the
-/// same pace cut at the same names and an operator sees one epoch instead of one a worker.
+/// same pace cut at the same names and an operator sees one epoch instead of one a worker. The moments that it is given are
+/// those of a [`SteadyClock`](crate::clock::SteadyClock): epochs end at their pace while the machine's clock is set.
 pub struct EpochClock {
     interval: u64,
     catch_up_interval: u64,
     max_bytes: u64,
-    /// How far epochs are ahead of the clock.
-    ahead: u64,
 }
 
 impl EpochClock {
-    /// A clock by the config's intervals, for epochs after `last` at `now` (ms): if the clock has been set back since
-    /// then, they go on from there at its pace.
-    pub fn new(config: &EpochConfig, last: Epoch, now: u64) -> EpochClock {
+    /// A clock by the config's intervals.
+    pub fn new(config: &EpochConfig) -> EpochClock {
         let ms = |duration: Duration| (duration.as_millis() as u64).max(1);
         EpochClock {
             interval: ms(config.interval),
             catch_up_interval: ms(config.catch_up_interval.max(config.interval)),
             max_bytes: config.max_bytes,
-            ahead: last.saturating_sub(now),
         }
     }
 
@@ -35,7 +32,7 @@ impl EpochClock {
     /// having read `bytes`.
     pub fn next(&self, epoch: Epoch, now: u64, busy: bool, bytes: u64) -> Option<Epoch> {
         let grid = if busy { self.catch_up_interval } else { self.interval };
-        let tick = (now + self.ahead) / grid * grid;
+        let tick = now / grid * grid;
         if tick > epoch {
             return Some(tick);
         }
@@ -44,26 +41,25 @@ impl EpochClock {
 
     /// How long after `now` (ms) a quiet epoch ends.
     pub fn until_tick(&self, now: u64) -> Duration {
-        Duration::from_millis(self.interval - (now + self.ahead) % self.interval)
+        Duration::from_millis(self.interval - now % self.interval)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use super::*;
+    use crate::clock::{Moment, SteadyClock};
 
     fn clock() -> EpochClock {
-        clock_after(0)
-    }
-
-    fn clock_after(last: Epoch) -> EpochClock {
         let config = EpochConfig {
             interval: Duration::from_millis(100),
             catch_up_interval: Duration::from_millis(500),
             max_bytes: 1000,
             max_in_flight: 8,
         };
-        EpochClock::new(&config, last, 1000)
+        EpochClock::new(&config)
     }
 
     #[test]
@@ -79,15 +75,26 @@ mod tests {
         assert_eq!(clock().next(1000, 1010, true, 1000), Some(1001));
     }
 
+    /// The epoch that a quiet one is followed by, of a clock that is set.
+    fn quiet(steady: &mut SteadyClock, epoch: Epoch, now: Moment) -> Option<Epoch> {
+        clock().next(epoch, steady.read(now), false, 0)
+    }
+
     #[test]
-    fn epochs_go_on_when_the_clock_is_set_back() {
-        assert_eq!(clock().next(1000, 500, false, 2000), Some(1001));
-        assert_eq!(clock().next(1000, 500, false, 0), None);
+    fn quiet_epochs_end_when_the_clock_is_set_back() {
+        let start = Instant::now();
+        let at = |wall, ms| Moment { wall, instant: start + Duration::from_millis(ms) };
+        let mut steady = SteadyClock::new(at(3_600_000, 0), 0);
+        assert_eq!(quiet(&mut steady, 3_600_000, at(50, 50)), None);
+        assert_eq!(quiet(&mut steady, 3_600_000, at(100, 100)), Some(3_600_100));
     }
 
     #[test]
     fn new_epochs_come_after_committed_ones_whatever_the_clock_says() {
-        assert_eq!(clock_after(5000).next(5001, 1050, false, 0), None);
-        assert_eq!(clock_after(5000).next(5001, 1100, false, 0), Some(5100));
+        let start = Instant::now();
+        let at = |ms| Moment { wall: 1000 + ms, instant: start + Duration::from_millis(ms) };
+        let mut steady = SteadyClock::new(at(0), 5000);
+        assert_eq!(quiet(&mut steady, 5001, at(50)), None);
+        assert_eq!(quiet(&mut steady, 5001, at(100)), Some(5100));
     }
 }

@@ -15,6 +15,7 @@ use super::checkpoint::Checkpointer;
 use super::clock::EpochClock;
 use super::restore::{Loader, Piece};
 use super::{EpochConfig, Held, Monitor, Phase, Plan, WorkerStatus};
+use crate::clock::{Moment, SteadyClock};
 use crate::source::{Poll, Source, Start};
 
 /// How often a worker that can't end an epoch says how it is doing, in milliseconds.
@@ -49,12 +50,13 @@ pub struct Driver {
     checkpointer: Checkpointer,
     monitor: Arc<Monitor>,
     clock: EpochClock,
+    steady: SteadyClock,
     max_bytes: u64,
     max_in_flight: usize,
     /// Ended epochs that are not committed everywhere yet.
     in_flight: VecDeque<Epoch>,
     stage: Stage,
-    now: u64,
+    now: Moment,
     last_report: u64,
 }
 
@@ -100,9 +102,10 @@ enum Stage {
 
 impl Driver {
     /// A driver at the start of its plan.
-    pub fn new(parts: Parts, epochs: &EpochConfig, now: u64) -> Driver {
+    pub fn new(parts: Parts, epochs: &EpochConfig, now: Moment) -> Driver {
         let Parts { index, plan, ingest, inputs, state, probe, source, loader, checkpointer, monitor } = parts;
-        let clock = EpochClock::new(epochs, plan.last_epoch(), now);
+        let mut steady = SteadyClock::new(now, plan.last_epoch());
+        let now = steady.moment(now);
         Driver {
             index,
             plan,
@@ -114,22 +117,24 @@ impl Driver {
             loader,
             checkpointer,
             monitor,
-            clock,
+            clock: EpochClock::new(epochs),
+            steady,
             max_bytes: epochs.max_bytes,
             max_in_flight: epochs.max_in_flight.max(1),
             in_flight: VecDeque::new(),
             stage: Stage::Restoring,
             now,
-            last_report: now,
+            last_report: now.wall,
         }
     }
 
-    /// Does a little, at `now` (ms); `stop` is set when this process was asked to end, and with it all.
+    /// Does a little, at `now`; `stop` is set when this process was asked to end, and with it all.
     ///
     /// # Errors
     /// The input or the checkpoint can't be read.
-    pub fn step(&mut self, now: u64, stop: bool) -> anyhow::Result<Next> {
-        self.now = now;
+    pub fn step(&mut self, now: Moment, stop: bool) -> anyhow::Result<Next> {
+        self.now = self.steady.moment(now);
+        let now = self.now.wall;
         if stop {
             self.checkpointer.stop();
         }
@@ -286,7 +291,7 @@ impl Driver {
             self.monitor.beat();
             if epoch > self.plan.last_epoch() && epoch > RESTORED {
                 // An epoch is called by the time at which it began or a little later, so this is how old its oldest event is.
-                self.monitor.committed(Duration::from_millis(self.now.saturating_sub(epoch)));
+                self.monitor.committed(Duration::from_millis(self.now.wall.saturating_sub(epoch)));
             }
         }
         self.in_flight.len() >= self.max_in_flight
@@ -352,6 +357,7 @@ impl Driver {
             watermarks: Some(self.state.watermarks.borrow().reached),
             frontier: self.probe.with_frontier(|frontier| frontier.first().copied()),
             in_flight: self.in_flight.len(),
+            clock: Some(self.now),
             held: held(&self.state),
             repeats: self.state.matcher.repeats.get(),
             refunds: self.state.duplicates.refunds.get(),

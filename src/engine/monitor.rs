@@ -11,6 +11,7 @@ use adtide_dataflows::{Counts, PartitionCounts, Statement};
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 
 use crate::checkpoint::Manifest;
+use crate::clock::Moment;
 use crate::source::SourceStatus;
 
 /// The workers' and sources' latest word, for progress bars, summaries, metrics and the watchdog.
@@ -83,6 +84,8 @@ pub struct WorkerStatus {
     pub frontier: Option<Epoch>,
     /// How many ended epochs wait for the sinks.
     pub in_flight: usize,
+    /// When this was, on the clock that names its epochs.
+    pub clock: Option<Moment>,
     /// What its share of each statement holds.
     pub held: Vec<Held>,
     /// Conversions that repeated another.
@@ -173,6 +176,13 @@ impl Monitor {
         let workers = lock(&self.workers);
         let running = workers.iter().filter(|worker| matches!(worker.phase, Phase::Running | Phase::Stopping));
         running.filter_map(|worker| worker.frontier).min()
+    }
+
+    /// How old the first epoch is that is not committed everywhere, as [`Monitor::frontier`], on the clock that names epochs.
+    pub fn frontier_age(&self) -> Option<Duration> {
+        let frontier = self.frontier()?;
+        let now = lock(&self.workers).iter().filter_map(|worker| worker.clock).map(Moment::since).max()?;
+        Some(Duration::from_millis(now.saturating_sub(frontier)))
     }
 
     /// Takes note of a checkpoint.

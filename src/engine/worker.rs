@@ -16,6 +16,7 @@ use super::jobs::{Jobs, Threads};
 use super::restore::Loader;
 use super::{EngineConfig, Input, Monitor, outlets, restart};
 use crate::checkpoint::Store;
+use crate::clock::Moment;
 use crate::sink;
 
 /// How a worker has ended.
@@ -82,20 +83,16 @@ pub fn run(
     let source = input.source(index, peers);
     let monitor = Arc::clone(monitor);
     let parts = Parts { index, plan, ingest, inputs, state, probe, source, loader, checkpointer, monitor };
-    drive(worker, Driver::new(parts, &config.epochs, now_ms()), stop)
+    drive(worker, Driver::new(parts, &config.epochs, Moment::now()), stop)
 }
 
 fn drive(worker: &mut Worker, mut driver: Driver, stop: &AtomicBool) -> anyhow::Result<End> {
     loop {
-        match driver.step(now_ms(), stop.load(Ordering::Relaxed))? {
+        match driver.step(Moment::now(), stop.load(Ordering::Relaxed))? {
             Next::Step => worker.step(),
             Next::Wait(pause) => worker.step_or_park(Some(pause)),
             Next::Done => return Ok(End::Done),
             Next::Abandoned => return Ok(End::Abandoned),
         };
     }
-}
-
-fn now_ms() -> u64 {
-    u64::try_from(crate::now().0).unwrap_or(0)
 }

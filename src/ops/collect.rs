@@ -162,9 +162,7 @@ fn progress(scrape: &mut Scrape<'_>, monitor: &Monitor, workers: &[WorkerStatus]
     let known = marks.filter(|(_, mark)| *mark > EventTime::MIN && *mark <= EventTime::LAST);
     let known = known.map(|(statement, mark)| (vec![statement.name().to_owned()], seconds(mark)));
     scrape.samples(&names::WATERMARK, known)?;
-    let now = crate::now().0 as f64;
-    let lag = monitor.frontier().map(|frontier| ((now - frontier as f64) / 1000.0).max(0.0));
-    scrape.sample(&names::FRONTIER_LAG, lag)?;
+    scrape.sample(&names::FRONTIER_LAG, monitor.frontier_age().map(|age| age.as_secs_f64()))?;
     scrape.histograms(&names::EPOCH_SECONDS, [(Vec::new(), monitor.epochs())])?;
     scrape.sample(&names::IN_FLIGHT, workers.iter().map(|worker| worker.in_flight).max().map(|epochs| epochs as f64))
 }

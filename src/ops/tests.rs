@@ -8,6 +8,7 @@ use adtide_dataflows::{Counts, PartitionCounts, Statement};
 
 use super::names::{self, Kind};
 use super::*;
+use crate::clock::Moment;
 use crate::engine::{Held, Phase, WorkerStatus};
 use crate::source::{PartitionStatus, SourceStatus};
 
@@ -69,6 +70,7 @@ fn worker(number: usize, phase: Phase) -> WorkerStatus {
         }),
         frontier: Some(crate::now().0 as u64 - 2000),
         in_flight: number + 1,
+        clock: Some(Moment::now()),
         held: vec![
             Held { statement: Statement::ConversionMatcher, what: "clicks", rows: 10, bytes: Some(1580) },
             Held { statement: Statement::RtbCacheUpdater, what: "ranked_campaigns", rows: 7, bytes: None },

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
+use adtide::clock::Moment;
+
 use crate::log::START;
 
 /// Three clocks: that of the log, by which records are appended; the monotonic one; and the wall clock, which somebody
@@ -43,5 +45,9 @@ impl Clock {
     /// The wall clock, in milliseconds.
     pub fn wall(&self) -> u64 {
         (START + self.elapsed() + self.set.load(Ordering::Relaxed)) as u64
+    }
+
+    pub fn moment(&self) -> Moment {
+        Moment { wall: self.wall(), instant: self.instant() }
     }
 }

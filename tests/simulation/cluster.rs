@@ -9,6 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use adtide::checkpoint::Store;
+use adtide::clock::Moment;
 use adtide::engine::checkpoint::{self, Checkpointer, Coordinator};
 use adtide::engine::control::Control;
 use adtide::engine::driver::{Driver, Next, Parts};
@@ -99,7 +100,7 @@ enum Order {
     /// To build its dataflows.
     Build(Dice),
     /// To take a step.
-    Step { now: u64, stop: bool },
+    Step { now: Moment, stop: bool },
 }
 
 /// What came of it.
@@ -141,7 +142,7 @@ impl Cluster {
     }
 
     /// Lets a worker take a step, unless it has ended.
-    pub fn step(&mut self, worker: usize, now: u64, stop: bool) -> anyhow::Result<Option<Next>> {
+    pub fn step(&mut self, worker: usize, now: Moment, stop: bool) -> anyhow::Result<Option<Next>> {
         if self.workers[worker].has_ended {
             return Ok(None);
         }
@@ -258,7 +259,7 @@ fn build(worker: &mut Worker, setup: &Setup, plan: Plan, dice: Dice) -> (Driver,
     ingest.forget(plan.forgotten());
     let source = LogSource::new(&setup.log, &setup.clock, setup.reading, (index, peers), dice);
     let source = Box::new(source);
-    let now = setup.clock.wall();
+    let now = setup.clock.moment();
     let parts =
         Parts { index, plan, ingest, inputs, state, probe: probe.clone(), source, loader, checkpointer, monitor };
     (Driver::new(parts, &config.epochs, now), probe)

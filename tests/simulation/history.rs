@@ -101,6 +101,23 @@ pub fn idle(seed: u64) -> anyhow::Result<[Size; 2]> {
     Ok([wait_until(&mut world, 60)?, wait_until(&mut world, 180)?])
 }
 
+/// Reads a log to its end, then sets the clock back by an hour and waits for some minutes: by how many milliseconds the
+/// frontier advances meanwhile.
+pub fn set_back(seed: u64) -> anyhow::Result<u64> {
+    let mut world = World::draw(seed, Twist::default())?;
+    world.has_faults = false;
+    let mut engine = world.start()?;
+    let mut frontier_at = |world: &mut World, minutes: i64| -> anyhow::Result<u64> {
+        while world.clock.log_time() < world.log.end + minutes * MINUTE {
+            ensure!(world.round(&mut engine)?.is_none(), "the run ended by itself");
+        }
+        engine.monitor.frontier().context("no worker runs")
+    };
+    let before = frontier_at(&mut world, 5)?;
+    world.clock.set_by(-60 * MINUTE);
+    Ok(frontier_at(&mut world, 15)? - before)
+}
+
 /// Plays the history of a seed. What it was is in the world's story, whatever comes of it.
 pub fn play(seed: u64, twist: Twist) -> (anyhow::Result<()>, Vec<String>) {
     let mut world = match World::draw(seed, twist) {
@@ -277,7 +294,7 @@ impl World {
             if self.dice.percent(15) {
                 continue;
             }
-            let next = engine.cluster.step(worker, self.clock.wall(), engine.stop == Some(worker))?;
+            let next = engine.cluster.step(worker, self.clock.moment(), engine.stop == Some(worker))?;
             if let Some(end @ (Next::Done | Next::Abandoned)) = next {
                 self.say(format_args!("worker {worker}: {end:?}"));
             }

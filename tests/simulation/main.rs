@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tracing_subscriber::EnvFilter;
 
-use history::{Size, Twist, idle, play};
+use history::{Size, Twist, idle, play, set_back};
 
 /// Seeds that failed once, and what they found.
 const KEPT: &[(u64, &str)] = &[
@@ -93,6 +93,12 @@ fn histories_end_as_if_nothing_had_happened() {
 fn a_sink_that_forgets_how_far_it_got_is_noticed() {
     let twist = Twist { forgetful: true };
     assert!((0..50).any(|seed| failure(seed, twist).is_some()), "50 histories, and nobody has noticed");
+}
+
+#[test]
+fn epochs_end_when_the_clock_is_set_back() {
+    let advanced = set_back(3).expect("the log can be read");
+    assert!(advanced >= 9 * log::MINUTE as u64, "in ten minutes the frontier has advanced by {advanced} ms");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 
 use super::line::is_tombstone;
 use super::{Arrival, Generated, GeneratorConfig, Traffic};
+use crate::clock::steady_now;
 use crate::connect::kafka::{Deliveries, KafkaConfig};
 
 /// How many records there are between two looks at failures and at whether to stop.
@@ -46,7 +47,7 @@ pub fn produce(
 ) -> anyhow::Result<Generated> {
     let mut traffic = Traffic::new(config)?;
     let outbox = Outbox::open(kafka)?;
-    let mut clock = Clock { pace, start: config.start, began: crate::now(), reached: EventTime::MIN };
+    let mut clock = Clock { pace, start: config.start, began: steady_now(), reached: EventTime::MIN };
     let mut generated = Generated::default();
     let mut line = Vec::with_capacity(1024);
     let mut sent = 0;
@@ -89,7 +90,7 @@ impl Clock {
             Pace::Times(times) => self.began.plus(((at.0 - self.start.0) as f64 / times) as i64),
         };
         while due > self.reached {
-            self.reached = crate::now();
+            self.reached = steady_now();
             if due > self.reached {
                 if stop() {
                     return false;

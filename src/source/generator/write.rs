@@ -9,6 +9,7 @@ use adtide_dataflows::model::Topic;
 use anyhow::{Context, bail};
 
 use super::{GeneratorConfig, Traffic};
+use crate::clock::steady_now;
 
 const BUFFER: usize = 256 * 1024;
 /// How many ad events there are between two reports of progress.
@@ -68,7 +69,7 @@ pub fn live(config: &GeneratorConfig, topics: &Path, stop: &dyn Fn() -> bool) ->
     let mut files = Files::create(topics, config.partitions)?;
     let mut line = Vec::with_capacity(1024);
     while let Some(arrival) = traffic.next(&mut line) {
-        while arrival.at > crate::now() {
+        while arrival.at > steady_now() {
             files.finish()?;
             if stop() {
                 return Ok(());

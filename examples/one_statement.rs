@@ -40,6 +40,8 @@ fn main() {
             watermarks: Watermarks::MIN,
             state: PartitionState::Active,
             woke: None,
+            first_offset: 0,
+            last: None,
         };
         reports.send(report);
         for (epoch, second) in (1..).zip([0, 1, 2, 400]) {

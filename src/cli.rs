@@ -99,6 +99,10 @@ pub struct RunArgs {
     /// 'yyyy-MM-dd HH:mm:ss' (UTC)
     #[arg(long, value_name = "TIME", conflicts_with_all = ["fresh", "live", "from_checkpoint"], value_parser = time)]
     pub backfill_from: Option<EventTime>,
+    /// Continue results although Kafka no longer has all records that they need: what the missing ones may concern stays as it
+    /// is committed, and later records of it go to late-events
+    #[arg(long, conflicts_with_all = ["fresh", "live"])]
+    pub accept_loss: bool,
     /// Demonstration: generate traffic in real time until Ctrl-C
     #[arg(long, conflicts_with_all = ["from", "follow"])]
     pub live: bool,

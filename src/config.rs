@@ -562,6 +562,7 @@ impl Config {
             checkpoints: Some(self.checkpoints()).filter(|checkpoints| checkpoints.are_taken || checkpoints.exists()),
             from_checkpoint: FromCheckpoint::Newest,
             backfill_from: None,
+            accept_loss: false,
             epochs: EpochConfig {
                 interval: self.epoch_interval,
                 catch_up_interval: self.epoch.catch_up_interval,

@@ -141,8 +141,14 @@ pub fn announcement(campaign: &Campaign, announcement: Announcement, time: Event
 
 /// A record of `late-events`, with at most `longest` bytes of the late record.
 pub fn late_event(event: &LateEvent, longest: usize) -> String {
-    let reason =
-        format!("its partition's watermark, {}, had passed its deadline and the allowed lateness", event.watermark);
+    let reason = match event.is_closed {
+        false => {
+            format!("its partition's watermark, {}, had passed its deadline and the allowed lateness", event.watermark)
+        }
+        true => {
+            "what it belongs to is closed as committed: that state was forgotten, or records of it are lost".to_owned()
+        }
+    };
     let mut fields = vec![
         ("statement", json!(event.statement.name())),
         ("reason", json!(reason)),

@@ -13,7 +13,7 @@ use crate::model::{
     ActiveCampaign, AdEvent, AdEventType, CampaignEvent, ConversionEvent, EventTime, Money, ProductMeta,
     ProductMetrics, Text, Topic, WINDOW_MS,
 };
-use crate::operators::{PartitionReport, PartitionState, Wake, Watermarks};
+use crate::operators::{Fingerprint, PartitionReport, PartitionState, Wake, Watermarks};
 use crate::performance_aggregator::{PartialSums, PreAggregate};
 use crate::record::{self, BadRecord, Scanner};
 use crate::rtb_cache_updater::{CampaignUpdate, PriceUpdate, Rates, RatesUpdate};
@@ -55,6 +55,9 @@ pub struct LateEvent {
     pub event_time: EventTime,
     /// The watermark of its partition when it came.
     pub watermark: EventTime,
+    /// Whether it is late whatever the watermark was: what it belongs to is closed for good, because its state was forgotten, or
+    /// because records of it are lost.
+    pub is_closed: bool,
     /// Its key, if it has one.
     pub key: Option<Vec<u8>>,
     /// Its own timestamp, if it has one.
@@ -155,6 +158,7 @@ struct Partition {
     topic: Topic,
     number: u32,
     next_offset: u64,
+    first_offset: u64,
     greatest: Option<EventTime>,
     /// The partition's own watermarks: by these its records are late.
     watermarks: Watermarks,
@@ -162,6 +166,8 @@ struct Partition {
     woke: Option<Wake>,
     /// Of a replay: what it will follow, and at which record.
     wakes: Option<Wake>,
+    /// The last record, where the source says which it was.
+    last: Option<Fingerprint>,
     good: u64,
     dead: u64,
 }
@@ -212,10 +218,12 @@ impl Ingest {
             topic,
             number,
             next_offset,
+            first_offset: next_offset,
             greatest: None,
             watermarks,
             woke: None,
             wakes: None,
+            last: None,
             good: 0,
             dead: 0,
         });
@@ -226,13 +234,26 @@ impl Ingest {
     pub fn restore(&mut self, partition: PartitionHandle, report: &PartitionReport) {
         let partition = &mut self.partitions[partition.0];
         partition.next_offset = report.next_offset;
+        partition.first_offset = report.first_offset;
         partition.greatest = report.greatest;
         partition.watermarks = report.watermarks;
         partition.woke = report.woke;
+        partition.last = report.last;
+    }
+
+    /// Reads a partition from `next_offset` on; results of it began with `first_offset`.
+    pub fn start_at(&mut self, partition: PartitionHandle, next_offset: u64, first_offset: u64) {
+        let partition = &mut self.partitions[partition.0];
+        (partition.next_offset, partition.first_offset) = (next_offset, first_offset);
+    }
+
+    /// Notes which record of a partition was read last, for its next report.
+    pub fn note_last(&mut self, partition: PartitionHandle, last: Fingerprint) {
+        self.partitions[partition.0].last = Some(last);
     }
 
     /// Takes records for late that belong to a state from before `forgotten`: their window ends, or they happened, earlier.
-    /// An earlier run has forgotten it, under an allowed lateness that may have been less.
+    /// An earlier run has forgotten it, under an allowed lateness that may have been less; or a part of its input is lost.
     pub fn forget(&mut self, forgotten: Watermarks) {
         self.router.forgotten = forgotten;
     }
@@ -333,8 +354,18 @@ impl Ingest {
 
     /// Says in this epoch's batch how far a partition has been read.
     pub fn report(&mut self, partition: PartitionHandle, state: PartitionState) {
-        let Partition { topic, number, next_offset, greatest, watermarks, woke, .. } = self.partitions[partition.0];
-        let report = PartitionReport { topic, partition: number, next_offset, greatest, watermarks, state, woke };
+        let known = &self.partitions[partition.0];
+        let report = PartitionReport {
+            topic: known.topic,
+            partition: known.number,
+            next_offset: known.next_offset,
+            first_offset: known.first_offset,
+            greatest: known.greatest,
+            watermarks: known.watermarks,
+            state,
+            woke: known.woke,
+            last: known.last,
+        };
         self.router.batch.reports.push(report);
     }
 
@@ -512,8 +543,8 @@ impl Router {
         watermark: EventTime,
         from: &Arrival<'_>,
     ) -> bool {
-        let late = watermark > deadline.plus(self.settings.allowed_lateness)
-            || deadline < self.forgotten.of_statement(statement);
+        let is_closed = deadline < self.forgotten.of_statement(statement);
+        let late = is_closed || watermark > deadline.plus(self.settings.allowed_lateness);
         if late {
             *self.counts.late.entry(statement).or_default() += 1;
             self.batch.late.push(LateEvent {
@@ -523,6 +554,7 @@ impl Router {
                 offset: from.envelope.offset,
                 event_time,
                 watermark,
+                is_closed,
                 key: from.envelope.key.map(<[u8]>::to_vec),
                 timestamp: from.envelope.timestamp,
                 value: from.bytes.to_vec(),

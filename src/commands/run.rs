@@ -61,7 +61,8 @@ fn engine(args: &RunArgs, config: &Config) -> EngineConfig {
         Some(_) => FromCheckpoint::None,
         None => args.from_checkpoint.unwrap_or(FromCheckpoint::Newest),
     };
-    EngineConfig { from_checkpoint, backfill_from: args.backfill_from, ..config.engine() }
+    let (backfill_from, accept_loss) = (args.backfill_from, args.accept_loss);
+    EngineConfig { from_checkpoint, backfill_from, accept_loss, ..config.engine() }
 }
 
 /// Runs the engine, showing progress, and prints the summary.

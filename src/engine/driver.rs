@@ -194,7 +194,8 @@ impl Driver {
         let start = Start {
             checkpoint: checkpoint.map(|checkpoint| &checkpoint.progress),
             backfill: self.plan.backfill_from,
-            committed: self.plan.cuts.first(),
+            cuts: &self.plan.cuts,
+            gaps: &self.plan.gaps,
         };
         self.source.start(&mut self.ingest, &start)?;
         self.inputs.send(self.ingest.batch());

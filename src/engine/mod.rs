@@ -9,6 +9,7 @@ mod cluster;
 pub mod control;
 pub mod driver;
 pub mod jobs;
+pub mod loss;
 mod monitor;
 pub mod outlets;
 pub mod restart;
@@ -39,8 +40,9 @@ use crate::connect::postgres::PostgresConfig;
 use crate::connect::redis::RedisConfig;
 use crate::source::Source;
 use crate::source::file::{FileSource, FileSourceConfig};
-use crate::source::kafka::{KafkaSource, KafkaSourceConfig, Watch};
+use crate::source::kafka::{KafkaSource, KafkaSourceConfig, Watch, heads};
 use cluster::Joined;
+use loss::{Extents, Gap, Heads};
 use worker::End;
 
 /// What the engine runs, and how.
@@ -60,6 +62,8 @@ pub struct EngineConfig {
     pub from_checkpoint: FromCheckpoint,
     /// From when on ads and conversions are read anew, without a checkpoint.
     pub backfill_from: Option<EventTime>,
+    /// Whether results may be continued whose input is not all there any more; see [`loss`].
+    pub accept_loss: bool,
     /// How epochs are cut.
     pub epochs: EpochConfig,
     /// The process ends if the frontier stands still for so long.
@@ -194,6 +198,22 @@ impl Input {
                 format!("Kafka cluster {}{prefixed}", watch.cluster())
             }
         })
+    }
+
+    /// Where the partitions begin and end; of files, which begin with their first line, nothing.
+    fn extents(&self) -> Extents {
+        match self {
+            Input::Files(_) => Extents::new(),
+            Input::Kafka(_, watch) => watch.extents(),
+        }
+    }
+
+    /// What follows the gaps.
+    fn heads(&self, gaps: &[Gap]) -> anyhow::Result<Heads> {
+        match self {
+            Input::Files(_) => Ok(Heads::new()),
+            Input::Kafka(kafka, _) => heads(kafka, gaps),
+        }
     }
 
     fn source(&self, worker: usize, workers: usize) -> Box<dyn Source> {

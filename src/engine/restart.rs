@@ -11,7 +11,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use adtide_dataflows::model::{Epoch, EventTime, WINDOW_MS};
+use adtide_dataflows::model::{Epoch, EventTime, Topic, WINDOW_MS};
 use adtide_dataflows::operators::{Cut, Watermarks};
 use adtide_dataflows::{RESTORED, Settings};
 use anyhow::{bail, ensure};
@@ -23,6 +23,7 @@ use timely::dataflow::operators::vec::{Broadcast, Map};
 use timely::worker::Worker;
 use tracing::{debug, warn};
 
+use super::loss::Gap;
 use super::{EngineConfig, Monitor, SinkConfig, outlets};
 use crate::checkpoint::{Damage, Manifest, Store};
 use crate::sink::{Progress, Run, Sink, Stored, sqlite, topics};
@@ -54,6 +55,10 @@ pub struct Plan {
     pub rewrites_rankings: bool,
     /// From when on ads and conversions are read; None for the start of their topics or the checkpoint.
     pub backfill_from: Option<EventTime>,
+    /// What the topics no longer have of what is needed.
+    pub gaps: Vec<Gap>,
+    /// From before which times, by statement, everything stays as it is committed, because of the gaps.
+    pub closed: Watermarks,
 }
 
 /// Which checkpoint to go on from.
@@ -95,7 +100,7 @@ pub fn open(
     match &config.sinks {
         SinkConfig::None => {
             let checkpoint = choose(config, &run, store, &[])?;
-            Ok((Plan::going_on(run, Vec::new(), checkpoint), Vec::new()))
+            Ok((Plan::continuing(run, Vec::new(), checkpoint), Vec::new()))
         }
         SinkConfig::Embedded(data_dir) => {
             let plan = Plan::of_folder(config, run, store, data_dir)?;
@@ -268,13 +273,23 @@ impl Sharing {
 
 impl Plan {
     fn fresh(run: Run) -> Plan {
-        Plan { resume: false, ..Plan::going_on(run, Vec::new(), None) }
+        Plan { resume: false, ..Plan::continuing(run, Vec::new(), None) }
     }
 
-    fn going_on(run: Run, mut cuts: Vec<Progress>, checkpoint: Option<Manifest>) -> Plan {
+    /// The plan for a run that continues what has these cuts, from a checkpoint if there is one.
+    pub(super) fn continuing(run: Run, mut cuts: Vec<Progress>, checkpoint: Option<Manifest>) -> Plan {
         cuts.sort_by_key(|cut| cut.epoch);
         cuts.dedup_by_key(|cut| cut.epoch);
-        let mut plan = Plan { run, resume: true, cuts, checkpoint, rewrites_rankings: false, backfill_from: None };
+        let mut plan = Plan {
+            run,
+            resume: true,
+            cuts,
+            checkpoint,
+            rewrites_rankings: false,
+            backfill_from: None,
+            gaps: Vec::new(),
+            closed: Watermarks::MIN,
+        };
         let start = plan.start();
         plan.cuts.retain(|cut| cut.epoch > start);
         plan
@@ -311,7 +326,7 @@ impl Plan {
             !(config.source.follows() && !cuts.is_empty() && stored.all(|stored| stored.progress.has_ended())),
             "the run before has read its topics to their end and closed all windows; {over}"
         );
-        Ok(Plan { rewrites_rankings, backfill_from: config.backfill_from, ..Plan::going_on(run, cuts, checkpoint) })
+        Ok(Plan { rewrites_rankings, backfill_from: config.backfill_from, ..Plan::continuing(run, cuts, checkpoint) })
     }
 
     /// Looks at what the embedded sinks hold.
@@ -354,12 +369,22 @@ impl Plan {
     }
 
     /// What records of earlier times, by statement, may not come to any more: the state that they belong to was
-    /// forgotten, though by today's settings they would not be late.
+    /// forgotten, though by today's settings they would not be late; or not all of it can be read again.
     pub fn forgotten(&self) -> Watermarks {
         let checkpoint = self.checkpoint.as_ref().map_or(Watermarks::MIN, |checkpoint| checkpoint.forgotten);
         let backfill =
             self.backfill_from.map_or(Watermarks::MIN, |from| Watermarks::all(from.plus(WINDOW_MS - 1).window_start()));
-        checkpoint.max(backfill)
+        checkpoint.max(backfill).max(self.closed)
+    }
+
+    /// The first offset of a partition that the state needs.
+    pub fn needed_from(&self, place: (Topic, u32)) -> u64 {
+        match self.checkpointed() {
+            Some(checkpoint) => checkpoint.partitions.get(&place).map_or(0, |report| report.next_offset),
+            None => {
+                self.cuts.iter().filter_map(|cut| Some(cut.partitions.get(&place)?.first_offset)).max().unwrap_or(0)
+            }
+        }
     }
 
     /// The cuts as the dataflow needs them.

@@ -14,7 +14,7 @@ use super::control::Control;
 use super::driver::{Driver, Next, Parts};
 use super::jobs::{Jobs, Threads};
 use super::restore::Loader;
-use super::{EngineConfig, Input, Monitor, outlets, restart};
+use super::{EngineConfig, Input, Monitor, loss, outlets, restart};
 use crate::checkpoint::Store;
 use crate::clock::Moment;
 use crate::sink;
@@ -40,7 +40,9 @@ pub fn run(
 ) -> anyhow::Result<End> {
     let (index, peers) = (worker.index(), worker.peers());
     let opened = if index == 0 {
-        Some(restart::open(config, input.describe()?, store.map(|store| &**store), monitor)?)
+        let (mut plan, sinks) = restart::open(config, input.describe()?, store.map(|store| &**store), monitor)?;
+        loss::check(&mut plan, &input.extents(), |gaps| input.heads(gaps), config.accept_loss)?;
+        Some((plan, sinks))
     } else {
         None
     };

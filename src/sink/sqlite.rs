@@ -110,6 +110,9 @@ fn read_progress(connection: &Connection) -> anyhow::Result<Option<Progress>> {
             watermarks: serde_json::from_str(&row.get::<_, String>(4)?)?,
             state: serde_json::from_str(&row.get::<_, String>(5)?)?,
             woke: row.get::<_, Option<String>>(6)?.map(|woke| serde_json::from_str(&woke)).transpose()?,
+            // The topic files' progress, and checkpoints, have these.
+            first_offset: 0,
+            last: None,
         };
         progress.partitions.insert((report.topic, report.partition), report);
     }

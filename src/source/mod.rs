@@ -5,10 +5,13 @@ pub mod generator;
 pub mod kafka;
 pub mod life;
 
+use std::collections::VecDeque;
+
 use adtide_dataflows::Ingest;
 use adtide_dataflows::model::{Epoch, EventTime, Topic};
-use adtide_dataflows::operators::WatermarkView;
+use adtide_dataflows::operators::{Fingerprint, WatermarkView};
 
+use crate::engine::loss::Gap;
 use crate::sink::Progress;
 
 /// One worker's share of the input.
@@ -53,8 +56,36 @@ pub struct Start<'a> {
     pub checkpoint: Option<&'a Progress>,
     /// From when on ads and conversions are read, by when they were appended; None for all of them.
     pub backfill: Option<EventTime>,
-    /// How far the sinks have committed at least.
-    pub committed: Option<&'a Progress>,
+    /// How far the sinks have committed, in order.
+    pub cuts: &'a [Progress],
+    /// What is lost of the topics, and passed over.
+    pub gaps: &'a [Gap],
+}
+
+impl Start<'_> {
+    /// Where a partition is read from that would be read from `next`, if the log starts with `start`, and where the results of
+    /// it began. A run that continues no other begins where the log does; one that does has been checked for gaps.
+    pub fn offsets(&self, place: (Topic, u32), next: u64, start: u64) -> (u64, u64) {
+        let mut runs = self.checkpoint.into_iter().chain(self.cuts).peekable();
+        if runs.peek().is_none() {
+            return (next.max(start), next.max(start));
+        }
+        let first = runs.filter_map(|run| Some(run.partitions.get(&place)?.first_offset)).max().unwrap_or(0);
+        let is_snapshot = matches!(place.0, Topic::ProductMetrics | Topic::ProductMeta) && next == 0;
+        let gap = self.gaps.iter().find(|gap| gap.place() == place);
+        let next = gap.map_or(next.max(first), |gap| next.max(gap.to));
+        (if is_snapshot { next.max(start) } else { next }, first)
+    }
+
+    /// The records of a partition that earlier runs read last, in order, as far as they may still be there: from `start` on.
+    pub fn last_read(&self, place: (Topic, u32), start: u64) -> VecDeque<Fingerprint> {
+        let runs = self.checkpoint.into_iter().chain(self.cuts);
+        let last = runs.filter_map(|progress| progress.partitions.get(&place)?.last);
+        let mut last: Vec<_> = last.filter(|last| last.offset >= start).collect();
+        last.sort_unstable();
+        last.dedup();
+        last.into()
+    }
 }
 
 /// What came of a poll.

@@ -108,6 +108,8 @@ fn progress(ads: usize, watermarks: Watermarks) -> Progress {
         watermarks,
         state: PartitionState::Active,
         woke: None,
+        first_offset: 0,
+        last: None,
     };
     let reports =
         [report(Topic::AdEvents, ads as u64), report(Topic::ConversionEvents, 1), report(Topic::CampaignEvents, 1)];

@@ -6,6 +6,7 @@ mod checkpoints;
 mod deployment;
 mod end_to_end;
 mod faults;
+mod loss;
 mod sinks;
 mod topics;
 mod verify;

@@ -53,6 +53,8 @@ fn progress(epoch: u64) -> Progress {
         watermarks,
         state,
         woke: None,
+        first_offset: 0,
+        last: None,
     };
     let reports = [
         report(Topic::AdEvents, 0, PartitionState::Active),

@@ -487,6 +487,7 @@ fn config(dice: &mut Dice, settings: Settings) -> EngineConfig {
         checkpoints: Some(checkpoints),
         from_checkpoint: FromCheckpoint::Newest,
         backfill_from: None,
+        accept_loss: false,
         epochs: EpochConfig {
             interval: Duration::from_millis(interval),
             catch_up_interval: Duration::from_millis(interval * dice.one_of(&[1, 4])),

@@ -14,4 +14,4 @@ pub use newest::{Upsert, newest};
 pub use retain::retain;
 pub use stash::Stash;
 pub use top_k::{Ranked, top_k};
-pub use watermark::{Cut, PartitionReport, PartitionState, Wake, WatermarkView, Watermarks, watermarks};
+pub use watermark::{Cut, Fingerprint, PartitionReport, PartitionState, Wake, WatermarkView, Watermarks, watermarks};

@@ -36,6 +36,9 @@ pub struct PartitionReport {
     pub partition: u32,
     /// The offset of the first record that was not read.
     pub next_offset: u64,
+    /// Where the first run began to read it, of those that this one continues.
+    #[serde(default)]
+    pub first_offset: u64,
     /// The greatest event time of its good records.
     pub greatest: Option<EventTime>,
     /// The watermarks by which its records are late.
@@ -45,6 +48,40 @@ pub struct PartitionReport {
     /// What it followed when it last woke up, if it ever slept.
     #[serde(default)]
     pub woke: Option<Wake>,
+    /// The last record that was read; None before the first, and of a source that can't be made anew unnoticed.
+    #[serde(default)]
+    pub last: Option<Fingerprint>,
+}
+
+/// A record that can be recognised when it is read again: a topic that was deleted and created anew has another one there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// Its offset.
+    pub offset: u64,
+    /// A hash of its timestamp, its length and a sample of its bytes. It is stored: it never changes.
+    pub hash: u64,
+}
+
+impl Fingerprint {
+    /// Of a record with this timestamp, in milliseconds, and value.
+    pub fn of(offset: u64, timestamp: Option<i64>, value: Option<&[u8]>) -> Fingerprint {
+        /// Words of eight bytes, evenly spread over the value. The timestamp alone tells nearly all records apart.
+        const SAMPLE: usize = 5;
+        let mix = |hash: u64, word: u64| (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+        let length = value.map_or(u64::MAX, |value| value.len() as u64);
+        let mut hash = mix(mix(0, timestamp.unwrap_or(-1) as u64), length);
+        let value = value.unwrap_or_default();
+        match value.len().checked_sub(size_of::<u64>()) {
+            Some(last) => {
+                for at in (0..SAMPLE).map(|sample| last * sample / (SAMPLE - 1)) {
+                    let word = value[at..].first_chunk().copied().unwrap_or_default();
+                    hash = mix(hash, u64::from_le_bytes(word));
+                }
+            }
+            None => hash = value.iter().fold(hash, |hash, byte| mix(hash, u64::from(*byte))),
+        }
+        Fingerprint { offset, hash }
+    }
 }
 
 /// A partition that slept has followed the others.
@@ -277,4 +314,22 @@ fn idle_clock(partitions: &Partitions, settings: &Settings) -> Watermarks {
         .min()
         .flatten();
     clock.map_or(Watermarks::MIN, |clock| Watermarks::of(clock, settings))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fingerprint_tells_records_apart_and_never_changes() {
+        let value = br#"{"event_type":"CLICK","timestamp_field":"2026-01-05 09:00:00","device_id":"d-17"}"#;
+        let print = |timestamp, value: &[u8]| Fingerprint::of(5, timestamp, Some(value));
+        assert_eq!(print(Some(1), value).hash, 12_620_754_102_878_769_357, "stored ones must still be recognised");
+        assert_eq!(print(Some(1), value), print(Some(1), value));
+        assert_ne!(print(Some(1), value), print(Some(2), value));
+        assert_ne!(print(Some(1), value), print(None, value));
+        assert_ne!(print(Some(1), value), print(Some(1), &value[..value.len() - 1]));
+        assert_ne!(print(Some(1), b"1234567"), print(Some(1), b"1234568"));
+        assert_ne!(print(Some(1), b""), Fingerprint::of(5, Some(1), None));
+    }
 }

@@ -4,13 +4,15 @@
 //! whose event time is least. librdkafka fetches ahead by itself until a queue is full and then waits: a worker that does not
 //! read, because the sinks are behind, holds the brokers back, and nothing that was fetched is thrown away, as pausing would.
 
+mod heads;
 mod watch;
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use adtide_dataflows::model::{Epoch, EventTime, Topic};
-use adtide_dataflows::operators::WatermarkView;
+use adtide_dataflows::operators::{Fingerprint, WatermarkView};
 use adtide_dataflows::record::MAX_RECORD_BYTES;
 use adtide_dataflows::{Envelope, Ingest, PartitionHandle};
 use anyhow::{Context as _, anyhow, bail, ensure};
@@ -27,8 +29,10 @@ use super::life::{Life, Stage};
 use super::{PartitionStatus, Poll, Source, SourceStatus, Start};
 use crate::connect::Fault;
 use crate::connect::kafka::{CATCHING_UP, KafkaConfig, log};
+use crate::engine::loss::Gap;
 use crate::sink::Progress;
 
+pub use heads::heads;
 pub use watch::Watch;
 
 /// How many records are taken at once.
@@ -79,6 +83,8 @@ struct Partition {
     at_end: bool,
     /// A record that was polled before its time.
     held: Option<OwnedMessage>,
+    /// The records that earlier runs read last, in order: each must still be the same.
+    known: VecDeque<Fingerprint>,
     /// Of a replay: the offset to stop before.
     until: Option<u64>,
     /// Of a bounded run: where the input ends.
@@ -156,6 +162,7 @@ impl KafkaSource {
                 next_offset: 0,
                 at_end: false,
                 held: None,
+                known: VecDeque::new(),
                 until: None,
                 last: (!self.config.follow).then(|| self.watch.end((topic, number)).unwrap_or(0)),
                 hungry: None,
@@ -189,7 +196,9 @@ impl KafkaSource {
             Arc::new(client.create_with_context(Listener::default()).map_err(|error| kafka.fault(error).into_error())?);
         let mut assignment = TopicPartitionList::new();
         for partition in &open {
-            let from = match partition.next_offset {
+            // The last record that was read is read once more, and compared.
+            let known = partition.known.front().map(|known| known.offset);
+            let from = match known.map_or(partition.next_offset, |known| known.min(partition.next_offset)) {
                 0 => Offset::Beginning,
                 next => Offset::Offset(i64::try_from(next)?),
             };
@@ -209,7 +218,7 @@ impl KafkaSource {
 
     /// Starts the partitions of ads and conversions at the first record that was appended at `time` or later. What the sinks
     /// have not committed must not be passed over.
-    fn backfill(&mut self, time: EventTime, committed: Option<&Progress>) -> anyhow::Result<()> {
+    fn backfill(&mut self, time: EventTime, committed: Option<&Progress>, gaps: &[Gap]) -> anyhow::Result<()> {
         let kafka = &self.config.kafka;
         let lasting = |error| kafka.fault(error).into_error();
         let mut client = kafka.client_with(CATCHING_UP);
@@ -224,7 +233,9 @@ impl KafkaSource {
             wanted.add_partition_offset(&name, partition.number as i32, Offset::Offset(time.0))?;
             let found = consumer.offsets_for_times(wanted, kafka.connect_timeout).map_err(lasting)?;
             let offset = found.find_partition(&name, partition.number as i32).map(|found| found.offset());
-            let end = self.watch.end((partition.topic, partition.number)).unwrap_or(0);
+            let key = (partition.topic, partition.number);
+            let accepts_loss = gaps.iter().any(|gap| gap.place() == key);
+            let end = self.watch.end(key).unwrap_or(0);
             let first = match offset {
                 Some(Offset::Offset(first)) => u64::try_from(first)?,
                 _ => end,
@@ -232,7 +243,7 @@ impl KafkaSource {
             let report = committed.and_then(|committed| committed.partitions.get(&(partition.topic, partition.number)));
             if let Some(next) = committed.map(|_| report.map_or(0, |report| report.next_offset)) {
                 ensure!(
-                    first <= next,
+                    first <= next || accepts_loss,
                     "{name} [{}] would be read from offset {first} on, but the results hold it only up to {next}: give \
                      --backfill-from an earlier time",
                     partition.number
@@ -299,7 +310,7 @@ impl KafkaSource {
             partition.life.follow((partition.topic, partition.number), partition.handle, ingest, view, now);
             match partition.life.stage() {
                 Stage::Idle => {
-                    if let Some(error) = partition.peek() {
+                    if let Some(error) = partition.peek(&self.config.kafka)? {
                         self.judge(error)?;
                     } else if self.partitions[at].held.is_some() {
                         self.partitions[at].life.wake(epoch);
@@ -388,7 +399,16 @@ impl Source for KafkaSource {
             }
         }
         if let Some(time) = from.backfill {
-            self.backfill(time, from.committed)?;
+            self.backfill(time, from.cuts.first(), from.gaps)?;
+        }
+        let extents = self.watch.extents();
+        for partition in &mut self.partitions {
+            let place = (partition.topic, partition.number);
+            let start = extents.get(&place).map_or(0, |extent| extent.start);
+            let (next, first) = from.offsets(place, partition.next_offset, start);
+            partition.next_offset = next;
+            ingest.start_at(partition.handle, next, first);
+            partition.known = from.last_read(place, start);
         }
         self.connect()?;
         self.report(ingest);
@@ -417,7 +437,7 @@ impl Source for KafkaSource {
         }
         let mut empty = vec![false; self.partitions.len()];
         while let Some(at) = self.furthest_behind(ingest, &empty) {
-            let (taken, error) = self.partitions[at].read(ingest, self.config.max_future_skew);
+            let (taken, error) = self.partitions[at].read(ingest, &self.config)?;
             if let Some(error) = error {
                 self.judge(error)?;
             }
@@ -472,44 +492,71 @@ impl Partition {
     fn is_wanted(&self) -> bool {
         let beyond = self.held.as_ref().is_some_and(|held| offset_of(held) >= self.limit());
         let replayed = self.until.is_some() && self.at_end;
-        self.life.is_active() && self.next_offset < self.limit() && !beyond && !replayed
+        let may_have_more = self.next_offset < self.limit() && !beyond && !replayed;
+        self.life.is_active() && (may_have_more || self.is_comparing())
+    }
+
+    /// Whether the record that was read last has to be read again.
+    fn is_comparing(&self) -> bool {
+        let is_before = |known: &Fingerprint| known.offset < self.next_offset;
+        self.held.is_none() && !self.at_end && self.known.front().is_some_and(is_before)
     }
 
     /// Whether a bounded run has read all of it.
     fn is_at_last(&self) -> bool {
         let beyond = |last| self.held.as_ref().is_some_and(|held| offset_of(held) >= last);
-        self.last.is_some_and(|last| self.next_offset >= last || self.at_end || beyond(last))
+        let is_read = |last| self.next_offset >= last || self.at_end || beyond(last);
+        self.last.is_some_and(is_read) && !self.is_comparing()
     }
 
     /// Takes what the queue has, up to a batch. How many bytes that were, and what went wrong.
-    fn read(&mut self, ingest: &mut Ingest, max_future_skew: i64) -> (u64, Option<KafkaError>) {
+    ///
+    /// # Errors
+    /// The topic is not the one that was read before.
+    fn read(&mut self, ingest: &mut Ingest, config: &KafkaSourceConfig) -> anyhow::Result<(u64, Option<KafkaError>)> {
         let limit = self.limit();
-        let mut bytes = 0;
+        let (mut bytes, mut last, mut trouble) = (0, None, None);
         if let Some(held) = self.held.take_if(|held| offset_of(held) < limit) {
-            bytes += take(ingest, (self.topic, self.handle), &held, max_future_skew);
+            last = Some(self.recognise(&held, &config.kafka)?);
+            bytes += take(ingest, (self.topic, self.handle), &held, config.max_future_skew);
             self.has_taken(offset_of(&held));
         }
         for _ in 0..BATCH {
-            let Some(queue) = self.queue.as_ref().filter(|_| self.next_offset < limit && self.held.is_none()) else {
-                break;
-            };
+            let is_wanted = self.held.is_none() && (self.next_offset < limit || self.is_comparing());
+            let Some(queue) = self.queue.as_ref().filter(|_| is_wanted) else { break };
             match queue.poll(Duration::ZERO) {
                 None => break,
                 Some(Ok(message)) if offset_of(&message) >= limit => self.held = Some(message.detach()),
                 Some(Ok(message)) => {
-                    bytes += take(ingest, (self.topic, self.handle), &message, max_future_skew);
+                    let read = recognise(&mut self.known, &message, (self.topic, self.number), &config.kafka)?;
                     let offset = offset_of(&message);
+                    // What an earlier run read last was read again only to be compared.
+                    let is_new = offset >= self.next_offset;
+                    if is_new {
+                        bytes += take(ingest, (self.topic, self.handle), &message, config.max_future_skew);
+                    }
                     drop(message);
-                    self.has_taken(offset);
+                    if is_new {
+                        last = Some(read);
+                        self.has_taken(offset);
+                    }
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => self.at_end = true,
-                Some(Err(error)) => return (bytes, Some(error)),
+                Some(Err(error)) => {
+                    trouble = Some(error);
+                    break;
+                }
             }
         }
-        if bytes > 0 {
+        if let Some(last) = last {
+            ingest.note_last(self.handle, last);
             self.life.has_read(Instant::now());
         }
-        (bytes, None)
+        Ok((bytes, trouble))
+    }
+
+    fn recognise(&mut self, message: &impl Message, config: &KafkaConfig) -> anyhow::Result<Fingerprint> {
+        recognise(&mut self.known, message, (self.topic, self.number), config)
     }
 
     fn has_taken(&mut self, offset: u64) {
@@ -519,17 +566,44 @@ impl Partition {
     }
 
     /// Of an idle partition: looks whether there is a record, and holds it.
-    fn peek(&mut self) -> Option<KafkaError> {
-        if self.held.is_some() {
-            return None;
+    fn peek(&mut self, config: &KafkaConfig) -> anyhow::Result<Option<KafkaError>> {
+        let queue = self.queue.as_ref().filter(|_| self.held.is_none());
+        match queue.and_then(|queue| queue.poll(Duration::ZERO)) {
+            None => {}
+            Some(Ok(message)) if offset_of(&message) < self.next_offset => {
+                recognise(&mut self.known, &message, (self.topic, self.number), config)?;
+            }
+            Some(Ok(message)) => self.held = Some(message.detach()),
+            Some(Err(KafkaError::PartitionEOF(_))) => self.at_end = true,
+            Some(Err(error)) => return Ok(Some(error)),
         }
-        match self.queue.as_ref()?.poll(Duration::ZERO)? {
-            Ok(message) => self.held = Some(message.detach()),
-            Err(KafkaError::PartitionEOF(_)) => self.at_end = true,
-            Err(error) => return Some(error),
-        }
-        None
+        Ok(None)
     }
+}
+
+/// Compares a record with what earlier runs read in its place, and gives what it is recognised by.
+fn recognise(
+    known: &mut VecDeque<Fingerprint>,
+    message: &impl Message,
+    (topic, number): (Topic, u32),
+    config: &KafkaConfig,
+) -> anyhow::Result<Fingerprint> {
+    let read = Fingerprint::of(offset_of(message), message.timestamp().to_millis(), message.payload());
+    while let Some(before) = known.front().copied().filter(|before| before.offset <= read.offset) {
+        known.pop_front();
+        // Compaction takes records away; of these topics nothing else does, as the log starts no later.
+        let may_be_gone = !matches!(topic, Topic::AdEvents | Topic::ConversionEvents);
+        let is_same = if before.offset < read.offset { may_be_gone } else { before == read };
+        ensure!(
+            is_same,
+            "{} [{number}] holds another record at offset {} than the one that was read there: the topic was deleted and \
+             created anew, or restored from a copy; results of the old topic can't be continued: set another name (key name) \
+             to start over",
+            config.topic(topic.name()),
+            before.offset
+        );
+    }
+    Ok(read)
 }
 
 fn offset_of(message: &impl Message) -> u64 {

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use crate::connect::kafka::{KafkaConfig, QuietConsumer, QuietContext};
 use crate::connect::{Fault, persist};
+use crate::engine::loss::{Extent, Extents};
 
 /// How often the brokers are asked where the partitions end.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -26,6 +27,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// A consumer alone can't tell "there is nothing more" from "the broker does not answer"; this can.
 pub struct Watch {
     seen: Mutex<Seen>,
+    /// Where the partitions started when this was made.
+    starts: BTreeMap<(Topic, u32), u64>,
     cluster: String,
 }
 
@@ -43,9 +46,11 @@ impl Watch {
     pub fn start(config: &KafkaConfig, topics: &[Topic]) -> anyhow::Result<Arc<Watch>> {
         let mut watcher = persist("reaching Kafka", Some(config.connect_timeout), || Watcher::new(config, topics))?;
         let ends = persist("asking Kafka for its topics", Some(config.connect_timeout), || watcher.look())?;
+        let starts = || watcher.offsets(Offset::Beginning);
+        let starts = persist("asking Kafka where its topics start", Some(config.connect_timeout), starts)?;
         let cluster = watcher.consumer.client().fetch_cluster_id(ANSWER).unwrap_or_else(|| config.brokers.clone());
         let seen = Seen { ends, refreshed: Instant::now(), fault: None };
-        let watch = Arc::new(Watch { seen: Mutex::new(seen), cluster });
+        let watch = Arc::new(Watch { seen: Mutex::new(seen), starts, cluster });
         let weak = Arc::downgrade(&watch);
         let keep_watch = move || {
             loop {
@@ -87,6 +92,14 @@ impl Watch {
     /// Where a partition ends: the offset that its next readable record will have or exceed. As far as is known.
     pub fn end(&self, partition: (Topic, u32)) -> Option<u64> {
         self.seen().ends.get(&partition).copied()
+    }
+
+    /// Where the partitions that were there at the start begin, and where they end.
+    pub fn extents(&self) -> Extents {
+        let ends = &self.seen().ends;
+        let extent =
+            |(place, start): (&(Topic, u32), &u64)| Some((*place, Extent { start: *start, end: *ends.get(place)? }));
+        self.starts.iter().filter_map(extent).collect()
     }
 
     /// The same if the brokers said so only now.
@@ -135,23 +148,28 @@ impl Watcher {
             self.known = self.discover()?;
             self.discovered = Instant::now();
         }
+        self.offsets(Offset::End)
+    }
+
+    /// Where every known partition starts or ends.
+    fn offsets(&self, at: Offset) -> Result<BTreeMap<(Topic, u32), u64>, Fault> {
         let fault = |error| self.config.fault(error);
         let mut wanted = TopicPartitionList::new();
         for (topic, partition) in &self.known {
             let name = self.config.topic(topic.name());
-            wanted.add_partition_offset(&name, *partition as i32, Offset::End).map_err(fault)?;
+            wanted.add_partition_offset(&name, *partition as i32, at).map_err(fault)?;
         }
         let answered = self.consumer.offsets_for_times(wanted, ANSWER).map_err(fault)?;
-        let mut ends = BTreeMap::new();
+        let mut offsets = BTreeMap::new();
         for key in &self.known {
             let answer = answered.find_partition(&self.config.topic(key.0.name()), key.1 as i32);
             let Some(answer) = answer else { continue };
             answer.error().map_err(fault)?;
-            if let Offset::Offset(end) = answer.offset() {
-                ends.insert(*key, u64::try_from(end).unwrap_or(0));
+            if let Offset::Offset(offset) = answer.offset() {
+                offsets.insert(*key, u64::try_from(offset).unwrap_or(0));
             }
         }
-        Ok(ends)
+        Ok(offsets)
     }
 
     fn discover(&self) -> Result<Vec<(Topic, u32)>, Fault> {

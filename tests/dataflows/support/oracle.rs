@@ -175,6 +175,8 @@ fn recomputed(history: &History, epoch: Epoch, settings: &Settings) -> Recompute
             watermarks: Watermarks::MIN,
             state: PartitionState::Active,
             woke: None,
+            first_offset: 0,
+            last: None,
         };
         cut.partitions.insert((topic, partition), report);
         let folder = dir.path().join(topic.name());

@@ -171,6 +171,7 @@ fn late(value: &[u8]) -> LateEvent {
         offset: 5,
         event_time: EIGHT,
         watermark: EIGHT,
+        is_closed: false,
         key: None,
         timestamp: None,
         value: value.to_vec(),

@@ -46,7 +46,7 @@ fn main() -> anyhow::Result<()> {
 
 struct Bench {
     producer: BaseProducer,
-    postgres: postgres::Client,
+    postgres: adtide::connect::postgres::Client,
     redis: redis::Connection,
     prefix: String,
     /// Ids of campaigns that no traffic has, other ones in each run.

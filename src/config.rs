@@ -139,6 +139,8 @@ struct Postgres {
     url: String,
     #[serde(deserialize_with = "duration")]
     connect_timeout: Duration,
+    #[serde(deserialize_with = "duration")]
+    statement_timeout: Duration,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -468,7 +470,11 @@ impl Config {
 
     /// How PostgreSQL is reached.
     pub fn postgres(&self) -> PostgresConfig {
-        PostgresConfig { url: Url::new(self.postgres.url.clone()), connect_timeout: self.postgres.connect_timeout }
+        PostgresConfig {
+            url: Url::new(self.postgres.url.clone()),
+            connect_timeout: self.postgres.connect_timeout,
+            statement_timeout: self.postgres.statement_timeout,
+        }
     }
 
     /// How Redis is reached.

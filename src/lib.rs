@@ -3,6 +3,9 @@
 //! The statements themselves are in `adtide-dataflows`, free of I/O. Here is all that is around them: sources, sinks,
 //! the engine that drives the workers, and the batch recomputation that checks the results.
 
+// Printing panics where the reader has gone away; `commands::output` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod checkpoint;
 pub mod cli;
 pub mod clock;
@@ -17,6 +20,8 @@ pub mod source;
 pub mod verify;
 pub mod worker;
 
+use std::error::Error;
+use std::io::{ErrorKind, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use adtide_dataflows::model::EventTime;
@@ -52,6 +57,56 @@ pub fn complain(error: &anyhow::Error) {
     if logs_json() {
         tracing::error!("{error:#}");
     } else {
-        eprintln!("adtide: error: {error:#}");
+        // Nobody could be told of a fault.
+        let _ = writeln!(std::io::stderr().lock(), "adtide: error: {error:#}");
+    }
+}
+
+/// What to look at after a fault of a file or a socket, to be appended to a message.
+pub(crate) fn advice(error: &(dyn Error + 'static)) -> &'static str {
+    std::iter::successors(Some(error), |&error| error.source()).find_map(advice_for).unwrap_or_default()
+}
+
+fn advice_for(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    use rusqlite::ErrorCode;
+
+    const FULL: &str = "; is the disk full?";
+    const OPEN_FILES: &str =
+        "; too many files are open: raise the limit of open files (ulimit -n; LimitNOFILE= of systemd)";
+    if let Some(error) = error.downcast_ref::<rusqlite::Error>() {
+        return match error.sqlite_error_code()? {
+            ErrorCode::DiskFull | ErrorCode::SystemIoFailure => Some(FULL),
+            ErrorCode::CannotOpen => Some("; may it be opened, and are not too many files open (ulimit -n)?"),
+            _ => None,
+        };
+    }
+    let error = error.downcast_ref::<std::io::Error>()?;
+    match (error.kind(), error.raw_os_error()) {
+        (ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge | ErrorKind::WriteZero, _) => {
+            Some(FULL)
+        }
+        // Of this process, and of the machine.
+        (_, Some(EMFILE | ENFILE)) => Some(OPEN_FILES),
+        _ => None,
+    }
+}
+
+/// As every Unix numbers them.
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_many_open_files_are_no_full_disk() {
+        let said = |number: i32| {
+            let error = anyhow::Error::new(std::io::Error::from_raw_os_error(number)).context("can't write");
+            advice(error.as_ref())
+        };
+        assert!(said(EMFILE).contains("ulimit -n") && said(ENFILE).contains("ulimit -n"));
+        // ENOSPC and EACCES.
+        assert_eq!((said(28), said(13)), ("; is the disk full?", ""));
     }
 }

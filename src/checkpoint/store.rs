@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path as FilePath;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -28,11 +29,13 @@ use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutPayload, RetryConfig};
 use tokio::runtime::Runtime;
+use tokio::time::timeout;
 use url::Url;
 
 use super::compact::compact;
 use super::segment::{self, Encoded};
 use super::{Manifest, Segment};
+use crate::connect::Wait;
 
 /// How long what may pass is tried.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -254,13 +257,27 @@ impl Store {
         self.prune(&epochs, &[])
     }
 
+    /// Waits for the store, which may take minutes to read or write a segment, or to be back.
+    fn wait<T>(&self, answer: impl Future<Output = T>) -> T {
+        let mut answer = pin!(answer);
+        let mut wait = Wait::patient(&self.place);
+        self.runtime.block_on(async {
+            loop {
+                match timeout(Wait::LOOK, answer.as_mut()).await {
+                    Ok(answer) => return answer,
+                    Err(_) => wait.look(),
+                }
+            }
+        })
+    }
+
     fn write_file(&self, path: &Path, bytes: Vec<u8>) -> anyhow::Result<()> {
-        let put = self.runtime.block_on(self.store.put(path, PutPayload::from(bytes)));
+        let put = self.wait(self.store.put(path, PutPayload::from(bytes)));
         put.map(drop).map_err(said).with_context(|| format!("can't write {}/{path}", self.place))
     }
 
     fn read_file(&self, path: &Path) -> anyhow::Result<Bytes> {
-        let read = self.runtime.block_on(async { self.store.get(path).await?.bytes().await });
+        let read = self.wait(async { self.store.get(path).await?.bytes().await });
         match read {
             Ok(bytes) => Ok(bytes),
             Err(object_store::Error::NotFound { .. }) => Err(self.damage(path, "it is not there")),
@@ -269,7 +286,7 @@ impl Store {
     }
 
     fn delete_file(&self, path: &Path) -> anyhow::Result<()> {
-        match self.runtime.block_on(self.store.delete(path)) {
+        match self.wait(self.store.delete(path)) {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(said(error)).with_context(|| format!("can't delete {}/{path}", self.place)),
         }
@@ -277,7 +294,7 @@ impl Store {
 
     /// The names in a folder.
     fn list(&self, folder: &str) -> anyhow::Result<Vec<String>> {
-        let listed = self.runtime.block_on(self.store.list_with_delimiter(Some(&Path::from(folder))));
+        let listed = self.wait(self.store.list_with_delimiter(Some(&Path::from(folder))));
         let listed = listed.map_err(said).with_context(|| format!("can't list {}/{folder}", self.place))?;
         Ok(listed.objects.iter().filter_map(|object| object.location.filename().map(str::to_owned)).collect())
     }

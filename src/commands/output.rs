@@ -27,3 +27,18 @@ pub(super) fn to_stderr(line: Arguments<'_>) {
     // Nobody could be told of the fault.
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
+
+/// Where log lines go: standard error. A reader that has gone away is no fault here either; the library that writes the log
+/// would report it on standard error again, which panics.
+pub(super) struct LogLines;
+
+impl Write for LogLines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _ = std::io::stderr().lock().write_all(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,12 +1,11 @@
 //! The tables in PostgreSQL: what adtide needs is created by numbered steps, each once.
 
 use anyhow::{Context, anyhow};
-use postgres::Client;
 use refinery::error::Kind;
 use refinery::{Migration, Runner};
 
 use super::Fault;
-use super::postgres::PostgresConfig;
+use super::postgres::{Client, PostgresConfig};
 
 /// The steps, by number. A step that was released never changes: a change is another step.
 const STEPS: &[(&str, &str)] = &[
@@ -35,7 +34,7 @@ pub fn apply(client: &mut Client, config: &PostgresConfig) -> Result<Vec<String>
     client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).map_err(|error| config.fault(error))?;
     // Grouped: step and record of the step in one transaction. By default the record would have its own, and a crash
     // between the two would leave tables that the next start tries to create again.
-    let applied = Runner::new(&steps).set_grouped(true).run(client).map_err(|error| fault(config, error));
+    let applied = client.migrate(&Runner::new(&steps).set_grouped(true)).map_err(|error| fault(config, error));
     let unlocked = client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).map_err(|error| config.fault(error));
     let applied = applied?;
     unlocked?;
@@ -43,7 +42,7 @@ pub fn apply(client: &mut Client, config: &PostgresConfig) -> Result<Vec<String>
 }
 
 /// Whether the database has exactly these steps.
-fn is_complete(client: &mut Client, steps: &[Migration]) -> Result<bool, postgres::Error> {
+fn is_complete(client: &mut Client, steps: &[Migration]) -> Result<bool, tokio_postgres::Error> {
     let there: bool = client.query_one("SELECT to_regclass('refinery_schema_history') IS NOT NULL", &[])?.get(0);
     if !there {
         return Ok(false);
@@ -56,7 +55,7 @@ fn is_complete(client: &mut Client, steps: &[Migration]) -> Result<bool, postgre
 fn fault(config: &PostgresConfig, error: refinery::Error) -> Fault {
     match error.kind() {
         Kind::Connection(_, cause) => {
-            let code = cause.downcast_ref::<postgres::Error>().map(|cause| cause.code().cloned());
+            let code = cause.downcast_ref::<tokio_postgres::Error>().map(|cause| cause.code().cloned());
             match code {
                 Some(code) => config.classify(code, anyhow!(error).context("can't create adtide's tables")),
                 None => Fault::Lasting(anyhow!(error).context("can't create adtide's tables")),

@@ -10,12 +10,14 @@ mod transient;
 mod trials;
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use backon::{BlockingRetryable, ExponentialBuilder};
 use tracing::{info, warn};
 
-pub use trials::{Trial, Trouble, trials, troubles};
+pub(crate) use trials::Wait;
+pub use trials::{Trial, Trouble, is_waiting, trials, troubles};
 
 /// A server's address with all that is secret in it. Prints without the password.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -103,7 +105,13 @@ impl Fault {
     }
 }
 
-/// Tries until it succeeds or fails for good, waiting longer and longer in between, up to five seconds, with jitter.
+/// How far apart attempts are at most, but for the jitter, which may double it: a server that is back is found soon.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// How far apart failures of one thing are logged.
+const WARNINGS: Duration = Duration::from_secs(10);
+
+/// Tries until it succeeds or fails for good, waiting longer and longer in between, up to a few seconds, with jitter.
 /// Gives up after `patience`; None never does. `what` says in the log, in the metrics and to who asks for readiness what is
 /// being tried, e.g. "writing to Redis"; as the label of a metric it names no epoch, offset or other thing that varies.
 ///
@@ -114,35 +122,63 @@ pub fn persist<T>(
     patience: Option<Duration>,
     attempt: impl FnMut() -> Result<T, Fault>,
 ) -> anyhow::Result<T> {
+    retry(what, patience, &AtomicBool::new(false), attempt).map_err(Fault::into_error)
+}
+
+/// As [`persist`] without end, but gives up after an attempt that fails while `stop` is set; None then.
+///
+/// # Errors
+/// A fault that lasts.
+pub fn persist_unless<T>(
+    stop: &AtomicBool,
+    what: &str,
+    attempt: impl FnMut() -> Result<T, Fault>,
+) -> anyhow::Result<Option<T>> {
+    match retry(what, None, stop, attempt) {
+        Ok(done) => Ok(Some(done)),
+        Err(Fault::Passing(_)) => Ok(None),
+        Err(Fault::Lasting(error)) => Err(error),
+    }
+}
+
+fn retry<T>(
+    what: &str,
+    patience: Option<Duration>,
+    stop: &AtomicBool,
+    attempt: impl FnMut() -> Result<T, Fault>,
+) -> Result<T, Fault> {
     let delays = ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(Duration::from_secs(5))
+        .with_max_delay(PAUSE)
         .with_jitter()
         .without_max_times()
         .with_total_delay(patience);
     let started = Instant::now();
-    let mut failed = false;
+    let mut warned: Option<Instant> = None;
     let result = attempt
         .retry(delays)
         // The attempts themselves take time too.
         .when(|fault| {
-            matches!(fault, Fault::Passing(_)) && patience.is_none_or(|patience| started.elapsed() < patience)
+            let has_time = patience.is_none_or(|patience| started.elapsed() < patience);
+            matches!(fault, Fault::Passing(_)) && has_time && !stop.load(Ordering::Relaxed)
         })
         .notify(|fault, delay| {
             let (Fault::Passing(error) | Fault::Lasting(error)) = fault;
             let error = format!("{error:#}");
-            warn!(error, retry_in = ?delay, "{what} does not succeed");
+            if warned.is_none_or(|last| last.elapsed() >= WARNINGS) {
+                warn!(error, retry_in = ?delay, "{what} does not succeed");
+                warned = Some(Instant::now());
+            }
             trials::failed(what, error);
-            failed = true;
         })
         .call();
-    if failed {
+    if warned.is_some() {
         trials::ended(what);
         if result.is_ok() {
             info!("{what} succeeds again");
         }
     }
-    result.map_err(Fault::into_error)
+    result
 }
 
 #[cfg(test)]
@@ -170,5 +206,15 @@ mod tests {
         let result: anyhow::Result<()> =
             persist("a test", None, || Err(Fault::Lasting(anyhow::anyhow!("wrong password"))));
         assert_eq!(result.unwrap_err().to_string(), "wrong password");
+    }
+
+    #[test]
+    fn who_is_told_to_stop_gives_up_what_passes_and_nothing_else() {
+        let stop = AtomicBool::new(true);
+        let away = persist_unless(&stop, "a test", || Err::<(), _>(Fault::Passing(anyhow::anyhow!("away"))));
+        assert_eq!(away.unwrap(), None);
+        assert_eq!(persist_unless(&stop, "a test", || Ok(1)).unwrap(), Some(1));
+        let wrong = persist_unless(&stop, "a test", || Err::<(), _>(Fault::Lasting(anyhow::anyhow!("wrong"))));
+        assert!(wrong.is_err());
     }
 }

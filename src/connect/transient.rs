@@ -2,9 +2,9 @@
 //! request succeeds later. This is the only place that decides it, for sinks, sources and ledger workers alike. All else
 //! that a server answers is permanent and ends the process or the worker, with advice.
 
-use postgres::error::SqlState;
 use rdkafka::error::RDKafkaErrorCode;
 use redis::{ErrorKind, RedisError};
+use tokio_postgres::error::SqlState;
 
 /// Classes of SQLSTATE, by their first characters: connection trouble; transactions that were rolled back, by a deadlock
 /// for instance; resources that ran out; a server that stops or starts; faults of its disk.
@@ -39,6 +39,7 @@ pub(super) fn redis(error: &RedisError) -> bool {
             let mut words = text.split(|letter: char| !letter.is_ascii_alphanumeric());
             error.code().is_some_and(|code| REDIS_CODES.contains(&code))
                 || words.any(|word| REDIS_CODES.contains(&word))
+                || text.contains("max number of clients reached")
         }
         // It has not answered.
         ErrorKind::Io | ErrorKind::Parse => true,

@@ -19,7 +19,7 @@ mod worker;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use adtide_dataflows::Settings;
@@ -33,6 +33,7 @@ use tracing::info;
 pub use cluster::{Cluster, PEER_LOST};
 pub use monitor::{CheckpointStatus, Held, Monitor, Phase, WorkerStatus};
 pub use restart::{FromCheckpoint, Plan, Restart};
+pub(crate) use watchdog::waits_outside;
 
 use crate::checkpoint::{CheckpointConfig, Store};
 use crate::connect::kafka::KafkaConfig;
@@ -43,6 +44,7 @@ use crate::source::file::{FileSource, FileSourceConfig};
 use crate::source::kafka::{KafkaSource, KafkaSourceConfig, Watch, heads};
 use cluster::Joined;
 use loss::{Extents, Gap, Heads};
+use watchdog::Watchdog;
 use worker::End;
 
 /// What the engine runs, and how.
@@ -137,9 +139,10 @@ pub fn run(
     monitor: &Arc<Monitor>,
     stop: &Arc<AtomicBool>,
 ) -> anyhow::Result<()> {
+    let watchdog = Watchdog::start(Arc::clone(monitor), config.watchdog, Arc::clone(stop));
     let input = Input::new(&config.source)?;
     let Some(Joined { builders, threads, peers }) = cluster.join(stop)? else { end_before_the_start() };
-    let watchdog = watchdog::start(Arc::clone(monitor), config.watchdog);
+    watchdog.arm(peers.clone());
     let store =
         config.checkpoints.as_ref().map(|checkpoints| Store::open(&checkpoints.url, &checkpoints.name)).transpose()?;
     let store = store.map(Arc::new);
@@ -156,7 +159,7 @@ pub fn run(
     let guards = execute_from(builders, threads, WorkerConfig::default(), work);
     let guards = guards.map_err(|error| anyhow!("can't start the workers: {error}"))?;
     let results: Vec<_> = guards.join().into_iter().collect();
-    watchdog.store(false, Ordering::Relaxed);
+    drop(watchdog);
     peers.iter().for_each(|peers| peers.leave());
     for result in results {
         result.map_err(|panic| anyhow!("a worker has panicked: {panic}"))?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::connect;
-use crate::engine::{Monitor, Phase};
+use crate::engine::{self, Monitor, Phase};
 use crate::sink;
 
 /// Why results do not follow the input right now, in words; empty if they do.
@@ -33,10 +33,10 @@ pub fn unready(monitor: &Monitor, stall: Duration) -> Vec<String> {
     causes
 }
 
-/// Why the process should be ended and started again, in words: it has stood still for `limit`, and no server is away
-/// that it waits for.
+/// Why the process should be ended and started again, in words: it has stood still for `limit`, and does not wait for
+/// anybody outside.
 pub fn hung(monitor: &Monitor, limit: Duration) -> Option<String> {
     let still = monitor.still_for();
-    (still >= limit && connect::troubles().is_empty())
+    (still >= limit && !engine::waits_outside())
         .then(|| format!("the frontier has not moved for {} s", still.as_secs()))
 }

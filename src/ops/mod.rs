@@ -5,6 +5,7 @@
 
 mod collect;
 mod health;
+mod http;
 pub mod names;
 pub mod scrape;
 #[cfg(test)]
@@ -106,11 +107,7 @@ impl Ops {
         self.registry.register_collector(Box::new(Ready(self.ready.clone())));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let work = move || {
-            let served = runtime.block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener)?;
-                axum::serve(listener, routes(self)).await
-            });
-            if let Err(error) = served {
+            if let Err(error) = runtime.block_on(http::serve(listener, routes(self))) {
                 crate::fatal(&anyhow::Error::new(error).context("the server of the metrics can't go on"));
             }
         };

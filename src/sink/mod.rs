@@ -16,6 +16,8 @@ mod thread;
 pub mod topics;
 mod watch;
 
+use std::path::Path;
+
 use adtide_dataflows::model::Epoch;
 use anyhow::anyhow;
 
@@ -23,7 +25,7 @@ pub use attach::{Committer, Opener, attach};
 use change::by_partition;
 pub use change::{Change, Commit, Progress, Run, Stored, latest, progress, rankings, records, tables};
 pub use thread::on_thread;
-pub use watch::{SLOW, SinkStatus, sinks, slow_sinks};
+pub use watch::{SLOW, SinkStatus, sinks, slow_sinks, warn_of_slow_sinks, writing_sinks};
 
 /// The topic of statement 4's records.
 pub const COMPENSATION_EVENTS: &str = "compensation-events";
@@ -67,6 +69,13 @@ pub trait Sink: Send {
     fn tick(&mut self) -> anyhow::Result<()> {
         Ok(())
     }
+}
+
+/// What a sink is told that can't `act` on a file.
+fn cannot(act: &str, path: &Path, error: impl Into<anyhow::Error>) -> anyhow::Error {
+    let error = error.into();
+    let advice = crate::advice(error.as_ref());
+    error.context(format!("can't {act} {}{advice}", path.display()))
 }
 
 /// What a run is told that finds its progress under the number of a later run.

@@ -6,19 +6,18 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::io::Write as _;
 
 use adtide_dataflows::Settings;
 use adtide_dataflows::model::{AttributionRow, Epoch, PerformanceRow, Text, WINDOW_MS};
 use adtide_dataflows::operators::{PartitionReport, Watermarks};
 use anyhow::{Context, anyhow};
-use postgres::types::{Json, ToSql};
-use postgres::{Client, GenericClient, Row, Statement, Transaction};
 use sha2::{Digest, Sha256};
+use tokio_postgres::types::{Json, ToSql};
+use tokio_postgres::{Row, Statement};
 
 use super::rows::Rows;
 use super::{Commit, Progress, Run, Sink, Stored, by_partition, fenced, latest, rewound};
-use crate::connect::postgres::PostgresConfig;
+use crate::connect::postgres::{Client, PostgresConfig};
 use crate::connect::{Fault, migrate, persist};
 
 /// Statements 2 and 3 in PostgreSQL.
@@ -112,7 +111,7 @@ impl Sink for PostgresSink {
 ///
 /// # Errors
 /// It can't be read, or another version of adtide wrote it.
-pub fn stored(client: &mut impl GenericClient, name: &str) -> anyhow::Result<Option<Stored>> {
+pub fn stored(client: &mut Client, name: &str) -> anyhow::Result<Option<Stored>> {
     let mut read = || -> anyhow::Result<Option<Stored>> {
         let there: bool = client.query_one("SELECT to_regclass('adtide_progress') IS NOT NULL", &[])?.get(0);
         if !there {
@@ -238,7 +237,7 @@ struct Session {
 }
 
 impl Session {
-    fn start(mut client: Client) -> Result<Session, postgres::Error> {
+    fn start(mut client: Client) -> Result<Session, tokio_postgres::Error> {
         // A run that hangs in the middle of a transaction must not hold up its successor for ever; and who waits for a
         // lock says so from time to time.
         client.batch_execute("SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '20s'")?;
@@ -272,11 +271,11 @@ impl Session {
             return Ok(false);
         }
         if !batch.performance.is_empty() {
-            copy(&mut transaction, &self.copy_performance, &batch.performance, config)?;
+            transaction.copy_in(&self.copy_performance, &batch.performance).map_err(fault)?;
             transaction.execute(&self.upsert_performance, &[]).map_err(fault)?;
         }
         if !batch.attributions.is_empty() {
-            copy(&mut transaction, &self.copy_attributions, &batch.attributions, config)?;
+            transaction.copy_in(&self.copy_attributions, &batch.attributions).map_err(fault)?;
             transaction.execute(&self.upsert_attributions, &[]).map_err(fault)?;
         }
         let (orders, products) = &batch.gone;
@@ -292,22 +291,6 @@ impl Session {
 /// An epoch as a BIGINT. Epochs are milliseconds, so they fit for 292 million years.
 fn epoch(epoch: Epoch) -> i64 {
     i64::try_from(epoch).unwrap_or(i64::MAX)
-}
-
-fn copy(
-    transaction: &mut Transaction<'_>,
-    statement: &Statement,
-    text: &str,
-    config: &PostgresConfig,
-) -> Result<(), Fault> {
-    let mut writer = transaction.copy_in(statement).map_err(|error| config.fault(error))?;
-    // In pieces, as a message may have one GB at most.
-    for piece in text.as_bytes().chunks(1 << 20) {
-        // Only a broken connection fails here; what is wrong with the rows is said at the end.
-        let written = writer.write_all(piece);
-        written.map_err(|error| config.classify(None, anyhow!(error)))?;
-    }
-    writer.finish().map(|_| ()).map_err(|error| config.fault(error))
 }
 
 /// A commit as it is sent: the rows in the text format of COPY.

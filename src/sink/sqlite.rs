@@ -8,7 +8,7 @@ use anyhow::Context;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 
 use super::rows::Rows;
-use super::{Commit, Progress, Run, Sink, Stored, latest};
+use super::{Commit, Progress, Run, Sink, Stored, cannot, latest};
 use crate::{connect, json};
 
 /// Statements 1, 2 and 3 in one database file, each commit one transaction.
@@ -139,7 +139,7 @@ impl Sink for SqliteSink {
             write_progress(&transaction, NAME, &commit.progress, &now)?;
             Ok(transaction.commit()?)
         };
-        write(&mut self.connection).with_context(|| format!("can't write {}; is the disk full?", self.path.display()))
+        write(&mut self.connection).map_err(|error| cannot("write", &self.path, error))
     }
 }
 

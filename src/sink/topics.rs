@@ -13,7 +13,7 @@ use adtide_dataflows::operators::{PartitionReport, Watermarks};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
 
-use super::{Change, Commit, Progress, Run, Sink, Stored, TOPICS, by_partition};
+use super::{Change, Commit, Progress, Run, Sink, Stored, TOPICS, by_partition, cannot};
 use crate::json;
 
 /// The progress file's name, beside the topics.
@@ -98,10 +98,9 @@ impl Sink for TopicSink {
             self.topics[topic].buffer.push(b'\n');
         }
         for topic in &mut self.topics {
-            topic.flush().with_context(|| format!("can't append to {}; is the disk full?", topic.path.display()))?;
+            topic.flush().map_err(|error| cannot("append to", &topic.path, error))?;
         }
-        self.write_progress(&commit.progress)
-            .with_context(|| format!("can't write {}; is the disk full?", self.folder.join(PROGRESS).display()))
+        self.write_progress(&commit.progress).map_err(|error| cannot("write", &self.folder.join(PROGRESS), error))
     }
 }
 

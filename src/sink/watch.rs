@@ -13,6 +13,9 @@ use super::{Change, Commit, Sink};
 /// A commit that takes longer is worth a word in the log, and makes a process unready while it goes on.
 pub const SLOW: Duration = Duration::from_secs(5);
 
+/// While a commit takes longer than this, the log says so.
+const TELL: Duration = Duration::from_secs(10);
+
 static SINKS: Mutex<BTreeMap<&'static str, SinkStatus>> = Mutex::new(BTreeMap::new());
 
 /// How a sink is doing.
@@ -32,6 +35,8 @@ pub struct SinkStatus {
     pub last_commit: Option<Instant>,
     /// Since when a commit is under way.
     pub writing_since: Option<Instant>,
+    /// Whether the log has it that this commit takes long.
+    is_told: bool,
 }
 
 impl Default for SinkStatus {
@@ -45,6 +50,7 @@ impl Default for SinkStatus {
             committed: None,
             last_commit: None,
             writing_since: None,
+            is_told: false,
         }
     }
 }
@@ -60,6 +66,28 @@ pub fn slow_sinks() -> Vec<String> {
     let writing = sinks.iter().filter_map(|(name, sink)| Some((name, sink.writing_since?.elapsed())));
     let slow = writing.filter(|(_, taken)| *taken >= SLOW);
     slow.map(|(name, taken)| format!("the sink {name} has not committed for {} s", taken.as_secs())).collect()
+}
+
+/// The sinks that are committing now, in words.
+pub fn writing_sinks() -> Vec<String> {
+    let sinks = lock();
+    let writing = sinks.iter().filter_map(|(name, sink)| Some((name, sink.writing_since?.elapsed())));
+    writing.map(|(name, taken)| format!("the sink {name} has been committing for {} s", taken.as_secs())).collect()
+}
+
+/// Logs, once each, the commits that take long and are not done. To be called every second or so.
+pub fn warn_of_slow_sinks() {
+    for (name, sink) in lock().iter_mut() {
+        let taken = sink.writing_since.map(|since| since.elapsed()).unwrap_or_default();
+        if !sink.is_told && taken >= TELL {
+            sink.is_told = true;
+            warn!(
+                sink = name,
+                "the sink {name} has not committed for {} s; what was read waits for it",
+                taken.as_secs()
+            );
+        }
+    }
 }
 
 /// Takes note of a sink that was opened.
@@ -81,7 +109,9 @@ pub(super) fn commit(sink: &mut dyn Sink, commit: Commit) -> anyhow::Result<()> 
     with(name, |status| status.writing_since = Some(started));
     sink.commit(commit)?;
     let took = started.elapsed();
+    let mut was_told = false;
     with(name, |status| {
+        was_told = std::mem::take(&mut status.is_told);
         status.rows += rows;
         status.commits += 1;
         status.epochs += epochs;
@@ -90,7 +120,9 @@ pub(super) fn commit(sink: &mut dyn Sink, commit: Commit) -> anyhow::Result<()> 
         status.last_commit = Some(Instant::now());
         status.writing_since = None;
     });
-    if took >= SLOW {
+    if was_told {
+        info!(sink = name, epoch, rows, ?took, "the sink {name} commits again");
+    } else if took >= SLOW {
         warn!(sink = name, epoch, rows, ?took, "a commit took long");
     } else {
         debug!(sink = name, epoch, epochs, rows, ?took, "committed");
@@ -166,6 +198,12 @@ mod tests {
         let before = Instant::now().checked_sub(SLOW).unwrap();
         with("waits", |status| status.writing_since = Some(before));
         assert!(says());
+        assert!(writing_sinks().iter().any(|writing| writing.contains("waits")));
+        warn_of_slow_sinks();
+        assert!(!sinks()["waits"].is_told);
+        with("waits", |status| status.writing_since = before.checked_sub(TELL));
+        warn_of_slow_sinks();
+        assert!(sinks()["waits"].is_told);
         with("waits", |status| status.writing_since = None);
         assert!(!says());
     }

@@ -22,6 +22,7 @@ use tracing::debug;
 
 use super::life::{Life, Stage};
 use super::{PartitionStatus, Poll, Source, SourceStatus, Start};
+use crate::connect::Wait;
 use crate::sink::Progress;
 
 /// How much is read at once.
@@ -316,6 +317,8 @@ impl Partition {
     /// Passes over the lines before a line that an earlier run has read to.
     fn skip_to(&mut self, line: u64) -> anyhow::Result<()> {
         let mut within_line = false;
+        // It may take minutes, in which no epoch ends.
+        let mut wait = Wait::patient("reading a long file");
         while self.next_line < line {
             let rest = &self.buffer[self.start..];
             if let Some(length) = memchr::memchr(b'\n', rest) {
@@ -326,6 +329,7 @@ impl Partition {
             }
             within_line |= !rest.is_empty();
             self.start = self.buffer.len();
+            wait.look();
             if self.fill()? == 0 {
                 // It may have taken a last line without line feed.
                 anyhow::ensure!(

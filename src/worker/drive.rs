@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::feed::{Change, Feed, Partition, Record};
 use super::stats::WorkerStats;
 use super::store::{Advance, Outcome, Step};
-use crate::connect::{Fault, persist};
+use crate::connect::{Fault, persist_unless};
 
 /// How long records are gathered for one commit.
 const GATHER: Duration = Duration::from_millis(100);
@@ -143,15 +143,8 @@ impl<'a> Driver<'a> {
     }
 
     /// Tries until it succeeds. None if the worker is told to stop while it does not.
-    fn persist<T>(&self, what: &str, mut attempt: impl FnMut() -> Result<T, Fault>) -> anyhow::Result<Option<T>> {
-        let mut has_failed = false;
-        persist(&format!("worker {}: {what}", self.job), None, || {
-            if has_failed && self.stop.load(Ordering::Relaxed) {
-                return Ok(None);
-            }
-            has_failed = true;
-            attempt().map(Some)
-        })
+    fn persist<T>(&self, what: &str, attempt: impl FnMut() -> Result<T, Fault>) -> anyhow::Result<Option<T>> {
+        persist_unless(self.stop, &format!("worker {}: {what}", self.job), attempt)
     }
 
     /// Reads for a while.

@@ -18,6 +18,7 @@ mod network;
 mod ops;
 mod restart;
 mod run;
+mod silent;
 mod stop;
 mod verify;
 mod workers;

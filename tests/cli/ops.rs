@@ -11,7 +11,7 @@ use crate::support::{Place, Running, eventually};
 const LIVE: &str = "--live --data-dir out -w 2 --set generator.ad_events=2000000 --listen 127.0.0.1:0";
 
 /// What a page answers: status and body.
-fn get(address: &str, page: &str) -> (u16, String) {
+pub fn get(address: &str, page: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(stream, "GET {page} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();

@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 
 use super::Cluster;
+use crate::engine::watchdog;
 
 /// The exit code of a process that has lost another: EX_TEMPFAIL, which asks for a new try. The supervisor starts all
 /// processes again.
@@ -23,6 +24,8 @@ const INTERVAL: Duration = Duration::from_millis(500);
 
 /// What is said on a connection for heartbeats, in lines: that a process lives,
 const BEAT: &str = "alive";
+/// that it lives and waits for somebody outside of the cluster, so that no frontier may move,
+const WAITS: &str = "waits";
 /// that it ends in order,
 const BYE: &str = "bye";
 /// or that it ends because it has lost another: `lost PROCESS HOW`. So each names the first that went, and not the one that
@@ -41,6 +44,8 @@ pub struct Peers {
     beats: Vec<TcpStream>,
     /// Those that have ended in order.
     have_left: Vec<AtomicBool>,
+    /// Those that wait for somebody outside of the cluster.
+    are_waiting: Vec<AtomicBool>,
     /// Whether this one ends in order.
     is_leaving: AtomicBool,
     /// Whether a loss has been told.
@@ -57,6 +62,7 @@ impl Peers {
             timeout: cluster.heartbeat_timeout,
             beats: streams.context("can't share a connection")?,
             have_left: cluster.addresses.iter().map(|_| AtomicBool::new(false)).collect(),
+            are_waiting: cluster.addresses.iter().map(|_| AtomicBool::new(false)).collect(),
             is_leaving: AtomicBool::new(false),
             is_told: AtomicBool::new(false),
         });
@@ -73,7 +79,7 @@ impl Peers {
     fn beat(&self) {
         let interval = INTERVAL.min(self.timeout / 4);
         while !self.is_leaving.load(Ordering::Relaxed) {
-            self.send(BEAT);
+            self.send(if watchdog::waits_outside() { WAITS } else { BEAT });
             std::thread::sleep(interval);
         }
     }
@@ -95,7 +101,7 @@ impl Peers {
             match lines.read_line(&mut line) {
                 Ok(0) => return self.lost(process, "has ended"),
                 Ok(_) => match line.trim_end() {
-                    BEAT => {}
+                    word @ (BEAT | WAITS) => self.are_waiting[process].store(word == WAITS, Ordering::Relaxed),
                     BYE => return self.have_left[process].store(true, Ordering::Relaxed),
                     word => return self.heard_of_a_loss(process, word),
                 },
@@ -109,6 +115,11 @@ impl Peers {
                 Err(error) => return self.lost(process, &format!("has ended or is cut off: {error}")),
             }
         }
+    }
+
+    /// Whether another process waits for somebody outside of the cluster, such as a server that takes results.
+    pub fn is_any_waiting(&self) -> bool {
+        self.are_waiting.iter().any(|waits| waits.load(Ordering::Relaxed))
     }
 
     /// `process` ends, for a reason of its own.

@@ -2,13 +2,11 @@
 
 use adtide_dataflows::model::EventTime;
 use anyhow::{Context, bail};
-use postgres::Client;
-use postgres::fallible_iterator::FallibleIterator;
-use postgres::types::Type;
+use tokio_postgres::types::Type;
 
 use super::{Kind, Table};
 use crate::connect::persist;
-use crate::connect::postgres::PostgresConfig;
+use crate::connect::postgres::{Client, PostgresConfig};
 use crate::sink::{self, Stored};
 use crate::verify::cells::{Cell, Row};
 
@@ -66,15 +64,18 @@ impl Tables {
         let sql = format!("SELECT {} FROM {}", selected.join(", "), table.name);
         let unreadable = || format!("table {} can't be read", table.name);
         let fault = |error| self.config.fault(error).into_error();
-        let mut rows = self.client.query_raw(&sql, Vec::<i64>::new()).map_err(fault).with_context(unreadable)?;
-        while let Some(row) = rows.next().map_err(fault).with_context(unreadable)? {
+        let mut read = Ok(());
+        let rows = self.client.each_row(&sql, |row| {
             let mut cells = Row::with_capacity(columns.len());
             for (at, (name, _)) in columns.iter().enumerate() {
-                cells.push(((*name).into(), cell(&row, at).with_context(unreadable)?));
+                match cell(&row, at) {
+                    Ok(cell) => cells.push(((*name).into(), cell)),
+                    Err(error) => read = Err(error),
+                }
             }
             each(cells);
-        }
-        Ok(())
+        });
+        rows.map_err(fault).and(read).with_context(unreadable)
     }
 }
 
@@ -89,7 +90,7 @@ fn select(name: &str, kind: Kind) -> String {
     }
 }
 
-fn cell(row: &postgres::Row, at: usize) -> anyhow::Result<Cell> {
+fn cell(row: &tokio_postgres::Row, at: usize) -> anyhow::Result<Cell> {
     let cell = match *row.columns()[at].type_() {
         Type::INT8 => row.try_get::<_, Option<i64>>(at)?.map(Cell::Integer),
         Type::FLOAT8 => row.try_get::<_, Option<f64>>(at)?.map(Cell::Real),

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use adtide_dataflows::model::{ActiveCampaign, EventTime, Money};
 use anyhow::anyhow;
-use postgres::{Client, Row, Transaction};
+use tokio_postgres::Row;
 
 use super::{
     Advance, Announcement, Campaign, Catalogue, Decision, Entry, EntryType, Ledger, OUTBOX_BATCH, Offsets, Outcome,
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::connect::Fault;
 use crate::connect::migrate;
-use crate::connect::postgres::PostgresConfig;
+use crate::connect::postgres::{Client, PostgresConfig, Transaction};
 use crate::json;
 use crate::worker::feed::Partition;
 
@@ -89,12 +89,12 @@ impl PostgresLedger {
 
 /// What goes wrong in a transaction.
 enum Error {
-    Postgres(postgres::Error),
+    Postgres(tokio_postgres::Error),
     Other(anyhow::Error),
 }
 
-impl From<postgres::Error> for Error {
-    fn from(error: postgres::Error) -> Error {
+impl From<tokio_postgres::Error> for Error {
+    fn from(error: tokio_postgres::Error) -> Error {
         Error::Postgres(error)
     }
 }

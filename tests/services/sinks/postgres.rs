@@ -63,7 +63,7 @@ impl Database {
     }
 
     fn stored(&self) -> Option<adtide::sink::Stored> {
-        stored(&mut self.client(), "adtide").unwrap()
+        stored(&mut self.config().connect("test").unwrap(), "adtide").unwrap()
     }
 }
 
@@ -74,7 +74,11 @@ impl Drop for Database {
 }
 
 fn config(url: &str) -> PostgresConfig {
-    PostgresConfig { url: Url::new(url.to_owned()), connect_timeout: Duration::from_secs(20) }
+    PostgresConfig {
+        url: Url::new(url.to_owned()),
+        connect_timeout: Duration::from_secs(20),
+        ..PostgresConfig::default()
+    }
 }
 
 #[test]
@@ -139,7 +143,7 @@ fn what_was_committed_is_read_back() {
     assert_eq!(sink.stored(), super::stored(2));
     sink.commit(commit(3, vec![])).unwrap();
     assert_eq!(database.stored(), super::stored(3));
-    assert_eq!(stored(&mut database.client(), "another").unwrap(), None);
+    assert_eq!(stored(&mut database.config().connect("test").unwrap(), "another").unwrap(), None);
 }
 
 #[test]
@@ -210,6 +214,20 @@ fn through(url: &str, proxy: SocketAddr) -> String {
     let (credentials, place) = url.rsplit_once('@').unwrap();
     let (_, database) = place.rsplit_once('/').unwrap();
     format!("{credentials}@{proxy}/{database}")
+}
+
+#[test]
+fn a_statement_that_is_not_answered_fails_by_its_deadline() {
+    let Some(database) = Database::create() else { return };
+    let config = PostgresConfig { statement_timeout: Duration::from_secs(2), ..database.config() };
+    let mut client = config.connect("test").unwrap();
+    let started = std::time::Instant::now();
+    assert!(client.execute("SELECT pg_sleep(100)", &[]).is_err());
+    assert!(started.elapsed() < Duration::from_secs(60));
+    assert!(client.is_closed());
+    let mut client = config.connect("test").unwrap();
+    let mut transaction = client.transaction().unwrap();
+    assert!(transaction.query("SELECT pg_sleep(100)", &[]).is_err());
 }
 
 #[test]
@@ -323,7 +341,7 @@ fn a_database_of_another_encoding_is_refused() {
 #[test]
 fn migrations_run_once_however_many_start() {
     let Some(database) = Database::create() else { return };
-    let apply = || migrate::apply(&mut database.client(), &database.config()).unwrap();
+    let apply = || migrate::apply(&mut database.config().connect("test").unwrap(), &database.config()).unwrap();
     let applied: Vec<String> = std::thread::scope(|scope| {
         let starts: Vec<_> = (0..4).map(|_| scope.spawn(apply)).collect();
         starts.into_iter().flat_map(|start| start.join().unwrap()).collect()

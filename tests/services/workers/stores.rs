@@ -76,7 +76,7 @@ fn a_commit_counts_once_and_only_the_owners_in_postgresql() {
     let Some(place) = Place::new(1) else { return };
     let open = || {
         let url = Url::new(place.postgres.clone());
-        PostgresLedger::new(PostgresConfig { url, connect_timeout: Duration::from_secs(10) }, "test")
+        PostgresLedger::new(PostgresConfig { url, ..PostgresConfig::default() }, "test")
     };
     check_ledger(open(), open());
     assert_eq!(place.rows("SELECT opening_balance, balance FROM advertisers"), ["0.00 1.49"]);

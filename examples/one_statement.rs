@@ -42,6 +42,7 @@ fn main() {
             woke: None,
             first_offset: 0,
             last: None,
+            file: None,
         };
         reports.send(report);
         for (epoch, second) in (1..).zip([0, 1, 2, 400]) {

@@ -13,6 +13,7 @@ pub mod commands;
 pub mod config;
 pub mod connect;
 pub mod engine;
+pub mod files;
 pub mod json;
 pub mod ops;
 pub mod sink;

@@ -13,7 +13,7 @@ use crate::model::{
     ActiveCampaign, AdEvent, AdEventType, CampaignEvent, ConversionEvent, EventTime, Money, ProductMeta,
     ProductMetrics, Text, Topic, WINDOW_MS,
 };
-use crate::operators::{Fingerprint, PartitionReport, PartitionState, Wake, Watermarks};
+use crate::operators::{FileMark, Fingerprint, PartitionReport, PartitionState, Wake, Watermarks};
 use crate::performance_aggregator::{PartialSums, PreAggregate};
 use crate::record::{self, BadRecord, Scanner};
 use crate::rtb_cache_updater::{CampaignUpdate, PriceUpdate, Rates, RatesUpdate};
@@ -168,6 +168,8 @@ struct Partition {
     wakes: Option<Wake>,
     /// The last record, where the source says which it was.
     last: Option<Fingerprint>,
+    /// The file that it is read from, if it is in files.
+    file: Option<FileMark>,
     good: u64,
     dead: u64,
 }
@@ -224,6 +226,7 @@ impl Ingest {
             woke: None,
             wakes: None,
             last: None,
+            file: None,
             good: 0,
             dead: 0,
         });
@@ -239,6 +242,7 @@ impl Ingest {
         partition.watermarks = report.watermarks;
         partition.woke = report.woke;
         partition.last = report.last;
+        partition.file = report.file;
     }
 
     /// Reads a partition from `next_offset` on; results of it began with `first_offset`.
@@ -250,6 +254,11 @@ impl Ingest {
     /// Notes which record of a partition was read last, for its next report.
     pub fn note_last(&mut self, partition: PartitionHandle, last: Fingerprint) {
         self.partitions[partition.0].last = Some(last);
+    }
+
+    /// Says which file a partition is read from, for its next report.
+    pub fn note_file(&mut self, partition: PartitionHandle, file: FileMark) {
+        self.partitions[partition.0].file = Some(file);
     }
 
     /// Takes records for late that belong to a state from before `forgotten`: their window ends, or they happened, earlier.
@@ -365,6 +374,7 @@ impl Ingest {
             state,
             woke: known.woke,
             last: known.last,
+            file: known.file,
         };
         self.router.batch.reports.push(report);
     }

@@ -16,6 +16,7 @@ use super::{start_log, stop_on_signal};
 use crate::cli::GenerateArgs;
 use crate::config::Config;
 use crate::connect::topics;
+use crate::files;
 use crate::ops::usage;
 use crate::source::file::topic_files;
 use crate::source::generator::{self, Generated, GeneratorConfig, Pace};
@@ -107,5 +108,5 @@ pub fn claim(topics: &Path) -> anyhow::Result<()> {
         std::fs::remove_file(&file).with_context(|| format!("can't remove {}", file.display()))?;
     }
     std::fs::create_dir_all(topics).with_context(|| format!("can't create the folder {}", topics.display()))?;
-    std::fs::write(&mark, "").with_context(|| format!("can't write {}", mark.display()))
+    files::replace(&mark, b"").with_context(|| format!("can't write {}", mark.display()))
 }

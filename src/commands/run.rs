@@ -17,6 +17,7 @@ use super::{demo, start_log, stop_on_signal, summary};
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::engine::{self, Cluster, EngineConfig, FromCheckpoint, Monitor};
+use crate::files;
 use crate::ops::Ops;
 
 /// Runs the statements over the named topics; without any, over generated ones, and then verifies the results.
@@ -136,7 +137,8 @@ pub(super) const LOCK: &str = ".adtide.lock";
 pub(super) fn lock(data_dir: &Path, name: &str) -> anyhow::Result<File> {
     std::fs::create_dir_all(data_dir).with_context(|| format!("can't create the folder {}", data_dir.display()))?;
     let path = data_dir.join(name);
-    let file = File::create(&path).with_context(|| format!("can't write {}", path.display()))?;
+    let file = files::options().create(true).write(true).open(&path);
+    let file = file.with_context(|| format!("can't write {}; is it a symbolic link?", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {

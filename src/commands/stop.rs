@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use super::output::{say, tell};
 use crate::cli::StopArgs;
 use crate::config::Config;
+use crate::files;
 
 /// How often to look whether a run has ended.
 const LOOK: Duration = Duration::from_millis(50);
@@ -38,7 +39,7 @@ impl RunFile {
         let create = || {
             fs::create_dir_all(&folder)?;
             let new = folder.join(format!(".{pid}.new"));
-            let mut lock = File::create(&new)?;
+            let mut lock = files::options().create(true).write(true).truncate(true).open(&new)?;
             lock.lock()?;
             writeln!(lock, "{pid}")?;
             fs::rename(new, &path)?;

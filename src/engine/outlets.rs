@@ -10,8 +10,9 @@ use crate::sink::kafka::KafkaSink;
 use crate::sink::postgres::PostgresSink;
 use crate::sink::redis::RedisSink;
 use crate::sink::sqlite::SqliteSink;
-use crate::sink::topics::TopicSink;
+use crate::sink::topics::{self, TopicSink};
 use crate::sink::{self, Opener, Run, Sink};
+use crate::worker;
 
 /// The worker that all sinks belong to.
 const OWNER: usize = 0;
@@ -81,9 +82,17 @@ pub fn open_services(
 /// # Errors
 /// A file can't be written.
 pub fn open_embedded(data_dir: &std::path::Path, plan: &Plan) -> anyhow::Result<Vec<Box<dyn Sink>>> {
+    let topics = data_dir.join("topics");
+    if !plan.resume {
+        topics::forget(&topics)?;
+    }
+    if topics::committed(&topics)?.is_none() {
+        // In this order: what is read of the old refunds from now on comes to nothing.
+        worker::withdraw_refunds(data_dir)?;
+    }
     Ok(vec![
         Box::new(SqliteSink::open(&data_dir.join("adtide.db"), &plan.run, plan.resume)?),
-        Box::new(TopicSink::open(&data_dir.join("topics"), &plan.run, plan.resume)?),
+        Box::new(TopicSink::open(&topics, &plan.run, plan.resume)?),
     ])
 }
 

@@ -61,6 +61,7 @@ CREATE TABLE IF NOT EXISTS adtide_progress_partitions (
     watermarks  TEXT NOT NULL,
     state       TEXT NOT NULL,
     woke        TEXT,
+    file        TEXT,
     PRIMARY KEY (sink, topic, partition)
 );
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use adtide_dataflows::model::{AttributionRow, EventTime, PerformanceRow, RankingRow, Topic, WINDOW_MS};
 use adtide_dataflows::operators::PartitionReport;
 use anyhow::Context;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::rows::Rows;
 use super::{Commit, Progress, Run, Sink, Stored, cannot, latest};
@@ -26,26 +26,24 @@ impl SqliteSink {
     /// The file can't be opened or written, or is no SQLite database.
     pub fn open(path: &Path, run: &Run, resume: bool) -> anyhow::Result<SqliteSink> {
         let prepare = || -> anyhow::Result<SqliteSink> {
-            let connection = connect::sqlite::open(path)?;
+            let mut connection = connect::sqlite::open(path)?;
             connection.execute_batch("PRAGMA cache_size = -32768;")?;
+            // In one step: a crash leaves either the old results with their run, or none with this one.
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             if !resume {
                 // Another version may have kept its progress in other columns.
-                connection.execute_batch(
-                    "DROP TABLE IF EXISTS adtide_progress; DROP TABLE IF EXISTS adtide_progress_partitions;
-                     DROP TABLE IF EXISTS adtide_run;",
+                transaction.execute_batch(
+                    "DELETE FROM rtb_ranking_cache; DELETE FROM ad_performance_metrics_realtime;
+                     DELETE FROM conversion_attribution_results;
+                     DROP TABLE adtide_progress; DROP TABLE adtide_progress_partitions; DROP TABLE adtide_run;",
                 )?;
+                transaction.execute_batch(include_str!("schema.sql"))?;
             }
-            connection.execute_batch(include_str!("schema.sql"))?;
-            if !resume {
-                connection.execute_batch(
-                    "BEGIN; DELETE FROM rtb_ranking_cache; DELETE FROM ad_performance_metrics_realtime;
-                     DELETE FROM conversion_attribution_results; COMMIT;",
-                )?;
-            }
-            connection.execute(
+            transaction.execute(
                 "INSERT OR REPLACE INTO adtide_run (id, settings, source) VALUES (1, ?1, ?2)",
                 [serde_json::to_string(&run.settings)?, run.source.clone()],
             )?;
+            transaction.commit()?;
             connection.set_prepared_statement_cache_capacity(32);
             let stored = read_progress(&connection)?.map(|progress| Stored { run: run.clone(), progress });
             Ok(SqliteSink { path: path.to_owned(), connection, stored })
@@ -64,13 +62,13 @@ pub fn committed(path: &Path) -> anyhow::Result<Option<(Run, Option<Progress>)>>
     if !path.is_file() {
         return Ok(None);
     }
-    let read = || stored(&Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?);
+    let read = || stored(&connect::sqlite::open(path)?);
     read().with_context(|| {
         format!("can't read what {} holds; was it written by another version? start over with --fresh", path.display())
     })
 }
 
-/// As [`committed`], in an open database.
+/// As [`committed`], in an open database. Workers may have made one without a run.
 ///
 /// # Errors
 /// As [`committed`].
@@ -93,7 +91,7 @@ fn read_progress(connection: &Connection) -> anyhow::Result<Option<Progress>> {
         .optional()?;
     let Some((epoch, watermarks)) = stored else { return Ok(None) };
     let mut statement = connection.prepare(
-        "SELECT topic, partition, next_offset, greatest, watermarks, state, woke FROM adtide_progress_partitions
+        "SELECT topic, partition, next_offset, greatest, watermarks, state, woke, file FROM adtide_progress_partitions
          WHERE sink = ?1",
     )?;
     let mut rows = statement.query([NAME])?;
@@ -113,6 +111,7 @@ fn read_progress(connection: &Connection) -> anyhow::Result<Option<Progress>> {
             // The topic files' progress, and checkpoints, have these.
             first_offset: 0,
             last: None,
+            file: row.get::<_, Option<String>>(7)?.map(|file| serde_json::from_str(&file)).transpose()?,
         };
         progress.partitions.insert((report.topic, report.partition), report);
     }
@@ -280,8 +279,8 @@ fn write_progress(transaction: &Transaction<'_>, sink: &str, progress: &Progress
         .execute(params![sink, i64::try_from(progress.epoch)?, watermarks, now])?;
     let mut partition = transaction.prepare_cached(
         "INSERT OR REPLACE INTO adtide_progress_partitions (sink, topic, partition, next_offset, greatest,
-             watermarks, state, woke)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+             watermarks, state, woke, file)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?;
     for report in progress.partitions.values() {
         partition.execute(params![
@@ -293,6 +292,7 @@ fn write_progress(transaction: &Transaction<'_>, sink: &str, progress: &Progress
             serde_json::to_string(&report.watermarks)?,
             serde_json::to_string(&report.state)?,
             report.woke.map(|woke| serde_json::to_string(&woke)).transpose()?,
+            report.file.map(|file| serde_json::to_string(&file)).transpose()?,
         ])?;
     }
     Ok(())

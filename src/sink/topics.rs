@@ -2,9 +2,12 @@
 //!
 //! Each commit appends to the files and then replaces the progress file, which holds how long each of them is; the
 //! replacement is the atomic step. What lies beyond the length that the progress file names was never committed.
+//!
+//! A run that starts over makes new files, and a new *generation* of them: whoever has the old ones open reads nothing of the
+//! new run as if it were of the old one. Without a progress file there is no generation, and nothing to be read.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -12,9 +15,10 @@ use adtide_dataflows::model::Epoch;
 use adtide_dataflows::operators::{PartitionReport, Watermarks};
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::{Change, Commit, Progress, Run, Sink, Stored, TOPICS, by_partition, cannot};
-use crate::json;
+use crate::{files, json};
 
 /// The progress file's name, beside the topics.
 const PROGRESS: &str = ".adtide-progress.json";
@@ -22,6 +26,7 @@ const PROGRESS: &str = ".adtide-progress.json";
 /// The output topics of one folder.
 pub struct TopicSink {
     folder: PathBuf,
+    generation: String,
     topics: Vec<TopicFile>,
     stored: Option<Stored>,
 }
@@ -39,27 +44,32 @@ struct ProgressFile {
     epoch: Epoch,
     watermarks: Option<Watermarks>,
     partitions: Vec<PartitionReport>,
+    /// Which files they are: another one since a run has started over.
+    #[serde(default)]
+    generation: String,
     /// How long each topic's file is.
     lengths: BTreeMap<String, u64>,
 }
 
 impl TopicSink {
-    /// Opens the files `FOLDER/<topic>.ndjson`. With `resume`, what was not committed is cut off; otherwise they are
-    /// emptied.
+    /// Opens the files `FOLDER/<topic>.ndjson`. With `resume`, what was not committed is cut off; otherwise, or if nothing was
+    /// committed, they are made anew.
     ///
     /// # Errors
     /// The folder or a file in it can't be written, or the progress can't be read.
     pub fn open(folder: &Path, run: &Run, resume: bool) -> anyhow::Result<TopicSink> {
         std::fs::create_dir_all(folder).with_context(|| format!("can't create the folder {}", folder.display()))?;
+        files::sweep(folder).with_context(|| format!("can't write to {}", folder.display()))?;
         if !resume {
             forget(folder)?;
         }
         let stored = read(folder)?;
-        let length = |topic: &str| stored.as_ref().and_then(|stored| stored.lengths.get(topic)).copied().unwrap_or(0);
+        let length = |topic: &str| stored.as_ref().map(|stored| stored.lengths.get(topic).copied().unwrap_or(0));
         let open = |topic: &str| TopicFile::open(folder.join(format!("{topic}.ndjson")), length(topic));
         let topics = TOPICS.into_iter().map(open).collect::<anyhow::Result<_>>()?;
+        let generation = stored.as_ref().map_or_else(|| Uuid::new_v4().to_string(), |stored| stored.generation.clone());
         let stored = stored.map(|file| Stored { run: run.clone(), progress: file.into() });
-        Ok(TopicSink { folder: folder.to_owned(), topics, stored })
+        Ok(TopicSink { folder: folder.to_owned(), generation, topics, stored })
     }
 
     fn write_progress(&self, progress: &Progress) -> anyhow::Result<()> {
@@ -68,11 +78,10 @@ impl TopicSink {
             epoch: progress.epoch,
             watermarks: progress.watermarks,
             partitions: progress.partitions.values().copied().collect(),
+            generation: self.generation.clone(),
             lengths,
         };
-        let temporary = self.folder.join(format!("{PROGRESS}.new"));
-        std::fs::write(&temporary, serde_json::to_vec(&stored)?)?;
-        Ok(std::fs::rename(&temporary, self.folder.join(PROGRESS))?)
+        Ok(files::replace(&self.folder.join(PROGRESS), &serde_json::to_vec(&stored)?)?)
     }
 }
 
@@ -124,12 +133,13 @@ pub fn committed_lengths(folder: &Path) -> anyhow::Result<Option<(Progress, BTre
     }))
 }
 
-/// How many bytes of a topic of this folder are committed.
+/// Which generation a topic of this folder is of, and how many bytes of it are committed; None while nothing is.
 ///
 /// # Errors
 /// The progress file can't be read.
-pub fn committed_length(folder: &Path, topic: &str) -> anyhow::Result<u64> {
-    Ok(read(folder)?.and_then(|stored| stored.lengths.get(topic).copied()).unwrap_or(0))
+pub fn committed_part(folder: &Path, topic: &str) -> anyhow::Result<Option<(String, u64)>> {
+    let stored = read(folder)?;
+    Ok(stored.map(|stored| (stored.generation, stored.lengths.get(topic).copied().unwrap_or(0))))
 }
 
 fn read(folder: &Path) -> anyhow::Result<Option<ProgressFile>> {
@@ -151,12 +161,11 @@ fn read(folder: &Path) -> anyhow::Result<Option<ProgressFile>> {
 /// The progress file can't be removed.
 pub fn forget(folder: &Path) -> anyhow::Result<()> {
     let path = folder.join(PROGRESS);
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("can't remove {}", path.display()))
-        }
-        _ => Ok(()),
-    }
+    let forget = || {
+        files::remove(&path)?;
+        if folder.is_dir() { files::sync_folder(&path) } else { Ok(()) }
+    };
+    forget().with_context(|| format!("can't remove {}", path.display()))
 }
 
 impl From<ProgressFile> for Progress {
@@ -167,10 +176,10 @@ impl From<ProgressFile> for Progress {
 }
 
 impl TopicFile {
-    /// Opens or creates a file of which the first `length` bytes are committed.
-    fn open(path: PathBuf, length: u64) -> anyhow::Result<TopicFile> {
-        let open = || -> std::io::Result<File> {
-            let mut file = OpenOptions::new().create(true).write(true).truncate(false).open(&path)?;
+    /// Opens a file of which the first `length` bytes are committed; creates it if that is None.
+    fn open(path: PathBuf, length: Option<u64>) -> anyhow::Result<TopicFile> {
+        let open = |length: u64| -> std::io::Result<File> {
+            let mut file = files::options().create(true).write(true).open(&path)?;
             if file.metadata()?.len() < length {
                 return Err(std::io::Error::other("it is shorter than what was committed; start over with --fresh"));
             }
@@ -178,8 +187,9 @@ impl TopicFile {
             file.seek(SeekFrom::Start(length))?;
             Ok(file)
         };
-        let file = open().with_context(|| format!("can't write {}", path.display()))?;
-        Ok(TopicFile { path, file, length, buffer: Vec::new() })
+        let file = length.map_or_else(|| files::create(&path), open);
+        let file = file.with_context(|| format!("can't write {}", path.display()))?;
+        Ok(TopicFile { path, file, length: length.unwrap_or(0), buffer: Vec::new() })
     }
 
     fn flush(&mut self) -> std::io::Result<()> {

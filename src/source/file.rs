@@ -1,13 +1,11 @@
 //! Topics as files: `DIR/<topic>/<partition>.ndjson`, or `DIR/<topic>.ndjson` for a topic of one partition.
 //!
 //! A line is a record and its number, from 0, is the offset, as it would be in Kafka; an empty line is no record but is
-//! counted. Files are read to their end, or followed as they grow and new ones appear.
+//! counted. Files are read to their end, or followed as they grow, are rotated and new ones appear; see [`lines`](super::lines).
 //!
 //! A worker reads next from the partition whose event time is least, so that partitions advance together and no
 //! statement has to hold what one of them is ahead.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,21 +13,17 @@ use std::time::{Duration, Instant};
 
 use adtide_dataflows::model::{Epoch, EventTime, Topic};
 use adtide_dataflows::operators::WatermarkView;
-use adtide_dataflows::record::MAX_RECORD_BYTES;
 use adtide_dataflows::{Envelope, Ingest, PartitionHandle};
 use anyhow::Context;
 use tracing::debug;
 
 use super::life::{Life, Stage};
+use super::lines::{Line, Lines};
 use super::{PartitionStatus, Poll, Source, SourceStatus, Start};
-use crate::connect::Wait;
 use crate::sink::Progress;
 
-/// How much is read at once.
-const CHUNK: usize = 256 * 1024;
-
-/// How much of a record that is too large goes to the dead letters.
-const OVERSIZED_HEAD: usize = 64 * 1024;
+/// How a run starts over.
+const OVER: &str = "with --fresh";
 
 /// How often a followed folder is searched for new files.
 const RESCAN: Duration = Duration::from_secs(1);
@@ -66,17 +60,8 @@ pub struct FileSource {
 struct Partition {
     topic: Topic,
     number: u32,
-    path: PathBuf,
-    file: File,
-    /// How much of the file has been read.
-    position: u64,
+    lines: Lines,
     handle: PartitionHandle,
-    /// Bytes read and not yet taken: `buffer[start..]`.
-    buffer: Vec<u8>,
-    start: usize,
-    next_line: u64,
-    /// Of a record that is too large: how many of its bytes were dropped. Its head and last byte are in `buffer`.
-    dropped: u64,
     life: Life,
     /// Of a replay: the line to stop before, and the greatest event time that was good.
     until: Option<(u64, EventTime)>,
@@ -149,22 +134,10 @@ impl FileSource {
             if !mine || self.partitions.iter().any(|known| (known.topic, known.number) == (topic, number)) {
                 continue;
             }
-            let file = File::open(&path).with_context(|| format!("can't read {}", path.display()))?;
+            let lines = Lines::open(&path, OVER)?;
             debug!(worker = self.worker, path = %path.display(), "reading");
-            self.partitions.push(Partition {
-                topic,
-                number,
-                path,
-                file,
-                position: 0,
-                handle: ingest.add_partition(topic, number, 0),
-                buffer: Vec::new(),
-                start: 0,
-                next_line: 0,
-                dropped: 0,
-                life: Life::new(stage, Instant::now()),
-                until: None,
-            });
+            let (handle, life) = (ingest.add_partition(topic, number, 0), Life::new(stage, Instant::now()));
+            self.partitions.push(Partition { topic, number, lines, handle, life, until: None });
         }
         Ok(())
     }
@@ -193,7 +166,7 @@ impl FileSource {
         for partition in &mut self.partitions {
             partition.life.follow((partition.topic, partition.number), partition.handle, ingest, view, now);
             match partition.life.stage() {
-                Stage::Idle if partition.has_grown()? => partition.life.wake(epoch),
+                Stage::Idle if partition.lines.has_more()? => partition.life.wake(epoch),
                 Stage::Active if partition.life.quiet_for(now) >= self.config.idle_timeout => {
                     partition.life.go(Stage::Idle);
                 }
@@ -215,12 +188,23 @@ impl Source for FileSource {
         );
         self.scan(ingest, Stage::Active)?;
         for partition in &mut self.partitions {
-            let known =
-                from.checkpoint.and_then(|progress| progress.partitions.get(&(partition.topic, partition.number)));
-            if let Some(report) = known {
-                ingest.restore(partition.handle, report);
-                partition.skip_to(report.next_offset)?;
+            let report = |progress: &Progress| progress.partitions.get(&(partition.topic, partition.number)).copied();
+            let known = from.checkpoint.and_then(report);
+            let path = partition.lines.path().to_owned();
+            if let Some(mark) = known.or(from.cuts.first().and_then(report)).and_then(|report| report.file) {
+                partition.lines = Lines::reopen(&path, &mark, OVER)?;
             }
+            if let Some(report) = known {
+                ingest.restore(partition.handle, &report);
+                partition.lines.skip_to(report.next_offset)?;
+            }
+            anyhow::ensure!(
+                known.is_some() || partition.lines.next_offset() == 0,
+                "the first {} records of {} were in files that have been rotated away, and without a checkpoint they would have to \
+                 be read again; restore the checkpoint, or start over with --fresh",
+                partition.lines.next_offset(),
+                path.display()
+            );
         }
         self.report(ingest);
         Ok(())
@@ -241,7 +225,9 @@ impl Source for FileSource {
     fn resume(&mut self, ingest: &mut Ingest, last: &Progress) {
         for partition in &mut self.partitions {
             let key = (partition.topic, partition.number);
-            partition.life.resume(key, partition.handle, ingest, last, self.config.follow);
+            // What was appended meanwhile is not caught up with: without it, the others would not wait.
+            let is_caught_up = !partition.lines.has_more().unwrap_or(true);
+            partition.life.resume(key, partition.handle, ingest, last, self.config.follow && is_caught_up);
         }
     }
 
@@ -253,6 +239,9 @@ impl Source for FileSource {
         while let Some(at) = self.furthest_behind(ingest, &at_end) {
             let partition = &mut self.partitions[at];
             if partition.read(ingest, latest)? {
+                return Ok(Poll::Ready);
+            }
+            if partition.turn(ingest, latest)? {
                 return Ok(Poll::Ready);
             }
             at_end[at] = true;
@@ -273,95 +262,30 @@ impl Source for FileSource {
     fn report(&mut self, ingest: &mut Ingest) {
         let clock = self.config.idle_advance.then(crate::now);
         for partition in &mut self.partitions {
+            ingest.note_file(partition.handle, partition.lines.mark());
             partition.life.report(partition.handle, ingest, clock);
         }
     }
 
     fn bytes_read(&self) -> u64 {
-        self.partitions.iter().map(|partition| partition.position).sum()
+        self.partitions.iter().map(|partition| partition.lines.bytes_read()).sum()
     }
 
     fn status(&self) -> Option<SourceStatus> {
         let partitions = self.partitions.iter().map(|partition| PartitionStatus {
             topic: partition.topic,
             partition: partition.number,
-            next_offset: partition.next_line,
+            next_offset: partition.lines.next_offset(),
             // How many lines there are to come is not known until they are read.
             end_offset: None,
             idle: partition.life.stage() == Stage::Idle,
         });
-        let length = |partition: &Partition| partition.file.metadata().map_or(0, |metadata| metadata.len());
-        let lag_bytes = self.partitions.iter().map(length).sum::<u64>().saturating_sub(self.bytes_read());
+        let lag_bytes = self.partitions.iter().map(|partition| partition.lines.lag_bytes()).sum();
         Some(SourceStatus { partitions: partitions.collect(), lag_bytes: Some(lag_bytes), fault: None })
     }
 }
 
 impl Partition {
-    /// Reads a chunk into the buffer; 0 at the file's end.
-    fn fill(&mut self) -> anyhow::Result<usize> {
-        // Asked for first: to make room for a chunk costs more, and most of the time a topic that is followed has nothing.
-        if !self.has_grown()? {
-            return Ok(0);
-        }
-        self.buffer.drain(..self.start);
-        self.start = 0;
-        let filled = self.buffer.len();
-        self.buffer.resize(filled + CHUNK, 0);
-        let read = self.file.read(&mut self.buffer[filled..]);
-        let read = read.with_context(|| format!("can't read {}", self.path.display()))?;
-        self.buffer.truncate(filled + read);
-        self.position += read as u64;
-        Ok(read)
-    }
-
-    /// Passes over the lines before a line that an earlier run has read to.
-    fn skip_to(&mut self, line: u64) -> anyhow::Result<()> {
-        let mut within_line = false;
-        // It may take minutes, in which no epoch ends.
-        let mut wait = Wait::patient("reading a long file");
-        while self.next_line < line {
-            let rest = &self.buffer[self.start..];
-            if let Some(length) = memchr::memchr(b'\n', rest) {
-                self.start += length + 1;
-                self.next_line += 1;
-                within_line = false;
-                continue;
-            }
-            within_line |= !rest.is_empty();
-            self.start = self.buffer.len();
-            wait.look();
-            if self.fill()? == 0 {
-                // It may have taken a last line without line feed.
-                anyhow::ensure!(
-                    within_line && self.next_line + 1 == line,
-                    "{}",
-                    self.is_shorter("a checkpoint knows of")
-                );
-                self.next_line += 1;
-            }
-        }
-        Ok(())
-    }
-
-    fn is_shorter(&self, than: &str) -> String {
-        format!(
-            "{} holds fewer records than {than}; a topic may only grow: start over with --fresh",
-            self.path.display()
-        )
-    }
-
-    /// Whether there is more to read. A file that was cut or written anew is an error: what it holds now stands at
-    /// offsets that have been read already.
-    fn has_grown(&self) -> anyhow::Result<bool> {
-        let length = self.file.metadata().with_context(|| format!("can't read {}", self.path.display()))?.len();
-        anyhow::ensure!(
-            length >= self.position,
-            "{} has become shorter while it was followed; a topic may only grow: start again to read it anew",
-            self.path.display()
-        );
-        Ok(length > self.position)
-    }
-
     /// Whether its end closes no windows.
     fn can_be_held(&self) -> bool {
         !matches!(self.topic, Topic::AdEvents | Topic::ConversionEvents)
@@ -369,78 +293,72 @@ impl Partition {
 
     /// Whether it may be read further.
     fn may_have_more(&self) -> bool {
-        self.life.is_active() && self.until.is_none_or(|(line, _)| self.next_line < line)
+        self.life.is_active() && self.until.is_none_or(|(line, _)| self.lines.next_offset() < line)
     }
 
-    /// Takes what waits in the buffer, then reads on and takes that. False at the end, with nothing taken.
+    /// Takes what waits in memory, then reads on and takes that. False at the end, with nothing taken.
     fn read(&mut self, ingest: &mut Ingest, latest: EventTime) -> anyhow::Result<bool> {
-        let (line, position) = (self.next_line, self.position);
-        // A replay may have stopped within the buffer.
+        let before = (self.lines.next_offset(), self.lines.bytes_read());
+        // A replay may have stopped within it.
         self.take_lines(ingest, latest);
-        if self.may_have_more() && self.fill()? > 0 {
+        if self.may_have_more() && self.lines.fill()? > 0 {
             self.take_lines(ingest, latest);
         }
-        let taken = self.next_line > line || self.position > position;
+        let taken = (self.lines.next_offset(), self.lines.bytes_read()) != before;
         if taken {
             self.life.has_read(Instant::now());
         }
         Ok(taken)
     }
 
-    /// Gives the complete lines of the buffer to the ingest, as far as a replay goes.
+    /// Gives the complete lines that are in memory to the ingest, as far as a replay goes.
     fn take_lines(&mut self, ingest: &mut Ingest, latest: EventTime) {
+        let latest = self.until.map_or(latest, |(_, greatest)| greatest);
         while self.may_have_more()
-            && let Some(length) = memchr::memchr(b'\n', &self.buffer[self.start..])
+            && let Some(line) = self.lines.next_line()
         {
-            self.take_line(ingest, length, latest);
-            self.start += 1;
+            take(ingest, self.handle, &line, latest);
         }
-        if !self.may_have_more() {
-            return;
+    }
+
+    /// Gives a last line that has no line feed to the ingest.
+    fn take_rest(&mut self, ingest: &mut Ingest, latest: EventTime) {
+        let latest = self.until.map_or(latest, |(_, greatest)| greatest);
+        if let Some(line) = self.lines.rest() {
+            take(ingest, self.handle, &line, latest);
         }
-        let rest = self.buffer.len() - self.start;
-        // One more byte, for the carriage return before a line feed that has not come yet.
-        if self.dropped > 0 || rest > MAX_RECORD_BYTES + 1 {
-            self.swallow(rest);
+    }
+
+    /// At the end of a file that was rotated away: takes the rest of it and turns to its successor. False if there is none.
+    fn turn(&mut self, ingest: &mut Ingest, latest: EventTime) -> anyhow::Result<bool> {
+        let Some(successor) = self.lines.successor()? else { return Ok(false) };
+        // It may have grown before the successor was begun.
+        if !self.read(ingest, latest)? && self.may_have_more() {
+            self.take_rest(ingest, latest);
+            self.lines.turn_to(successor)?;
+            self.life.has_read(Instant::now());
         }
+        Ok(true)
     }
 
     /// At the file's end before the end of a replay: the earlier run may have taken a last line without line feed,
     /// but no more than that.
     fn replay_rest(&mut self, ingest: &mut Ingest, latest: EventTime) -> anyhow::Result<()> {
         self.take_rest(ingest, latest);
-        anyhow::ensure!(!self.may_have_more(), "{}", self.is_shorter("have been committed"));
+        anyhow::ensure!(
+            !self.may_have_more(),
+            "{} holds fewer records than have been committed; a topic may only grow: put back what was cut off, or start over \
+             with --fresh",
+            self.lines.path().display()
+        );
         Ok(())
     }
+}
 
-    /// Gives a last line that has no line feed to the ingest.
-    fn take_rest(&mut self, ingest: &mut Ingest, latest: EventTime) {
-        let length = self.buffer.len() - self.start;
-        if length > 0 {
-            self.take_line(ingest, length, latest);
-        }
-    }
-
-    fn take_line(&mut self, ingest: &mut Ingest, length: usize, latest: EventTime) {
-        let line = &self.buffer[self.start..self.start + length];
-        let offset = self.next_line;
-        self.next_line += 1;
-        let latest = self.until.map_or(latest, |(_, greatest)| greatest);
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let bytes = line.len() as u64 + std::mem::take(&mut self.dropped);
-        if bytes > MAX_RECORD_BYTES as u64 {
-            ingest.oversized(self.handle, Envelope::at(offset), &line[..OVERSIZED_HEAD], bytes);
-        } else if !line.is_empty() {
-            ingest.record(self.handle, offset, line, latest);
-        }
-        self.start += length;
-    }
-
-    /// Drops all of a record that is too large but its head and its last byte, which may be a carriage return.
-    fn swallow(&mut self, rest: usize) {
-        if rest > OVERSIZED_HEAD + 1 {
-            self.buffer.drain(self.start + OVERSIZED_HEAD..self.start + rest - 1);
-            self.dropped += (rest - OVERSIZED_HEAD - 1) as u64;
-        }
+fn take(ingest: &mut Ingest, handle: PartitionHandle, line: &Line<'_>, latest: EventTime) {
+    if line.is_too_large() {
+        ingest.oversized(handle, Envelope::at(line.offset), line.head(), line.length);
+    } else if !line.bytes.is_empty() {
+        ingest.record(handle, line.offset, line.bytes, latest);
     }
 }

@@ -4,6 +4,7 @@ pub mod file;
 pub mod generator;
 pub mod kafka;
 pub mod life;
+pub mod lines;
 
 use std::collections::VecDeque;
 

@@ -110,6 +110,7 @@ fn progress(ads: usize, watermarks: Watermarks) -> Progress {
         woke: None,
         first_offset: 0,
         last: None,
+        file: None,
     };
     let reports =
         [report(Topic::AdEvents, ads as u64), report(Topic::ConversionEvents, 1), report(Topic::CampaignEvents, 1)];

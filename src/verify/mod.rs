@@ -70,11 +70,20 @@ pub fn verify(topics: &Topics, results: &Results, watch: &mut dyn FnMut(u64, u64
     let sinks = found.sinks();
     let skew = sinks.settings.max_future_skew;
     let mut input: Box<dyn Input> = match topics {
-        Topics::Files(dir) => Box::new(TopicFiles::new(dir, sinks.committed.plus(skew))?),
+        Topics::Files(dir) => Box::new(TopicFiles::new(dir, sinks.committed.plus(skew))?.read_last(marks(sinks))),
         Topics::Kafka(config) => Box::new(KafkaTopics::new(config, skew)),
     };
     let report = check(input.as_mut(), found.as_mut(), watch)?;
     Ok(Report { notes: [report.notes, input.notes()].concat(), ..report })
+}
+
+/// The files that were read last, of each partition by the sink that is furthest.
+fn marks(sinks: &Sinks) -> input::Marks {
+    let progress =
+        [&sinks.rankings, &sinks.tables, &sinks.topics].into_iter().filter_map(|sink| sink.progress.as_ref());
+    let mut reports: Vec<_> = progress.flat_map(|progress| progress.partitions.values()).collect();
+    reports.sort_by_key(|report| report.next_offset);
+    reports.into_iter().filter_map(|report| Some(((report.topic, report.partition), report.file?))).collect()
 }
 
 fn check(input: &mut dyn Input, found: &mut dyn Found, watch: &mut dyn FnMut(u64, u64)) -> anyhow::Result<Report> {

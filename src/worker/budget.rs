@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use adtide_dataflows::model::Money;
+use adtide_dataflows::operators::FileMark;
 use adtide_dataflows::record::{BadRecord, Scanner};
 
 use super::drive::Work;
@@ -62,6 +63,10 @@ impl Work for BudgetWork {
 
     fn claim(&mut self, worker: &str, owner: &str, partition: &Partition, earliest: u64) -> Result<u64, Fault> {
         self.budgets.claim(worker, owner, partition, earliest)
+    }
+
+    fn file(&mut self, worker: &str, partition: &Partition) -> Result<Option<FileMark>, Fault> {
+        self.budgets.file(worker, partition)
     }
 
     fn commit(&mut self, step: Step<'_>) -> Result<Outcome<()>, Fault> {

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use adtide_dataflows::model::{ActiveCampaign, CampaignEvent, CampaignEventType, EventTime};
+use adtide_dataflows::operators::FileMark;
 use adtide_dataflows::record::{self, BadRecord, Scanner};
 use serde::Deserialize;
 use tracing::info;
@@ -85,6 +86,10 @@ impl Work for CampaignStatus {
 
     fn claim(&mut self, worker: &str, owner: &str, partition: &Partition, earliest: u64) -> Result<u64, Fault> {
         self.ledger.claim(worker, owner, partition, earliest)
+    }
+
+    fn file(&mut self, worker: &str, partition: &Partition) -> Result<Option<FileMark>, Fault> {
+        self.ledger.file(worker, partition)
     }
 
     fn commit(&mut self, step: Step<'_>) -> Result<Outcome<()>, Fault> {

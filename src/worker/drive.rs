@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use adtide_dataflows::operators::FileMark;
 use adtide_dataflows::record::BadRecord;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-use super::feed::{Change, Feed, Partition, Record};
+use super::feed::{Change, Feed, Partition, Place, Record};
 use super::stats::WorkerStats;
 use super::store::{Advance, Outcome, Step};
 use crate::connect::{Fault, persist_unless};
@@ -46,6 +47,12 @@ pub trait Work {
     /// # Errors
     /// The store can't do it.
     fn claim(&mut self, worker: &str, owner: &str, partition: &Partition, earliest: u64) -> Result<u64, Fault>;
+
+    /// See [`Offsets::file`](super::store::Offsets::file).
+    ///
+    /// # Errors
+    /// The store can't do it.
+    fn file(&mut self, worker: &str, partition: &Partition) -> Result<Option<FileMark>, Fault>;
 
     /// Commits the batch in one step. It is kept, so that a commit that failed can be tried again.
     ///
@@ -215,7 +222,8 @@ impl<'a> Driver<'a> {
             .iter()
             .filter_map(|(partition, next)| {
                 let expected = *self.committed.get(partition)?;
-                Some(Advance { partition: partition.clone(), expected, next: *next })
+                let file = self.feeds.iter_mut().find_map(|feed| feed.file(partition));
+                Some(Advance { partition: partition.clone(), expected, next: *next, file })
             })
             .collect();
         let step = Step { worker: self.job, owner: &self.owner, advances: &advances };
@@ -275,15 +283,16 @@ impl<'a> Driver<'a> {
     ) -> anyhow::Result<Option<()>> {
         let mut claimed = Vec::with_capacity(partitions.len());
         for partition in partitions {
-            let next = self.persist("claiming a partition", || {
+            let place = self.persist("claiming a partition", || {
                 let earliest = feed.earliest(partition)?;
-                work.claim(self.job, &self.owner, partition, earliest)
+                let next = work.claim(self.job, &self.owner, partition, earliest)?;
+                Ok(Place { partition: partition.clone(), next, file: work.file(self.job, partition)? })
             })?;
-            let Some(next) = next else { return Ok(None) };
-            info!(worker = self.job, %partition, next, "reads");
-            claimed.push((partition.clone(), next));
+            let Some(place) = place else { return Ok(None) };
+            info!(worker = self.job, %partition, next = place.next, "reads");
+            claimed.push(place);
         }
-        self.committed.extend(claimed.iter().cloned());
+        self.committed.extend(claimed.iter().map(|place| (place.partition.clone(), place.next)));
         self.persist("starting to read", || feed.start(&claimed))
     }
 

@@ -151,6 +151,14 @@ pub fn reset(data_dir: &std::path::Path) -> anyhow::Result<()> {
     SqliteStore::open(&data_dir.join(DATABASE))?.reset()
 }
 
+/// Takes back what the workers have made of the refunds of an earlier run, which is started over.
+///
+/// # Errors
+/// The database can't be written.
+pub fn withdraw_refunds(data_dir: &std::path::Path) -> anyhow::Result<()> {
+    SqliteStore::open(&data_dir.join(DATABASE))?.withdraw_refunds()
+}
+
 /// A worker that runs on a thread of its own.
 pub struct Worker {
     job: Job,

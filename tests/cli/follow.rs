@@ -101,7 +101,119 @@ fn a_file_that_is_cut_ends_the_run_with_its_name() {
     let mut running = follow(&place, "");
     place.await_rows(PERFORMANCE, &["1 10:00 2 0 0"]);
     place.write("in/ad-events/0.ndjson", impression("10:00:00", 1));
-    running.finish().failed_saying(&["in/ad-events/0.ndjson", "shorter", "may only grow"]);
+    running.finish().failed_saying(&["in/ad-events/0.ndjson", "shorter", "may only grow", "--fresh"]);
+}
+
+#[test]
+fn what_is_appended_while_it_is_not_running_is_read_when_it_starts() {
+    let place = Place::new();
+    place.write("in/ad-events/0.ndjson", impression("10:00:00", 1));
+    place.write("in/ad-events/1.ndjson", impression("10:00:00", 2));
+    let mut running = follow(&place, "");
+    place.await_rows(IDLE, &["ad-events 0", "ad-events 1"]);
+    running.end(Signal::SIGTERM).succeeded();
+    // Both partitions slept. Neither closes a window before the other has been read.
+    place.append("in/ad-events/0.ndjson", impression("10:30:00", 1));
+    place.append("in/ad-events/1.ndjson", click("10:01:00", 2, "d-1") + &impression("10:30:00", 2));
+    let mut running = follow(&place, "");
+    place.await_rows(PERFORMANCE, &["1 10:00 1 0 1", "1 10:30 1 0 0", "2 10:00 1 1 1", "2 10:30 1 0 0"]);
+    running.end(Signal::SIGTERM).succeeded();
+    assert!(place.topic("late-events").is_empty());
+    place.run("verify --from in --data-dir out").verified(&["performance"]);
+}
+
+#[test]
+fn a_file_that_is_rotated_is_read_to_its_end_and_then_its_successor() {
+    let place = Place::new();
+    let file = "in/ad-events/0.ndjson";
+    place.write(file, impression("10:00:00", 1));
+    let mut running = follow(&place, "");
+    place.await_rows(PERFORMANCE, &["1 10:00 1 0 0"]);
+    // Who writes has the old file open for a while, and ends it within a line.
+    place.rotate(file, 1);
+    place.append("in/ad-events/0.ndjson.1", impression("10:00:01", 1));
+    place.await_rows(PERFORMANCE, &["1 10:00 2 0 0"]);
+    place.append("in/ad-events/0.ndjson.1", "{\"torn");
+    place.append(file, impression("10:00:02", 1));
+    place.await_rows(PERFORMANCE, &["1 10:00 3 0 0"]);
+    place.append(file, "bad\n");
+    assert!(eventually(|| place.topic("dead-letter").len() == 2));
+    let offsets: Vec<_> = place.topic("dead-letter").iter().map(|letter| letter["offset"].to_string()).collect();
+    assert_eq!(offsets, ["2", "4"]);
+    place.run("verify --from in --data-dir out").verified(&["performance", "dead letters"]);
+    running.end(Signal::SIGTERM).succeeded();
+
+    // While it is not running it is rotated twice, each time with more in it.
+    place.append(file, impression("10:00:03", 1));
+    place.rotate(file, 2);
+    place.append(file, impression("10:00:04", 1));
+    place.rotate(file, 3);
+    place.append(file, impression("10:06:00", 1));
+    let mut running = follow(&place, "");
+    place.await_rows(PERFORMANCE, &["1 10:00 5 0 1", "1 10:05 1 0 0"]);
+    running.end(Signal::SIGTERM).succeeded();
+    place.run("verify --from in --data-dir out").verified(&["performance", "dead letters"]);
+    assert_eq!(place.topic("dead-letter").len(), 2);
+
+    // What was rotated away is gone: of what was read nothing is needed but for verifying it.
+    for number in 1..=3 {
+        std::fs::remove_file(place.path(&format!("{file}.{number}"))).unwrap();
+    }
+    let mut running = follow(&place, "");
+    place.append(file, impression("10:06:01", 1));
+    place.await_rows(PERFORMANCE, &["1 10:00 5 0 1", "1 10:05 2 0 0"]);
+    running.end(Signal::SIGTERM).succeeded();
+    place.run("verify --from in --data-dir out").failed_saying(&[file, "rotated away", "put those files back"]);
+    // But a part that was not read is not passed over, and neither is its beginning without a checkpoint.
+    std::fs::remove_dir_all(place.path("out/checkpoints")).unwrap();
+    follow(&place, "").finish().failed_saying(&[file, "rotated away", "--fresh"]);
+    place.rotate(file, 4);
+    place.append(file, impression("10:06:02", 1));
+    std::fs::remove_file(place.path("in/ad-events/0.ndjson.4")).unwrap();
+    follow(&place, "").finish().failed_saying(&[file, "not the file that was read before", "--fresh"]);
+}
+
+#[test]
+fn a_rotated_file_that_was_compressed_unread_is_named() {
+    let place = Place::new();
+    let file = "in/ad-events/0.ndjson";
+    place.write(file, impression("10:00:00", 1));
+    let mut running = follow(&place, "");
+    place.await_rows(PERFORMANCE, &["1 10:00 1 0 0"]);
+    running.end(Signal::SIGTERM).succeeded();
+    place.rotate(file, 2);
+    place.append("in/ad-events/0.ndjson.1.gz", "compressed");
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    place.append(file, impression("10:00:01", 1));
+    follow(&place, "").finish().failed_saying(&["in/ad-events/0.ndjson.1.gz", "uncompress"]);
+}
+
+#[test]
+fn a_file_that_was_cut_while_it_was_not_running_is_refused() {
+    let place = Place::new();
+    place.write("in/ad-events/0.ndjson", impression("10:00:00", 1).repeat(2));
+    let mut running = follow(&place, "");
+    place.await_rows(PERFORMANCE, &["1 10:00 2 0 0"]);
+    running.end(Signal::SIGTERM).succeeded();
+    // Longer than before, but not what it was.
+    place.write("in/ad-events/0.ndjson", impression("10:01:00", 1).repeat(5));
+    follow(&place, "").finish().failed_saying(&["in/ad-events/0.ndjson", "written anew", "--fresh"]);
+    place.write("in/ad-events/0.ndjson", impression("10:00:00", 1));
+    follow(&place, "").finish().failed_saying(&["in/ad-events/0.ndjson", "written anew", "--fresh"]);
+    follow(&place, "--fresh").end_when(|| place.rows(PERFORMANCE) == ["1 10:00 1 0 0"]);
+}
+
+#[test]
+fn a_folder_that_was_copied_is_gone_on_with() {
+    let place = Place::new();
+    place.write("in/ad-events/0.ndjson", impression("10:00:00", 1));
+    let mut running = follow(&place, "");
+    place.await_rows(PERFORMANCE, &["1 10:00 1 0 0"]);
+    running.end(Signal::SIGTERM).succeeded();
+    let text = std::fs::read_to_string(place.path("in/ad-events/0.ndjson")).unwrap();
+    std::fs::rename(place.path("in/ad-events/0.ndjson"), place.path("elsewhere")).unwrap();
+    place.write("in/ad-events/0.ndjson", text + &impression("10:00:01", 1));
+    follow(&place, "").end_when(|| place.rows(PERFORMANCE) == ["1 10:00 2 0 0"]);
 }
 
 #[test]

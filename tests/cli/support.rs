@@ -83,6 +83,13 @@ impl Place {
         OpenOptions::new().create(true).append(true).open(path).unwrap().write_all(content.as_ref()).unwrap();
     }
 
+    /// Renames a file as a rotation does.
+    pub fn rotate(&self, name: &str, number: u32) {
+        // Two times that are to be told apart.
+        std::thread::sleep(Duration::from_millis(20));
+        fs::rename(self.path(name), self.path(&format!("{name}.{number}"))).unwrap();
+    }
+
     /// `adtide ARGUMENTS`, split at spaces, to its end.
     pub fn run(&self, arguments: &str) -> Outcome {
         self.run_with(arguments, &[])
@@ -296,6 +303,14 @@ impl Running {
     pub fn end(&mut self, signal: Signal) -> Outcome {
         self.signal(signal);
         self.finish()
+    }
+
+    /// Ends it in order once something has come true.
+    #[track_caller]
+    pub fn end_when(mut self, is_true: impl FnMut() -> bool) {
+        let came = eventually(is_true);
+        let outcome = self.end(Signal::SIGTERM).succeeded();
+        assert!(came, "{}", outcome.stderr);
     }
 
     /// Waits for the end.

@@ -55,6 +55,7 @@ fn progress(epoch: u64) -> Progress {
         woke: None,
         first_offset: 0,
         last: None,
+        file: None,
     };
     let reports = [
         report(Topic::AdEvents, 0, PartitionState::Active),

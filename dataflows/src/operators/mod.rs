@@ -14,4 +14,6 @@ pub use newest::{Upsert, newest};
 pub use retain::retain;
 pub use stash::Stash;
 pub use top_k::{Ranked, top_k};
-pub use watermark::{Cut, Fingerprint, PartitionReport, PartitionState, Wake, WatermarkView, Watermarks, watermarks};
+pub use watermark::{
+    Cut, FileMark, Fingerprint, PartitionReport, PartitionState, Wake, WatermarkView, Watermarks, watermarks,
+};

@@ -51,6 +51,9 @@ pub struct PartitionReport {
     /// The last record that was read; None before the first, and of a source that can't be made anew unnoticed.
     #[serde(default)]
     pub last: Option<Fingerprint>,
+    /// The file that it was read from, if it is in files.
+    #[serde(default)]
+    pub file: Option<FileMark>,
 }
 
 /// A record that can be recognised when it is read again: a topic that was deleted and created anew has another one there.
@@ -82,6 +85,21 @@ impl Fingerprint {
         }
         Fingerprint { offset, hash }
     }
+}
+
+/// What a file of a partition is recognised by, whatever it is called by then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FileMark {
+    /// The device that it is on.
+    pub device: u64,
+    /// Its inode there.
+    pub inode: u64,
+    /// The CRC-32 of its first bytes.
+    pub head: u32,
+    /// How many bytes that is of.
+    pub head_bytes: u32,
+    /// The offset of its first line: lines before it were in files that have been rotated away.
+    pub first: u64,
 }
 
 /// A partition that slept has followed the others.

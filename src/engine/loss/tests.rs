@@ -61,6 +61,7 @@ fn report(topic: Topic, first_offset: u64, next_offset: u64) -> PartitionReport 
         watermarks: Watermarks::MIN,
         state: PartitionState::Active,
         woke: None,
+        file: None,
         last: None,
     }
 }

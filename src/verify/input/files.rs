@@ -6,16 +6,22 @@ use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use adtide_dataflows::model::{EventTime, Topic};
+use adtide_dataflows::operators::FileMark;
 use anyhow::{Context, bail, ensure};
 
 use super::{Input, Offsets, Record};
+use crate::source::lines::{self, Parts};
 
 /// The input topics of a folder.
 #[derive(Debug)]
 pub struct TopicFiles {
     dir: PathBuf,
     latest: EventTime,
+    marks: Marks,
 }
+
+/// The files that the partitions were read from last.
+pub type Marks = BTreeMap<(Topic, u32), FileMark>;
 
 impl TopicFiles {
     /// The topics in `dir`. An event time after `latest` is too far ahead: lines have no timestamps of their own.
@@ -24,7 +30,12 @@ impl TopicFiles {
     /// There is no such folder.
     pub fn new(dir: &Path, latest: EventTime) -> anyhow::Result<TopicFiles> {
         ensure!(dir.is_dir(), "{}: no such folder; name the one with the topic files that the run read", dir.display());
-        Ok(TopicFiles { dir: dir.to_owned(), latest })
+        Ok(TopicFiles { dir: dir.to_owned(), latest, marks: Marks::new() })
+    }
+
+    /// The same, where a run has read these files last: there may be others before and behind them.
+    pub fn read_last(self, marks: Marks) -> TopicFiles {
+        TopicFiles { marks, ..self }
     }
 }
 
@@ -35,9 +46,12 @@ impl Input for TopicFiles {
             let path = files.remove(&partition);
             let name = || format!("partition {partition} of {} in {}", topic.name(), self.dir.display());
             let path = path.with_context(|| format!("{} is not there any more, but results rest on it", name()))?;
-            let lines = each_line(&path, until, |offset, value| {
-                each(Record { partition, offset, key: None, value: Some(value), latest: self.latest });
-            })?;
+            let mut lines = 0;
+            for part in parts(&path, self.marks.get(&(topic, partition)))? {
+                lines = each_line(&part, lines, until, |offset, value| {
+                    each(Record { partition, offset, key: None, value: Some(value), latest: self.latest });
+                })?;
+            }
             ensure!(
                 lines >= until,
                 "{} holds {lines} records, but results rest on {until}; name the topics that the run read",
@@ -48,12 +62,31 @@ impl Input for TopicFiles {
     }
 }
 
-/// Calls `each` with the lines before line `until` that are not empty. How many lines it went through.
-fn each_line(path: &Path, until: u64, mut each: impl FnMut(u64, &[u8])) -> anyhow::Result<u64> {
+/// The files of a partition that results rest on. Those that were rotated away must all be there: there must be as many lines in
+/// them as the run had counted.
+fn parts(path: &Path, mark: Option<&FileMark>) -> anyhow::Result<Vec<PathBuf>> {
+    let Parts { mut older, first, newer } = lines::parts(path, mark)?;
+    let (mut parts, mut missing) = (newer, first);
+    while missing > 0 {
+        let Some(part) = older.pop() else {
+            bail!(
+                "{}: {missing} of the records that results rest on were in files that have been rotated away and are not beside it \
+                 any more, so they can't be verified; put those files back, uncompressed",
+                path.display()
+            )
+        };
+        missing = missing.saturating_sub(each_line(&part, 0, u64::MAX, |_, _| ())?);
+        parts.insert(0, part);
+    }
+    Ok(parts)
+}
+
+/// Calls `each` with the lines before line `until` that are not empty; the first one is line `first`. Which line comes next.
+fn each_line(path: &Path, first: u64, until: u64, mut each: impl FnMut(u64, &[u8])) -> anyhow::Result<u64> {
     let unreadable = || format!("{}: can't be read", path.display());
     let mut reader = BufReader::with_capacity(1 << 16, File::open(path).with_context(unreadable)?);
     let mut line = Vec::new();
-    for offset in 0..until {
+    for offset in first..until {
         line.clear();
         if reader.read_until(b'\n', &mut line).with_context(unreadable)? == 0 {
             return Ok(offset);
@@ -64,7 +97,7 @@ fn each_line(path: &Path, until: u64, mut each: impl FnMut(u64, &[u8])) -> anyho
             each(offset, text);
         }
     }
-    Ok(until)
+    Ok(until.max(first))
 }
 
 /// The files of a topic by partition: `DIR/<topic>/<partition>.ndjson`, or `DIR/<topic>.ndjson` as partition 0.

@@ -7,7 +7,7 @@ use adtide_dataflows::model::{EventTime, Topic};
 mod files;
 mod kafka;
 
-pub use files::TopicFiles;
+pub use files::{Marks, TopicFiles};
 pub use kafka::KafkaTopics;
 
 /// For each partition of a topic, the offset to stop before.

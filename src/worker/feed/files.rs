@@ -2,29 +2,31 @@
 //!
 //! Offsets are line numbers. Where a line starts is known only while the file is open; a worker that starts counts the
 //! lines once.
+//!
+//! Of the topic that adtide itself writes only what is committed is read, and only of the generation that it was opened for: a
+//! run that starts over begins another one, with files of its own.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use adtide_dataflows::model::EventTime;
-use adtide_dataflows::record::{BadRecord, MAX_RECORD_BYTES};
-use anyhow::{Context, anyhow};
+use adtide_dataflows::operators::FileMark;
+use adtide_dataflows::record::BadRecord;
 
-use super::{Change, Feed, Partition, Record};
+use super::{Change, Feed, Partition, Place as Start, Record};
 use crate::connect::Fault;
-use crate::sink::topics::committed_length;
+use crate::sink::topics::committed_part;
 use crate::source::file::topic_files;
-
-/// How much is read at once.
-const CHUNK: usize = 256 * 1024;
+use crate::source::lines::{Line, Lines};
 
 /// How much of one partition is read before the next one has its turn.
-const TURN: u64 = 4 * CHUNK as u64;
+const TURN: u64 = 1024 * 1024;
 
 /// How often the folder is searched for new files.
 const RESCAN: Duration = Duration::from_secs(1);
+
+/// How the workers start over.
+const OVER: &str = "with another data folder";
 
 /// How long to wait at the end of all files.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -38,6 +40,8 @@ pub struct FileFeed {
     until_end: bool,
     /// The file is written by adtide itself: what lies behind its committed length may be cut off again.
     committed_only: bool,
+    /// Of such a file: the generation that is read.
+    generation: Option<String>,
     last_scan: Option<Instant>,
     found: Vec<(Partition, PathBuf)>,
     places: Vec<Place>,
@@ -46,17 +50,7 @@ pub struct FileFeed {
 /// A file that is read.
 struct Place {
     partition: Partition,
-    path: PathBuf,
-    reader: BufReader<File>,
-    /// How many of its bytes were taken.
-    position: u64,
-    /// Which of them may be taken.
-    limit: u64,
-    next_offset: u64,
-    /// The beginning of a line whose end was not read yet.
-    line: Vec<u8>,
-    /// How long that line is so far; more than is kept of one that is too large.
-    length: u64,
+    lines: Lines,
     at_end: bool,
     has_been_at_end: bool,
 }
@@ -70,6 +64,7 @@ impl FileFeed {
             max_future_skew,
             until_end,
             committed_only,
+            generation: None,
             last_scan: None,
             found: Vec::new(),
             places: Vec::new(),
@@ -81,7 +76,7 @@ impl FileFeed {
         self.last_scan = Some(Instant::now());
         let single = self.folder.join(format!("{}.ndjson", self.topic));
         let files = if self.committed_only {
-            single.is_file().then_some((0, single)).into_iter().collect()
+            (self.generation.is_some() && single.is_file()).then_some((0, single)).into_iter().collect()
         } else {
             let mine = topic_files(&self.folder)?.into_iter().filter(|(topic, _, _)| topic.name() == self.topic);
             mine.map(|(_, number, path)| (number, path)).collect::<Vec<_>>()
@@ -97,18 +92,51 @@ impl FileFeed {
         Ok(())
     }
 
+    /// Looks how far the file is committed, and drops what is open if a run has started over.
+    fn follow_commits(&mut self) -> anyhow::Result<()> {
+        // While a run starts over nothing is committed, and what is open has been read to where it was.
+        let Some((generation, length)) = committed_part(&self.folder, &self.topic)? else { return Ok(()) };
+        if self.generation.as_ref() != Some(&generation) {
+            self.generation = Some(generation);
+            self.places.clear();
+            self.found.clear();
+            self.last_scan = None;
+        }
+        self.places.iter_mut().for_each(|place| place.lines.limit(length));
+        Ok(())
+    }
+
     fn read(&mut self, take: &mut dyn FnMut(Record<'_>)) -> anyhow::Result<bool> {
+        if self.committed_only {
+            self.follow_commits()?;
+        }
         if self.last_scan.is_none_or(|last| last.elapsed() >= RESCAN) {
             self.scan()?;
         }
-        let committed = if self.committed_only { committed_length(&self.folder, &self.topic)? } else { u64::MAX };
         let latest = crate::now().plus(self.max_future_skew);
         let mut any = false;
         for place in &mut self.places {
-            place.limit = committed;
-            any |= place.read(latest, self.until_end, take).with_context(|| format!("{}", place.path.display()))?;
+            any |= place.read(latest, self.until_end, take)?;
         }
         Ok(any)
+    }
+
+    /// Opens a file at the line from which it is read. None if a run has started over meanwhile.
+    fn open(&self, path: &Path, from: &Start) -> anyhow::Result<Option<Lines>> {
+        let mut lines = match &from.file {
+            Some(mark) => Lines::reopen(path, mark, OVER)?,
+            None => Lines::open(path, OVER)?,
+        };
+        if self.committed_only {
+            let committed = committed_part(&self.folder, &self.topic)?;
+            // It was opened before this look: if the generation is still the same, so is the file.
+            let Some((_, length)) = committed.filter(|(now, _)| self.generation.as_ref() == Some(now)) else {
+                return Ok(None);
+            };
+            lines.limit(length);
+        }
+        lines.skip_to(from.next)?;
+        Ok(Some(lines))
     }
 }
 
@@ -130,12 +158,13 @@ impl Feed for FileFeed {
         Ok(0)
     }
 
-    fn start(&mut self, partitions: &[(Partition, u64)]) -> Result<(), Fault> {
+    fn start(&mut self, places: &[Start]) -> Result<(), Fault> {
         for (partition, path) in std::mem::take(&mut self.found) {
-            let next = partitions.iter().find(|(claimed, _)| *claimed == partition).map_or(0, |(_, next)| *next);
-            let opened = Place::open(partition, path.clone(), next);
-            let opened = opened.with_context(|| format!("can't go on in {}", path.display()));
-            self.places.push(opened.map_err(Fault::Lasting)?);
+            let Some(from) = places.iter().find(|from| from.partition == partition) else { continue };
+            match self.open(&path, from).map_err(Fault::Lasting)? {
+                Some(lines) => self.places.push(Place { partition, lines, at_end: false, has_been_at_end: false }),
+                None => self.generation = None,
+            }
         }
         Ok(())
     }
@@ -146,12 +175,18 @@ impl Feed for FileFeed {
         Ok(())
     }
 
+    /// The locks in the folder of results keep other processes out: what has taken the offsets away is a run that has started
+    /// over.
     fn rejoin(&mut self) -> Result<(), Fault> {
-        Err(Fault::Lasting(anyhow!(
-            "another process has taken over {} in {}; files have one reader: stop one of them",
-            self.topic,
-            self.folder.display()
-        )))
+        self.generation = None;
+        self.found.clear();
+        self.release()
+    }
+
+    fn file(&mut self, partition: &Partition) -> Option<FileMark> {
+        // Its own file is known by its generation.
+        let place = self.places.iter_mut().filter(|_| !self.committed_only).find(|place| place.partition == *partition);
+        place.map(|place| place.lines.mark())
     }
 
     fn at_end(&self) -> bool {
@@ -163,136 +198,54 @@ impl Feed for FileFeed {
     }
 
     fn lag(&mut self) -> Result<u64, Fault> {
-        // Lines that were not read can't be counted; an average line of those that were tells about how many they are.
+        // Lines that were not read can't be counted; an average line of those that were gives about how many they are.
         let lag = self.places.iter().map(|place| {
-            let length = place.reader.get_ref().metadata().map_or(0, |metadata| metadata.len()).min(place.limit);
-            let line = (place.position / place.next_offset.max(1)).max(1);
-            length.saturating_sub(place.position).div_ceil(line)
+            let line = (place.lines.bytes_read() / place.lines.next_offset().max(1)).max(1);
+            place.lines.lag_bytes().div_ceil(line)
         });
         Ok(lag.sum())
     }
 }
 
 impl Place {
-    /// Opens a file and goes to the line `next_offset`.
-    fn open(partition: Partition, path: PathBuf, next_offset: u64) -> anyhow::Result<Place> {
-        let reader = BufReader::with_capacity(CHUNK, File::open(&path)?);
-        let mut place = Place {
-            partition,
-            path,
-            reader,
-            position: 0,
-            limit: u64::MAX,
-            next_offset: 0,
-            line: Vec::new(),
-            length: 0,
-            at_end: false,
-            has_been_at_end: false,
-        };
-        while place.next_offset < next_offset {
-            let buffer = place.reader.fill_buf()?;
-            if buffer.is_empty() {
-                // A last line without line feed may have been taken.
-                anyhow::ensure!(
-                    place.next_offset + 1 == next_offset && place.length > 0,
-                    "it holds {} lines, but {next_offset} have been read before; a topic may only grow: start over with \
-                     another data folder",
-                    place.next_offset
-                );
-                place.next_offset = next_offset;
-                break;
-            }
-            let (taken, is_line) = match memchr::memchr(b'\n', buffer) {
-                Some(end) => (end + 1, true),
-                None => (buffer.len(), false),
-            };
-            place.length = if is_line { 0 } else { place.length + taken as u64 };
-            place.next_offset += u64::from(is_line);
-            place.reader.consume(taken);
-            place.position += taken as u64;
-        }
-        place.length = 0;
-        Ok(place)
-    }
-
     /// Hands over lines, up to a turn of them. Whether there were any.
     fn read(&mut self, latest: EventTime, until_end: bool, take: &mut dyn FnMut(Record<'_>)) -> anyhow::Result<bool> {
-        let end = self.position.saturating_add(TURN);
-        let before = self.position;
+        let Place { partition, lines, .. } = self;
+        let (first, end) = (lines.next_offset(), lines.bytes_read() + TURN);
         self.at_end = false;
-        while self.position < end {
-            let room = usize::try_from(self.limit.saturating_sub(self.position)).unwrap_or(usize::MAX);
-            let buffer = self.reader.fill_buf()?;
-            let buffer = &buffer[..buffer.len().min(room)];
-            if buffer.is_empty() {
-                self.reach_end(latest, until_end, take)?;
+        loop {
+            while let Some(line) = lines.next_line() {
+                hand_over(partition, &line, latest, take);
+            }
+            if lines.bytes_read() >= end {
                 break;
             }
-            let line = memchr::memchr(b'\n', buffer);
-            let taken = line.unwrap_or(buffer.len());
-            if line.is_some() && self.length == 0 {
-                // The usual case: the whole line is in the buffer.
-                hand_over(&self.partition, self.next_offset, latest, &buffer[..taken], taken as u64, take);
-                self.next_offset += 1;
-            } else {
-                let keep = (MAX_RECORD_BYTES + 1).saturating_sub(self.line.len()).min(taken);
-                self.line.extend_from_slice(&buffer[..keep]);
-                self.length += taken as u64;
-                if line.is_some() {
-                    self.end_line(latest, take);
-                }
+            if lines.fill()? > 0 {
+                continue;
             }
-            let consumed = taken + usize::from(line.is_some());
-            self.reader.consume(consumed);
-            self.position += consumed as u64;
+            let successor = lines.successor()?;
+            if successor.is_some() && lines.fill()? > 0 {
+                // It has grown before its successor was begun.
+                continue;
+            }
+            if successor.is_some() || until_end {
+                lines.rest().into_iter().for_each(|line| hand_over(partition, &line, latest, take));
+            }
+            let Some(successor) = successor else {
+                (self.at_end, self.has_been_at_end) = (true, true);
+                break;
+            };
+            lines.turn_to(successor)?;
         }
-        Ok(self.position > before)
-    }
-
-    fn end_line(&mut self, latest: EventTime, take: &mut dyn FnMut(Record<'_>)) {
-        hand_over(&self.partition, self.next_offset, latest, &self.line, self.length, take);
-        self.next_offset += 1;
-        self.line.clear();
-        self.length = 0;
-    }
-
-    fn reach_end(
-        &mut self,
-        latest: EventTime,
-        until_end: bool,
-        take: &mut dyn FnMut(Record<'_>),
-    ) -> anyhow::Result<()> {
-        let length = self.reader.get_ref().metadata()?.len();
-        anyhow::ensure!(
-            length >= self.position,
-            "it has become shorter while it was read; a topic may only grow: start over with another data folder"
-        );
-        if until_end && self.length > 0 {
-            self.end_line(latest, take);
-        }
-        self.at_end = true;
-        self.has_been_at_end = true;
-        Ok(())
+        Ok(lines.next_offset() > first)
     }
 }
 
-/// Hands over a line of `length` bytes, of which `line` is all or, if it is too large, the beginning.
-fn hand_over(
-    partition: &Partition,
-    offset: u64,
-    latest: EventTime,
-    line: &[u8],
-    length: u64,
-    take: &mut dyn FnMut(Record<'_>),
-) {
-    let (line, length) = match line.strip_suffix(b"\r") {
-        Some(stripped) => (stripped, length - 1),
-        None => (line, length),
-    };
-    let value = match length {
+fn hand_over(partition: &Partition, line: &Line<'_>, latest: EventTime, take: &mut dyn FnMut(Record<'_>)) {
+    let value = match line.length {
         0 => None,
-        length if length > MAX_RECORD_BYTES as u64 => Some(Err(BadRecord::TooLarge(length))),
-        _ => Some(Ok(line)),
+        length if line.is_too_large() => Some(Err(BadRecord::TooLarge(length))),
+        _ => Some(Ok(line.bytes)),
     };
-    take(Record { partition, offset, latest, value });
+    take(Record { partition, offset: line.offset, latest, value });
 }

@@ -254,10 +254,10 @@ impl Feed for KafkaFeed {
         Ok(self.bounds(partition)?.0)
     }
 
-    fn start(&mut self, partitions: &[(Partition, u64)]) -> Result<(), Fault> {
+    fn start(&mut self, claimed: &[super::Place]) -> Result<(), Fault> {
         let mut list = TopicPartitionList::new();
         let mut places = BTreeMap::new();
-        for (partition, next_offset) in partitions {
+        for super::Place { partition, next: next_offset, .. } in claimed {
             let (low, high) = self.bounds(partition)?;
             if !(low..=high).contains(next_offset) {
                 let detail = format!("offset {next_offset} comes next, but only {low} to {high} are there");

@@ -7,6 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use adtide_dataflows::model::EventTime;
+use adtide_dataflows::operators::FileMark;
 use adtide_dataflows::record::BadRecord;
 
 use crate::connect::Fault;
@@ -38,6 +39,17 @@ pub struct Record<'a> {
     pub value: Option<Result<&'a [u8], BadRecord>>,
 }
 
+/// From where a partition is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The partition.
+    pub partition: Partition,
+    /// The offset of the next record.
+    pub next: u64,
+    /// The file that it is in, if one was read before.
+    pub file: Option<FileMark>,
+}
+
 /// What happened to the partitions of a feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -64,11 +76,16 @@ pub trait Feed {
     /// It can't be found out.
     fn earliest(&mut self, partition: &Partition) -> Result<u64, Fault>;
 
-    /// Reads claimed partitions from these offsets on.
+    /// Reads claimed partitions from these places on.
     ///
     /// # Errors
     /// Lasting if one of the offsets is not there: what it stands for is gone.
-    fn start(&mut self, partitions: &[(Partition, u64)]) -> Result<(), Fault>;
+    fn start(&mut self, places: &[Place]) -> Result<(), Fault>;
+
+    /// The file that the next record of a partition is read from, where topics are files.
+    fn file(&mut self, _partition: &Partition) -> Option<FileMark> {
+        None
+    }
 
     /// Lets go of all partitions.
     ///

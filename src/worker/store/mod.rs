@@ -7,6 +7,7 @@ pub mod sqlite;
 use std::collections::BTreeMap;
 
 use adtide_dataflows::model::{ActiveCampaign, EventTime, Money};
+use adtide_dataflows::operators::FileMark;
 
 use super::feed::Partition;
 use crate::connect::Fault;
@@ -20,6 +21,8 @@ pub struct Advance {
     pub expected: u64,
     /// Where it stands afterwards.
     pub next: u64,
+    /// The file that the next record is read from, where topics are files.
+    pub file: Option<FileMark>,
 }
 
 /// The guard of a commit: it is applied only if `owner` still owns each of the partitions and each stands where it is
@@ -53,6 +56,14 @@ pub trait Offsets {
     /// # Errors
     /// The store can't do it.
     fn claim(&mut self, worker: &str, owner: &str, partition: &Partition, earliest: u64) -> Result<u64, Fault>;
+
+    /// The file that the offset of a claimed partition is in, where topics are files.
+    ///
+    /// # Errors
+    /// The store can't do it.
+    fn file(&mut self, _worker: &str, _partition: &Partition) -> Result<Option<FileMark>, Fault> {
+        Ok(None)
+    }
 }
 
 /// DEBIT or CREDIT.

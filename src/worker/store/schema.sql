@@ -51,6 +51,7 @@ CREATE TABLE IF NOT EXISTS worker_offsets (
     owner       TEXT NOT NULL,
     next_offset INTEGER NOT NULL,
     updated_at  TEXT NOT NULL,
+    file        TEXT,
     PRIMARY KEY (worker, topic, partition)
 );
 CREATE TABLE IF NOT EXISTS campaign_outbox (

@@ -177,6 +177,7 @@ fn recomputed(history: &History, epoch: Epoch, settings: &Settings) -> Recompute
             woke: None,
             first_offset: 0,
             last: None,
+            file: None,
         };
         cut.partitions.insert((topic, partition), report);
         let folder = dir.path().join(topic.name());

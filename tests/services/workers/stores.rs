@@ -24,7 +24,7 @@ fn partition() -> Partition {
 }
 
 fn advance(expected: u64, next: u64) -> [Advance; 1] {
-    [Advance { partition: partition(), expected, next }]
+    [Advance { partition: partition(), expected, next, file: None }]
 }
 
 fn step<'a>(owner: &'a str, advances: &'a [Advance]) -> Step<'a> {
@@ -66,7 +66,10 @@ fn check_ledger(mut one: impl Ledger, mut other: impl Ledger) {
     let debit = Entry { entry_type: EntryType::Debit, compensation_id: None, amount: Money(1), ..credit(6, "") };
     assert_eq!(other.post(step("other", &advances), &[debit]).unwrap(), posted(1, 1, 0));
     // Only part of a step's partitions is no step at all.
-    let both = [advance(7, 8), [Advance { partition: Partition { number: 1, ..partition() }, expected: 0, next: 1 }]];
+    let both = [
+        advance(7, 8),
+        [Advance { partition: Partition { number: 1, ..partition() }, expected: 0, next: 1, file: None }],
+    ];
     assert_eq!(other.post(step("other", both.as_flattened()), &[credit(7, "r-3")]).unwrap(), Outcome::Fenced);
     assert_eq!(other.claim("test-balance", "other", &partition(), 0).unwrap(), 7);
 }

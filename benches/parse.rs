@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use adtide::source::generator::{GeneratorConfig, Traffic};
-use adtide_dataflows::model::{EventTime, Topic};
+use adtide_dataflows::model::{EventTime, Topic, UnknownIds};
 use adtide_dataflows::record::{Scanner, ad_event};
 use adtide_dataflows::{Ingest, Settings};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -27,10 +27,10 @@ fn parse(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("ad events");
     group.throughput(Throughput::Elements(lines.len() as u64));
     group.bench_function("flat scanner", |bencher| {
-        let mut scanner = Scanner::default();
+        let (mut scanner, unknown) = (Scanner::default(), UnknownIds::default());
         bencher.iter(|| {
             for line in &lines {
-                black_box(scanner.read(line, |fields| ad_event(fields).map(|event| event.time))).ok();
+                black_box(scanner.read(line, |fields| ad_event(fields, &unknown).map(|event| event.time))).ok();
             }
         });
     });

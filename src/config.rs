@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use adtide_dataflows::model::{EventTime, Topic};
+use adtide_dataflows::model::{EventTime, Topic, UnknownIds};
 use adtide_dataflows::{Emit, MetricsSource, Settings, Statement};
 use anyhow::{Context, anyhow, ensure};
 use serde::{Deserialize, Deserializer};
@@ -45,6 +45,7 @@ pub struct Config {
     idle_timeout: Duration,
     statements: Vec<Statement>,
     restart: Restart,
+    ids: Ids,
     source: Source,
     sink: Sink,
     kafka: Kafka,
@@ -64,6 +65,11 @@ pub struct Config {
     /// Logging.
     pub log: Log,
     generator: Generator,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Ids {
+    unknown: UnknownIds,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -396,6 +402,7 @@ impl Config {
             statements: self.statements.clone(),
             allowed_lateness: ms(self.allowed_lateness),
             max_future_skew: ms(self.max_future_skew),
+            unknown_ids: self.ids.unknown.clone(),
             performance_bound: ms(self.watermark.performance),
             conversions_bound: ms(self.watermark.conversions),
             duplicates_bound: ms(self.watermark.duplicates),
@@ -517,6 +524,7 @@ impl Config {
         WorkerConfig {
             name: self.name.clone(),
             max_future_skew: ms(self.max_future_skew),
+            unknown_ids: self.ids.unknown.clone(),
             status_interval: self.worker.status_interval,
             refund_memory: self.worker.refund_memory,
             place,

@@ -11,7 +11,7 @@ use crate::conversion_matcher::{Conversion, MatchEvent, MatchKey, StoredClick, r
 use crate::duplicate_detector::{ClickGroup, PaidClick};
 use crate::model::{
     ActiveCampaign, AdEvent, AdEventType, CampaignEvent, ConversionEvent, EventTime, Money, ProductMeta,
-    ProductMetrics, Text, Topic, WINDOW_MS,
+    ProductMetrics, Text, Topic, UnknownIds, WINDOW_MS,
 };
 use crate::operators::{FileMark, Fingerprint, PartitionReport, PartitionState, Wake, Watermarks};
 use crate::performance_aggregator::{PartialSums, PreAggregate};
@@ -176,6 +176,7 @@ struct Partition {
 
 /// One worker's way in.
 pub struct Ingest {
+    unknown_ids: UnknownIds,
     scanners: [Scanner; Topic::ALL.len()],
     partitions: Vec<Partition>,
     router: Router,
@@ -210,7 +211,8 @@ impl Ingest {
             batch: Batch::default(),
             counts: Counts::default(),
         };
-        Ingest { scanners: Default::default(), partitions: Vec::new(), router }
+        let unknown_ids = settings.unknown_ids.clone();
+        Ingest { unknown_ids, scanners: Default::default(), partitions: Vec::new(), router }
     }
 
     /// Adds a partition, to be read from `next_offset` on.
@@ -325,22 +327,22 @@ impl Ingest {
         partition.next_offset = envelope.offset + 1;
         let topic = partition.topic;
         let scanner = &mut self.scanners[topic as usize];
-        let router = &mut self.router;
+        let (router, unknown) = (&mut self.router, &self.unknown_ids);
         let mut arrival = Arrival { partition, envelope, bytes, latest };
         let from = &mut arrival;
         let read = match topic {
-            Topic::AdEvents => scanner.read(bytes, |fields| router.ad_event(record::ad_event(fields)?, from)),
+            Topic::AdEvents => scanner.read(bytes, |fields| router.ad_event(record::ad_event(fields, unknown)?, from)),
             Topic::CampaignEvents => {
-                scanner.read(bytes, |fields| router.campaign_event(record::campaign_event(fields)?, from))
+                scanner.read(bytes, |fields| router.campaign_event(record::campaign_event(fields, unknown)?, from))
             }
             Topic::ConversionEvents => {
-                scanner.read(bytes, |fields| router.conversion_event(record::conversion_event(fields)?, from))
+                scanner.read(bytes, |fields| router.conversion_event(record::conversion_event(fields, unknown)?, from))
             }
             Topic::ProductMetrics => {
-                scanner.read(bytes, |fields| router.product_metrics(record::product_metrics(fields)?, from))
+                scanner.read(bytes, |fields| router.product_metrics(record::product_metrics(fields, unknown)?, from))
             }
             Topic::ProductMeta => {
-                scanner.read(bytes, |fields| router.product_meta(record::product_meta(fields)?, from))
+                scanner.read(bytes, |fields| router.product_meta(record::product_meta(fields, unknown)?, from))
             }
         };
         match read {

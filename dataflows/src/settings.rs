@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::UnknownIds;
+
 const SECOND: i64 = 1000;
 const MINUTE: i64 = 60 * SECOND;
 const HOUR: i64 = 60 * MINUTE;
@@ -49,6 +51,9 @@ pub struct Settings {
     pub allowed_lateness: i64,
     /// How far a record may lead the clock of its source before it counts as bad input.
     pub max_future_skew: i64,
+    /// Texts that stand for an unknown id.
+    #[serde(default)]
+    pub unknown_ids: UnknownIds,
     /// Disorder that is expected in `ad-events` by statement 2: watermark = greatest event time - bound.
     pub performance_bound: i64,
     /// The same for statement 3, in `ad-events` and `conversion-events`.
@@ -94,6 +99,7 @@ impl Default for Settings {
             statements: Statement::ALL.to_vec(),
             allowed_lateness: 10 * MINUTE,
             max_future_skew: HOUR,
+            unknown_ids: UnknownIds::default(),
             performance_bound: 10 * SECOND,
             conversions_bound: HOUR,
             duplicates_bound: 30 * SECOND,

@@ -19,6 +19,10 @@ fn set(key: &str, value: &str) -> anyhow::Result<Config> {
     Config::load(None, &[(key.to_owned(), value.to_owned())])
 }
 
+fn embedded() -> Place {
+    Place::Embedded { from: PathBuf::new(), data_dir: PathBuf::new() }
+}
+
 #[test]
 fn the_default_file_holds_the_defaults_of_the_statements_and_of_the_generator() {
     let config = Config::load(None, &[]).unwrap();
@@ -40,6 +44,8 @@ fn the_command_line_reaches_every_key() {
     assert_eq!(set("allowed_lateness", "100h").unwrap().settings().allowed_lateness, 360_000_000);
     assert_eq!(set("performance.emit", "on_close").unwrap().settings().emit, Emit::OnClose);
     assert_eq!(set("statements", "conversion_matcher").unwrap().settings().statements.len(), 1);
+    assert_eq!(set("ids.unknown", "-1, Test").unwrap().settings().unknown_ids.texts(), ["-1", "test"]);
+    assert_eq!(load("ids.unknown = []").unwrap().worker_at(embedded()).unknown_ids.texts(), [""; 0]);
     assert!(set("watermark.idle_advance", "true").is_ok());
     assert!(set("generator.malformed", "0").is_ok());
 }

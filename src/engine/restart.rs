@@ -441,6 +441,11 @@ fn obstacle(before: &Settings, now: &Settings, memory: Memory) -> Option<(&'stat
         let (before, now) = (before.product_metrics, now.product_metrics);
         return Some(("rtb.product_metrics", format!("{before:?}"), format!("{now:?}")));
     }
+    // An id that was known in one part of the records and not in the other would match half of what it should.
+    if before.unknown_ids != now.unknown_ids {
+        let (before, now) = (before.unknown_ids.texts(), now.unknown_ids.texts());
+        return Some(("ids.unknown", format!("{before:?}"), format!("{now:?}")));
+    }
     let in_hours = |ms: i64| humantime::format_duration(Duration::from_millis(ms.unsigned_abs())).to_string();
     (matches!(memory, Memory::Checkpoint) && now.lookback > before.lookback)
         .then(|| ("conversion.lookback", in_hours(before.lookback), in_hours(now.lookback)))

@@ -32,19 +32,19 @@ const TABLES: &str = "
         '[{\"product_id\":7,\"score\":0.02,\"bid_price\":2.00,\"campaign_id\":5,\"advertiser_id\":9}]', 1, 'now');
 ";
 
-const ADS: &str = r#"{"event_type":"IMPRESSION","timestamp_field":1000,"ad_id":1,"campaign_id":5,"product_id":7,"placement":"top"}
-{"event_type":"CLICK","timestamp_field":1000,"ad_id":1,"campaign_id":5,"advertiser_id":9,"product_id":7,"placement":"top","device_id":"d","actual_price":1.50}
-{"event_type":"CLICK","timestamp_field":3000,"ad_id":1,"campaign_id":5,"advertiser_id":9,"product_id":7,"placement":"top","device_id":"d","actual_price":1.50}
-{"event_type":"CLICK","timestamp_field":2000,"ad_id":1,"campaign_id":5,"advertiser_id":9,"product_id":7,"placement":"top","device_id":"d","actual_price":1.50}
+const ADS: &str = r#"{"event_type":"IMPRESSION","timestamp_field":"1970-01-01 00:00:01","ad_id":1,"campaign_id":5,"product_id":7,"placement":"top"}
+{"event_type":"CLICK","timestamp_field":"1970-01-01 00:00:01","ad_id":1,"campaign_id":5,"advertiser_id":9,"product_id":7,"placement":"top","device_id":"d","actual_price":1.50}
+{"event_type":"CLICK","timestamp_field":"1970-01-01 00:00:03","ad_id":1,"campaign_id":5,"advertiser_id":9,"product_id":7,"placement":"top","device_id":"d","actual_price":1.50}
+{"event_type":"CLICK","timestamp_field":"1970-01-01 00:00:02","ad_id":1,"campaign_id":5,"advertiser_id":9,"product_id":7,"placement":"top","device_id":"d","actual_price":1.50}
 not a record
-{"event_type":"IMPRESSION","timestamp_field":9000000,"product_id":7,"placement":"top"}
-{"event_type":"IMPRESSION","timestamp_field":1000,"campaign_id":5,"product_id":7,"placement":"top"}
+{"event_type":"IMPRESSION","timestamp_field":"1970-01-01 02:30:00","product_id":7,"placement":"top"}
+{"event_type":"IMPRESSION","timestamp_field":"1970-01-01 00:00:01","campaign_id":5,"product_id":7,"placement":"top"}
 "#;
 
-const SALES: &str = r#"{"event_type":"CONVERSION","timestamp_field":10999,"device_id":"d","order_id":"a","product_id":7,"revenue_amount":6}
+const SALES: &str = r#"{"event_type":"CONVERSION","timestamp_field":"1970-01-01 00:00:10.999","device_id":"d","order_id":"a","product_id":7,"revenue_amount":6}
 "#;
 
-const CAMPAIGNS: &str = r#"{"event_type":"CAMPAIGN_CREATE","timestamp_field":1,"campaign_id":5,"advertiser_id":9,"product_id":7,"placement":"top","category":"toys","bid_price":2,"status":"ACTIVE"}
+const CAMPAIGNS: &str = r#"{"event_type":"CAMPAIGN_CREATE","timestamp_field":"1970-01-01 00:00:00.001","campaign_id":5,"advertiser_id":9,"product_id":7,"placement":"top","category":"toys","bid_price":2,"status":"ACTIVE"}
 "#;
 
 /// The record of the group's first n clicks.

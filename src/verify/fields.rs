@@ -6,24 +6,56 @@ use adtide_dataflows::model::{AdId, EventTime, Money};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::forms;
+
 /// Why a record can't be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bad(pub String);
+pub struct Bad {
+    /// By what name it is counted.
+    pub reason: &'static str,
+    why: String,
+}
 
 impl Bad {
+    /// A reason and a few words.
+    pub fn new(reason: &'static str, why: impl Into<String>) -> Bad {
+        Bad { reason, why: why.into() }
+    }
+
     /// A required field is not there.
     pub fn missing(name: &str) -> Bad {
-        Bad(format!("{name} is missing"))
+        Bad::new("missing_field", format!("{name} is missing"))
+    }
+
+    /// The event type is none of the topic's.
+    pub fn unknown_type(event_type: &str) -> Bad {
+        Bad::new("unknown_event_type", format!("event_type {event_type:.40?} is unknown"))
     }
 
     fn ill_typed(name: &str) -> Bad {
-        Bad(format!("{name} is ill-typed"))
+        Bad::new("ill_typed_field", format!("{name} is ill-typed"))
     }
 }
 
+impl fmt::Display for Bad {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason, self.why)
+    }
+}
+
+/// By what records are read, beside their bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    /// A greater event time is too far ahead.
+    pub latest: EventTime,
+    /// The texts that stand for an unknown id, in lower case.
+    pub unknown: &'a [String],
+}
+
 /// The known fields of a record. The values stay JSON text until somebody asks, so that numbers keep their
-/// digits and nothing of an unknown field matters.
+/// digits and nothing of an unknown field matters, nor of one that its event does not use.
 pub struct Fields<'a> {
+    rules: Rules<'a>,
     known: &'static [&'static str],
     values: Vec<Option<&'a str>>,
 }
@@ -36,21 +68,38 @@ enum Value<'a> {
 
 impl<'a> Fields<'a> {
     /// Reads a line; of a repeated field the last one stands.
-    pub fn read(line: &'a [u8], known: &'static [&'static str]) -> Result<Self, Bad> {
-        let line = std::str::from_utf8(line).map_err(|_| Bad("not UTF-8".into()))?;
-        let mut json = serde_json::Deserializer::from_str(line);
-        let values = json.deserialize_map(KnownFields(known)).map_err(|error| Bad(error.to_string()))?;
-        json.end().map_err(|error| Bad(error.to_string()))?;
-        if deepest(line) > MAX_DEPTH {
-            return Err(Bad("nested too deeply".into()));
+    pub fn read(line: &'a [u8], rules: &Rules<'a>, known: &'static [&'static str]) -> Result<Self, Bad> {
+        if line.first() == Some(&0) && line.len() > 4 {
+            return Err(Bad::new("looks_like_schema_registry", "begins with a magic byte and a schema id"));
         }
-        Ok(Fields { known, values })
+        let line = std::str::from_utf8(line.strip_prefix(BYTE_ORDER_MARK).unwrap_or(line));
+        let line = line.map_err(|_| Bad::new("not_utf8", "not UTF-8"))?;
+        let not_json = |error: serde_json::Error| Bad::new("not_json", error.to_string());
+        let mut json = serde_json::Deserializer::from_str(line);
+        let values = json.deserialize_map(KnownFields(known)).map_err(not_json)?;
+        json.end().map_err(not_json)?;
+        if deepest(line) > MAX_DEPTH {
+            return Err(Bad::new("not_json", "nested too deeply"));
+        }
+        Ok(Fields { rules: *rules, known, values })
+    }
+
+    /// The first field that every record of a topic must have. Without it, the record may be an envelope.
+    pub fn first<T>(&self, name: &str, read: impl Fn(&Self, &str) -> Result<Option<T>, Bad>) -> Result<T, Bad> {
+        let is_object = |name: &str| self.json(name).is_some_and(|json| json.starts_with('{'));
+        read(self, name)?.ok_or_else(|| match ENVELOPES.iter().any(|name| is_object(name)) {
+            true => Bad::new("looks_like_envelope", format!("{name} is missing, but there is a payload")),
+            false => Bad::missing(name),
+        })
+    }
+
+    fn json(&self, name: &str) -> Option<&'a str> {
+        let all = self.known.iter().chain(&ENVELOPES).zip(&self.values);
+        all.into_iter().find(|(known, _)| **known == name).and_then(|(_, json)| *json)
     }
 
     fn value(&self, name: &str) -> Result<Option<Value<'a>>, Bad> {
-        let Some(json) = self.known.iter().position(|known| *known == name).and_then(|at| self.values[at]) else {
-            return Ok(None);
-        };
+        let Some(json) = self.json(name) else { return Ok(None) };
         match json.as_bytes().first() {
             Some(b'n') => Ok(None),
             Some(b'"') => match serde_json::from_str(json) {
@@ -78,59 +127,60 @@ impl<'a> Fields<'a> {
 
     /// A textual id: a string, or an integer taken as its digits.
     pub fn id_text(&self, name: &str) -> Result<Option<String>, Bad> {
-        match self.value(name)? {
-            None => Ok(None),
-            Some(Value::Text(text)) => Ok(Some(text)),
-            Some(Value::Number(number)) if is_integer(number) => Ok(Some(number.to_string())),
-            Some(Value::Number(_)) => Err(Bad::ill_typed(name)),
-        }
+        let id = match self.value(name)? {
+            None => return Ok(None),
+            Some(Value::Text(text)) => text,
+            Some(Value::Number(number)) if forms::is_integer(number) => number.to_string(),
+            Some(Value::Number(_)) => return Err(Bad::ill_typed(name)),
+        };
+        Ok(Some(id).filter(|id| !forms::is_unknown(id, self.rules.unknown)))
     }
 
-    /// A BIGINT: an integer, or a string that is one.
+    /// A BIGINT: an integer, also as `101.0`, or a string that is an integer.
     pub fn bigint(&self, name: &str) -> Result<Option<i64>, Bad> {
-        match self.value(name)? {
-            None => Ok(None),
-            Some(Value::Text(text)) => bigint(&text).map(Some).ok_or_else(|| Bad::ill_typed(name)),
-            Some(Value::Number(number)) => bigint(number).map(Some).ok_or_else(|| Bad::ill_typed(name)),
-        }
+        let id = match self.value(name)? {
+            None => return Ok(None),
+            Some(Value::Text(text)) if forms::is_unknown(&text, self.rules.unknown) => return Ok(None),
+            Some(Value::Text(text)) => forms::bigint(&text),
+            Some(Value::Number(number)) => forms::bigint_of_number(number),
+        };
+        let id = id.ok_or_else(|| Bad::ill_typed(name))?;
+        Ok(Some(id).filter(|id| !forms::is_unknown_number(*id, self.rules.unknown)))
     }
 
     /// The id of an ad: any string, or a BIGINT number.
     pub fn ad_id(&self, name: &str) -> Result<Option<AdId>, Bad> {
         match self.value(name)? {
-            None => Ok(None),
-            Some(Value::Text(text)) => Ok(Some(AdId::from_text(&text))),
-            Some(Value::Number(number)) => match bigint(number) {
-                Some(number) => Ok(Some(AdId::Number(number))),
-                None => Err(Bad::ill_typed(name)),
-            },
+            Some(Value::Text(text)) if forms::is_unknown(&text, self.rules.unknown) => Ok(None),
+            Some(Value::Text(text)) => Ok(Some(forms::ad_id(&text))),
+            _ => Ok(self.bigint(name)?.map(AdId::Number)),
         }
     }
 
     /// An event time: a text form, or epoch milliseconds as an integer.
-    pub fn time(&self, name: &str, latest: EventTime) -> Result<Option<EventTime>, Bad> {
-        let time = match self.value(name)? {
-            None => return Ok(None),
-            Some(Value::Text(text)) => EventTime::parse(&text),
-            Some(Value::Number(number)) => {
-                EventTime::from_epoch_ms(bigint(number).ok_or_else(|| Bad::ill_typed(name))?)
-            }
-        };
-        match time {
-            Ok(time) if time > latest => Err(Bad(format!("{name} {time} lies too far ahead"))),
-            Ok(time) => Ok(Some(time)),
-            Err(error) => Err(Bad(format!("{name} is {error}"))),
+    pub fn time(&self, name: &str) -> Result<Option<EventTime>, Bad> {
+        match self.value(name)? {
+            None => Ok(None),
+            Some(Value::Text(text)) => forms::time_of_text(&text).map(Some),
+            Some(Value::Number(number)) => forms::time_of_number(number).map(Some),
         }
+    }
+
+    /// The event, if it is not too far ahead.
+    pub fn believed<E>(&self, time: EventTime, event: E) -> Result<E, Bad> {
+        if time <= self.rules.latest {
+            return Ok(event);
+        }
+        Err(Bad::new("time_in_future", format!("the time {time} lies too far ahead")))
     }
 
     /// An amount of money, as a number or a string.
     pub fn money(&self, name: &str, max: Money) -> Result<Option<Money>, Bad> {
-        let parsed = match self.value(name)? {
-            None => return Ok(None),
-            Some(Value::Text(text)) => Money::parse(text.as_bytes(), max),
-            Some(Value::Number(number)) => Money::parse(number.as_bytes(), max),
-        };
-        parsed.map(Some).map_err(|error| Bad(format!("{name} is {error}")))
+        match self.value(name)? {
+            None => Ok(None),
+            Some(Value::Text(text)) => forms::money(&text, max).map(Some),
+            Some(Value::Number(number)) => forms::money(number, max).map(Some),
+        }
     }
 
     /// A rate: a finite number from 0 up, as a number or a string.
@@ -147,18 +197,13 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// An optional minus and digits.
-fn is_integer(text: &str) -> bool {
-    let digits = text.strip_prefix('-').unwrap_or(text);
-    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
-}
+/// What some editors and exports put before the first character of a text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// A BIGINT as text.
-pub fn bigint(text: &str) -> Option<i64> {
-    if is_integer(text) { text.parse().ok() } else { None }
-}
+/// The objects in which envelopes have their record.
+const ENVELOPES: [&str; 2] = ["payload", "after"];
 
-/// Reads an object into the values of the known fields, in their order.
+/// Reads an object into the values of the known fields, in their order, and of those that may be envelopes.
 struct KnownFields(&'static [&'static str]);
 
 impl<'de> Visitor<'de> for KnownFields {
@@ -169,9 +214,9 @@ impl<'de> Visitor<'de> for KnownFields {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut values = vec![None; self.0.len()];
+        let mut values = vec![None; self.0.len() + ENVELOPES.len()];
         while let Some(key) = map.next_key::<String>()? {
-            match self.0.iter().position(|known| *known == key) {
+            match self.0.iter().chain(&ENVELOPES).position(|known| *known == key) {
                 Some(at) => values[at] = Some(map.next_value::<&RawValue>()?.get()),
                 None => {
                     map.next_value::<IgnoredAny>()?;

@@ -16,6 +16,7 @@ mod compare_tests;
 mod compensations;
 mod cut;
 mod fields;
+mod forms;
 mod found;
 mod input;
 mod kafka;
@@ -29,6 +30,7 @@ mod recompute;
 mod report;
 
 pub use cut::Cut;
+pub use fields::Bad;
 pub use found::ServicesConfig;
 pub use input::{Input, Offsets, Record, TopicFiles};
 pub use parse::{BadRecords, Located, Location};

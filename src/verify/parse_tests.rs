@@ -3,21 +3,37 @@
 use std::path::Path;
 
 use adtide_dataflows::Settings;
-use adtide_dataflows::model::{AdEvent, AdId, EventTime, Money, Topic};
+use adtide_dataflows::model::{AdEvent, AdId, EventTime, Money, Topic, UnknownIds};
 
-use super::fields::Bad;
+use super::fields::{Bad, Rules};
 use super::input::{Input, Offsets, Record, TopicFiles};
 use super::parse::{ad_event, campaign_event, conversion_event, product_meta, product_metrics, read};
 
-const CLICK: &str = r#"{"event_type":"CLICK","timestamp_field":1000,"product_id":7,"placement":"top","advertiser_id":9,"actual_price":1.50"#;
+const CLICK: &str = r#"{"event_type":"CLICK","timestamp_field":"1970-01-01 00:00:01","product_id":7,"placement":"top","advertiser_id":9,"actual_price":1.50"#;
 
 fn clock() -> EventTime {
     EventTime(1_000_000_000_000).plus(Settings::default().max_future_skew)
 }
 
+/// The texts that stand for unknown ids.
+fn unknown() -> Vec<String> {
+    UnknownIds::default().into()
+}
+
+/// Reads a value by the default rules.
+fn by_default<E>(parse: impl Fn(&[u8], &Rules<'_>) -> Result<E, Bad>, json: &str) -> Result<E, Bad> {
+    parse(json.as_bytes(), &Rules { latest: clock(), unknown: &unknown() })
+}
+
+/// The reason why a value is refused.
+#[track_caller]
+fn reason<E>(read: Result<E, Bad>) -> &'static str {
+    read.map(|_| ()).expect_err("it is refused").reason
+}
+
 /// A click with these fields too; of a repeated field the last one stands.
 fn click(more: &str) -> Result<AdEvent, Bad> {
-    ad_event(format!("{CLICK}{more}}}").as_bytes(), clock())
+    by_default(ad_event, &format!("{CLICK}{more}}}"))
 }
 
 /// The lines of ad-events before the offsets.
@@ -65,7 +81,7 @@ fn bad_lines_are_told_from_good_ones() {
     let mut input = TopicFiles::new(dir.path(), clock()).unwrap();
     let all = Offsets::from([(0, 8)]);
     let read = input.each_record(Topic::AdEvents, &all, &mut |record| {
-        let offsets = if read(Topic::AdEvents, &record, ad_event).is_ok() { &mut good } else { &mut bad };
+        let offsets = if read(Topic::AdEvents, &record, &[], ad_event).is_ok() { &mut good } else { &mut bad };
         offsets.push(record.offset);
     });
     read.unwrap();
@@ -101,11 +117,19 @@ fn of_a_repeated_field_the_last_stands_and_null_is_absent() {
 
 #[test]
 fn bigints_are_integers_or_strings_that_are() {
-    for (json, id) in [("3", 3), ("-3", -3), (r#""3""#, 3), (r#""-03""#, -3), ("9223372036854775807", i64::MAX)] {
+    for (json, id) in [
+        ("3", 3),
+        ("-3", -3),
+        (r#""3""#, 3),
+        (r#""-03""#, -3),
+        ("3.0", 3),
+        ("-30.00", -30),
+        ("9223372036854775807", i64::MAX),
+    ] {
         assert_eq!(click(&format!(r#","campaign_id":{json}"#)).unwrap().campaign_id, Some(id), "{json}");
     }
-    for json in ["3.0", "3e0", r#""+3""#, r#"" 3""#, r#""""#, r#""-""#, "9223372036854775808", "true", "[]", "{}"] {
-        assert!(click(&format!(r#","campaign_id":{json}"#)).is_err(), "{json}");
+    for json in ["3.5", "3e0", r#""+3""#, r#"" 3""#, r#""3.0""#, r#""-""#, "9223372036854775808", "true", "[]", "{}"] {
+        assert_eq!(reason(click(&format!(r#","campaign_id":{json}"#))), "ill_typed_field", "{json}");
     }
 }
 
@@ -113,47 +137,140 @@ fn bigints_are_integers_or_strings_that_are() {
 fn textual_ids_are_strings_or_integers_as_they_stand() {
     let device = |json: &str| click(&format!(r#","device_id":{json}"#)).map(|event| event.device_id);
     assert_eq!(device(r#""a\"b""#), Ok(Some("a\"b".into())));
-    assert_eq!(device(r#""""#), Ok(Some(String::new())));
     assert_eq!(device("99999999999999999999"), Ok(Some("99999999999999999999".into())));
-    assert_eq!(device("null"), Ok(None));
+    assert_eq!(device("0"), Ok(Some("0".into())));
     for json in ["1.0", "1e3", "true", "{}"] {
-        assert!(device(json).is_err(), "{json}");
+        assert_eq!(reason(device(json)), "ill_typed_field", "{json}");
     }
     let ad = |json: &str| click(&format!(r#","ad_id":{json}"#)).map(|event| event.ad_id);
     assert_eq!(ad("17"), ad(r#""17""#));
-    assert_eq!(ad(r#""""#), Ok(Some(AdId::Text("".into()))));
+    assert_eq!(ad("17.0"), Ok(Some(AdId::Number(17))));
+    assert_eq!(ad(r#""017""#), Ok(Some(AdId::Text("017".into()))));
     assert!(ad("9223372036854775808").is_err());
+}
+
+#[test]
+fn ids_that_are_unknown_are_none() {
+    for json in
+        ["null", r#""""#, r#""NULL""#, r#""n/a""#, r#""Undefined""#, r#""00000000-0000-0000-0000-000000000000""#]
+    {
+        let event = click(&format!(r#","device_id":{json},"session_id":{json},"ad_id":{json},"campaign_id":{json}"#));
+        let event = event.unwrap();
+        assert_eq!(
+            (event.device_id, event.session_id, event.ad_id, event.campaign_id),
+            (None, None, None, None),
+            "{json}"
+        );
+        assert_eq!(reason(click(&format!(r#","advertiser_id":{json}"#))), "missing_field", "{json}");
+        assert_eq!(reason(click(&format!(r#","product_id":{json}"#))), "missing_field", "{json}");
+    }
+    let unknown = ["0".to_owned(), "нет".to_owned()];
+    let read =
+        |more: &str| ad_event(format!("{CLICK}{more}}}").as_bytes(), &Rules { latest: clock(), unknown: &unknown });
+    let event = read(r#","device_id":"НЕТ","session_id":0,"ad_id":0,"campaign_id":0.0"#).unwrap();
+    assert_eq!((event.device_id, event.session_id, event.ad_id, event.campaign_id), (None, None, None, None));
+    let event = read(r#","device_id":"null","session_id":"00","ad_id":"00","campaign_id":1"#).unwrap();
+    assert_eq!((event.device_id.unwrap(), event.session_id.unwrap()), ("null".to_owned(), "00".to_owned()));
+    assert_eq!(event.ad_id, Some(AdId::Text("00".into())));
 }
 
 #[test]
 fn times_are_texts_or_epoch_milliseconds_not_too_far_ahead() {
     let time = |json: &str| click(&format!(r#","timestamp_field":{json}"#)).map(|event| event.time.0);
-    assert_eq!(time(r#""1970-01-01 00:00:01.5""#), Ok(1500));
-    assert_eq!(time(r#""1970-01-01T00:00:01.5Z""#), Ok(1500));
-    assert_eq!(time("1500"), Ok(1500));
-    assert_eq!(time("1000003600000"), Ok(1_000_003_600_000));
-    for json in ["1000003600001", "1.5e3", "1500.0", r#""1500""#, "-1", "true", "null"] {
-        assert!(time(json).is_err(), "{json}");
+    for (json, ms) in [
+        (r#""1970-01-01 00:00:01.5""#, 1500),
+        (r#""1970-01-01T00:00:01.5""#, 1500),
+        (r#""1970-01-01t00:00:01.5009999999999z""#, 1500),
+        (r#""1970-01-01T09:00:01.5+09:00""#, 1500),
+        (r#""1970-01-01 09:30:01.5+0930""#, 1500),
+        (r#""1970-01-01T18:00:01.5+18""#, 1500),
+        (r#""1969-12-31T23:00:00-01""#, 0),
+        ("946684800000", 946_684_800_000),
+        ("1000003600000", 1_000_003_600_000),
+    ] {
+        assert_eq!(time(json), Ok(ms), "{json}");
     }
+    for json in [
+        "1.5e3",
+        "1000000000000.0",
+        r#""1500""#,
+        "true",
+        r#""1970-01-01""#,
+        r#""1970-01-01 00:00""#,
+        r#""1970-01-01 00:00:60""#,
+        r#""1970-02-30 00:00:00""#,
+        r#""1970-01-01 00:00:00.""#,
+        r#""1970-01-01T00:00:00+1""#,
+        r#""1970-01-01T00:00:00+18:01""#,
+        r#""1970-01-01T00:00:00+01:60""#,
+        r#""1970-01-01T00:00:00Z[UTC]""#,
+        r#""1970-01-01T00:00:00é""#,
+    ] {
+        assert_eq!(reason(time(json)), "ill_typed_field", "{json}");
+    }
+    for json in
+        ["-1", "0", "1767600000", "946684799999", "253402300800000", "99999999999999999999999999999999999999999999"]
+    {
+        assert_eq!(reason(time(json)), "time_out_of_range", "{json}");
+    }
+    assert_eq!(reason(time(r#""1969-12-31T23:59:59.9999Z""#)), "time_out_of_range");
+    assert_eq!(reason(time("1000003600001")), "time_in_future");
+    assert_eq!(reason(time("null")), "missing_field");
 }
 
 #[test]
 fn money_is_read_to_minor_units_and_bounded() {
     let price = |json: &str| click(&format!(r#","actual_price":{json}"#)).map(|event| event.actual_price);
-    assert_eq!(price("0.29"), Ok(Money(29)));
-    assert_eq!(price(r#""0.29""#), Ok(Money(29)));
-    assert_eq!(price("99999999.99"), Ok(Money::MAX_PRICE));
-    for json in ["0.290", "-1", "100000000", r#"" 1""#, "null", "[]"] {
-        assert!(price(json).is_err(), "{json}");
+    for (json, minor) in [
+        ("0.29", 29),
+        (r#""0.29""#, 29),
+        ("0.2900", 29),
+        ("2.9e-1", 29),
+        ("290000E-6", 29),
+        ("1e2", 10_000),
+        ("0E-8", 0),
+        ("-0.0", 0),
+        ("0e9999999999999999999999", 0),
+        ("99999999.99", Money::MAX_PRICE.0),
+    ] {
+        assert_eq!(price(json), Ok(Money(minor)), "{json}");
     }
-    assert!(click(r#","revenue_amount":9999999999999.99"#).is_ok());
-    assert!(click(r#","revenue_amount":10000000000000"#).is_err());
+    for json in
+        ["0.291", "1e-3", "1e-99999999999999999999", "100000000", "1e99999999999999999999", r#"" 1""#, r#"".5""#]
+    {
+        assert_eq!(reason(price(json)), "bad_money", "{json}");
+    }
+    for json in ["-1", "-0.001", "-1e99"] {
+        assert_eq!(reason(price(json)), "negative_money", "{json}");
+    }
+    assert_eq!(reason(price("[]")), "ill_typed_field");
+    let revenue = |amount: &str| {
+        let sold = format!("{CLICK},\"revenue_amount\":{amount}}}").replace("CLICK", "CONVERSION");
+        by_default(ad_event, &sold)
+    };
+    assert!(revenue("9999999999999.99").is_ok());
+    assert_eq!(reason(revenue("10000000000000")), "bad_money");
+}
+
+#[test]
+fn a_byte_order_mark_is_skipped_and_other_formats_are_named() {
+    let record = format!("{CLICK}}}");
+    assert!(by_default(ad_event, &format!("\u{feff}{record}")).is_ok());
+    assert_eq!(reason(by_default(ad_event, &format!("\u{feff}\u{feff}{record}"))), "not_json");
+    assert_eq!(reason(by_default(ad_event, &format!("\0\0\0\0\u{7}{record}"))), "looks_like_schema_registry");
+    assert_eq!(reason(by_default(ad_event, "\0\0\0\0")), "not_json");
+    for name in ["payload", "after"] {
+        assert_eq!(reason(by_default(ad_event, &format!("{{\"{name}\":{record}}}"))), "looks_like_envelope");
+        assert_eq!(reason(by_default(ad_event, &format!("{{\"{name}\":null}}"))), "missing_field");
+        assert!(click(&format!(",\"{name}\":{{}}")).is_ok());
+    }
 }
 
 #[test]
 fn an_ad_event_has_what_its_type_requires() {
-    let event = |json: &str| ad_event(json.as_bytes(), clock());
-    let shown = r#"{"event_type":"IMPRESSION","timestamp_field":1,"product_id":7,"placement":"top"}"#;
+    let event = |json: &str| by_default(ad_event, json);
+    let shown =
+        r#"{"event_type":"IMPRESSION","timestamp_field":"1970-01-01 00:00:01","product_id":7,"placement":"top"}"#;
     assert_eq!(event(shown).unwrap().actual_price, Money::ZERO);
     for (types, other) in [("IMPRESSION", "CLICK"), ("IMPRESSION", "CONVERSION"), ("IMPRESSION", "click")] {
         assert!(event(&shown.replace(types, other)).is_err(), "{other}");
@@ -166,16 +283,20 @@ fn an_ad_event_has_what_its_type_requires() {
 }
 
 #[test]
-fn an_ill_typed_known_field_makes_the_record_bad_needed_or_not() {
-    for field in [r#""category":1"#, r#""user_id":1.5"#, r#""session_id":[]"#, r#""revenue_amount":-1"#] {
-        assert!(click(&format!(",{field}")).is_err(), "{field}");
-    }
+fn an_ill_typed_field_makes_the_record_bad_only_if_its_event_uses_it() {
+    let unused = r#""category":1,"user_id":1.5,"revenue_amount":-1"#;
+    assert!(click(&format!(",{unused}")).is_ok());
+    assert!(click(r#","session_id":[]"#).is_err());
+    let shown = format!("{CLICK},{unused},\"ad_id\":{{}},\"device_id\":1.5,\"session_id\":[],\"actual_price\":\"x\"}}");
+    let shown = by_default(ad_event, &shown.replace("CLICK", "IMPRESSION")).unwrap();
+    assert_eq!((shown.device_id, shown.ad_id, shown.actual_price), (None, None, Money::ZERO));
+    assert!(click(r#","campaign_id":1.5"#).is_err());
 }
 
 #[test]
 fn a_campaign_event_has_what_its_type_requires() {
-    let event = |json: &str| campaign_event(json.as_bytes(), clock());
-    let whole = r#"{"event_type":"CAMPAIGN_CREATE","timestamp_field":1,"campaign_id":"1","advertiser_id":9,"product_id":7,"placement":"top","category":"toys","bid_price":"2.5","status":"ACTIVE"}"#;
+    let event = |json: &str| by_default(campaign_event, json);
+    let whole = r#"{"event_type":"CAMPAIGN_CREATE","timestamp_field":"1970-01-01 00:00:01","campaign_id":"1","advertiser_id":9,"product_id":7,"placement":"top","category":"toys","bid_price":"2.5","status":"ACTIVE"}"#;
     assert_eq!(event(whole).unwrap().active.unwrap().bid_price, Money(250));
     assert_eq!(event(&whole.replace("\"ACTIVE\"", "\"DRAFT\"")).unwrap().active, None);
     let pause = whole.replace("CREATE", "PAUSE");
@@ -184,15 +305,16 @@ fn a_campaign_event_has_what_its_type_requires() {
         assert!(event(&whole.replace(name, "other")).is_err(), "{name}");
         assert!(event(&pause.replace(name, "other")).is_ok(), "{name}");
     }
-    assert!(event(&pause.replace("\"2.5\"", "true")).is_err());
+    assert!(event(&pause.replace("\"2.5\"", "true")).is_ok());
+    assert!(event(&whole.replace("\"2.5\"", "true")).is_err());
     assert!(event(&pause.replace("campaign_id", "other")).is_err());
     assert!(event(&whole.replace("CREATE", "BUDGET")).is_err());
 }
 
 #[test]
 fn a_conversion_event_has_all_but_its_ids() {
-    let event = |json: &str| conversion_event(json.as_bytes(), clock());
-    let whole = r#"{"event_type":"CONVERSION","timestamp_field":1,"order_id":12,"product_id":7,"revenue_amount":6.00}"#;
+    let event = |json: &str| by_default(conversion_event, json);
+    let whole = r#"{"event_type":"CONVERSION","timestamp_field":"1970-01-01 00:00:01","order_id":12,"product_id":7,"revenue_amount":6.00}"#;
     assert_eq!(event(whole).unwrap().order_id, "12");
     assert!(event(&whole.replace("CONVERSION", "CLICK")).is_err());
     for name in ["event_type", "timestamp_field", "order_id", "product_id", "revenue_amount"] {
@@ -202,8 +324,7 @@ fn a_conversion_event_has_all_but_its_ids() {
 
 #[test]
 fn product_metrics_have_both_rates_or_neither() {
-    let rates =
-        |json: &str| product_metrics(format!(r#"{{"product_id":7{json}}}"#).as_bytes(), clock()).map(|m| m.rates);
+    let rates = |json: &str| by_default(product_metrics, &format!(r#"{{"product_id":7{json}}}"#)).map(|m| m.rates);
     assert_eq!(rates(r#","ctr":0.1,"cvr":"2e-1""#), Ok(Some((0.1, 0.2))));
     assert_eq!(rates(r#","ctr":null"#), Ok(None));
     for json in [r#","ctr":1"#, r#","ctr":-1,"cvr":1"#, r#","ctr":1e999,"cvr":1"#, r#","ctr":"NaN","cvr":1"#] {
@@ -213,7 +334,7 @@ fn product_metrics_have_both_rates_or_neither() {
 
 #[test]
 fn product_meta_without_a_price_is_a_deletion() {
-    let price = |json: &str| product_meta(json.as_bytes(), clock()).map(|meta| meta.price);
+    let price = |json: &str| by_default(product_meta, json).map(|meta| meta.price);
     assert_eq!(price(r#"{"product_id":7,"product_price":1.5}"#), Ok(Some(Money(150))));
     assert_eq!(price(r#"{"product_id":7}"#), Ok(None));
     assert!(price(r#"{"product_price":1.5}"#).is_err());
@@ -222,13 +343,15 @@ fn product_meta_without_a_price_is_a_deletion() {
 #[test]
 fn a_null_value_deletes_the_product_that_is_its_key() {
     let null = |key| Record { partition: 0, offset: 0, key, value: None, latest: clock() };
-    let deleted = |key: &'static [u8]| read(Topic::ProductMeta, &null(Some(key)), product_meta);
+    let deleted = |key: &'static [u8]| read(Topic::ProductMeta, &null(Some(key)), &[], product_meta);
     assert_eq!(deleted(b"7").map(|meta| (meta.product_id, meta.price)), Ok((7, None)));
     assert_eq!(deleted(b"-07").map(|meta| meta.product_id), Ok(-7));
     for key in [&b""[..], b"seven", b"7.0", b"99999999999999999999", b"\xff"] {
         assert!(deleted(key).is_err(), "{key:?}");
     }
-    assert!(read(Topic::ProductMetrics, &null(Some(b"7")), product_metrics).is_ok_and(|rates| rates.rates.is_none()));
-    assert!(read(Topic::ProductMetrics, &null(None), product_metrics).is_err());
-    assert!(read(Topic::AdEvents, &null(Some(b"7")), ad_event).is_err());
+    assert!(
+        read(Topic::ProductMetrics, &null(Some(b"7")), &[], product_metrics).is_ok_and(|rates| rates.rates.is_none())
+    );
+    assert!(read(Topic::ProductMetrics, &null(None), &[], product_metrics).is_err());
+    assert!(read(Topic::AdEvents, &null(Some(b"7")), &[], ad_event).is_err());
 }

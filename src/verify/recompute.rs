@@ -5,7 +5,7 @@ use adtide_dataflows::{Settings, Statement};
 
 use super::batch::{self, Attributions, Claims, ClickGroups, Clicks, Performance, Rankings, Refunds};
 use super::cut::Cut;
-use super::fields::Bad;
+use super::fields::{Bad, Rules};
 use super::input::{Input, Offsets, Record};
 use super::ledger::PaidClicks;
 use super::parse::{self, BadRecords, Located, Location};
@@ -55,7 +55,8 @@ pub fn recompute(
     let until_ads = further(until(Topic::AdEvents), paid.as_ref().map(|paid| paid.until.clone()).unwrap_or_default());
     let total = Topic::ALL.map(|topic| if topic == Topic::AdEvents { until_ads.clone() } else { until(topic) });
     let total = total.iter().flat_map(Offsets::values).sum();
-    let mut reader = Reader { input, parts: &mut parts, read: 0, total, watch };
+    let unknown = settings.unknown_ids.texts();
+    let mut reader = Reader { input, parts: &mut parts, unknown, read: 0, total, watch };
     // The one topic that may not fit in memory: each statement keeps what it needs.
     reader.each_event(Topic::AdEvents, &until_ads, parse::ad_event, |parts, event| {
         if let Some(paid) = &mut paid {
@@ -190,6 +191,7 @@ fn possible(cut: &Cut, statement: Statement, claims: Option<&Claims>) -> Claims 
 struct Reader<'a, 'b> {
     input: &'a mut dyn Input,
     parts: &'a mut [Part<'b>],
+    unknown: &'a [String],
     read: u64,
     total: u64,
     watch: &'a mut dyn FnMut(u64, u64),
@@ -203,22 +205,22 @@ impl Reader<'_, '_> {
         &mut self,
         topic: Topic,
         until: &Offsets,
-        parse: impl Fn(&[u8], EventTime) -> Result<E, Bad>,
+        parse: impl Fn(&[u8], &Rules<'_>) -> Result<E, Bad>,
         mut each: impl FnMut(&mut [Part<'_>], Located<E>),
     ) -> anyhow::Result<()> {
-        let Reader { input, parts, read, total, watch } = self;
+        let Reader { input, parts, unknown, read, total, watch } = self;
         input.each_record(topic, until, &mut |record: Record<'_>| {
             *read += 1;
             if *read % WATCH_EVERY == 0 {
                 watch(*read, *total);
             }
             let Record { partition, offset, .. } = record;
-            match parse::read(topic, &record, &parse) {
+            match parse::read(topic, &record, unknown, &parse) {
                 Ok(event) => each(parts, Located { partition, offset, event }),
-                Err(Bad(why)) => {
+                Err(bad) => {
                     let location = Location { topic, partition, offset };
                     for part in parts.iter_mut().filter(|part| part.cut.holds(location)) {
-                        part.bad.insert(location, why.clone());
+                        part.bad.insert(location, bad.clone());
                     }
                 }
             }
@@ -229,7 +231,7 @@ impl Reader<'_, '_> {
         &mut self,
         topic: Topic,
         until: impl Fn(Topic) -> Offsets,
-        parse: impl Fn(&[u8], EventTime) -> Result<E, Bad>,
+        parse: impl Fn(&[u8], &Rules<'_>) -> Result<E, Bad>,
     ) -> anyhow::Result<Vec<Located<E>>> {
         let mut events = Vec::new();
         self.each_event(topic, &until(topic), parse, |_, event| events.push(event))?;

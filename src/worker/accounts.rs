@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use adtide_dataflows::model::Money;
+use adtide_dataflows::model::{Money, UnknownIds};
 use adtide_dataflows::operators::FileMark;
-use adtide_dataflows::record::{BadRecord, Scanner};
+use adtide_dataflows::record::BadRecord;
 use tracing::warn;
 
 use super::drive::Work;
 use super::feed::{Partition, Record};
-use super::record::{self, Click, Refund};
+use super::record::{self, Click, Reader, Refund};
 use super::stats::WorkerStats;
 use super::store::{Entry, EntryType, Ledger, Outcome, Posted, Step};
 use crate::connect::Fault;
@@ -19,7 +19,7 @@ use crate::connect::Fault;
 pub struct Accounts {
     ledger: Box<dyn Ledger + Send>,
     entry_type: EntryType,
-    scanner: Scanner,
+    reader: Reader,
     entries: Vec<Entry>,
     stats: Arc<WorkerStats>,
 }
@@ -27,18 +27,22 @@ pub struct Accounts {
 impl Accounts {
     /// The worker balance. There is no check for duplicates here: those are refunded later. A click without campaign and one
     /// that comes late are debited like any other.
-    pub fn debits(ledger: Box<dyn Ledger + Send>, stats: &Arc<WorkerStats>) -> Accounts {
-        Accounts::new(ledger, EntryType::Debit, stats)
+    pub fn debits(ledger: Box<dyn Ledger + Send>, unknown_ids: &UnknownIds, stats: &Arc<WorkerStats>) -> Accounts {
+        Accounts::new(ledger, EntryType::Debit, Reader::new(unknown_ids), stats)
     }
 
     /// The worker compensation.
     pub fn credits(ledger: Box<dyn Ledger + Send>, stats: &Arc<WorkerStats>) -> Accounts {
-        Accounts::new(ledger, EntryType::Credit, stats)
+        Accounts::new(ledger, EntryType::Credit, Reader::new(&UnknownIds::default()), stats)
     }
 
-    fn new(ledger: Box<dyn Ledger + Send>, entry_type: EntryType, stats: &Arc<WorkerStats>) -> Accounts {
-        let (scanner, entries) = (Scanner::default(), Vec::new());
-        Accounts { ledger, entry_type, scanner, entries, stats: Arc::clone(stats) }
+    fn new(
+        ledger: Box<dyn Ledger + Send>,
+        entry_type: EntryType,
+        reader: Reader,
+        stats: &Arc<WorkerStats>,
+    ) -> Accounts {
+        Accounts { ledger, entry_type, reader, entries: Vec::new(), stats: Arc::clone(stats) }
     }
 
     /// The entry that a record makes; None if it makes none.
@@ -46,7 +50,7 @@ impl Accounts {
         let entry_type = self.entry_type;
         let (partition, offset) = (record.partition.clone(), record.offset);
         Ok(match entry_type {
-            EntryType::Debit => record::click(&mut self.scanner, record, value)?.map(|click| {
+            EntryType::Debit => self.reader.click(record, value)?.map(|click| {
                 let Click { advertiser_id, campaign_id, price: amount, time: event_time } = click;
                 let compensation_id = None;
                 Entry { entry_type, advertiser_id, campaign_id, amount, event_time, partition, offset, compensation_id }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use adtide_dataflows::model::Money;
+use adtide_dataflows::model::{Money, UnknownIds};
 use adtide_dataflows::operators::FileMark;
-use adtide_dataflows::record::{BadRecord, Scanner};
+use adtide_dataflows::record::BadRecord;
 
 use super::drive::Work;
 use super::feed::{Partition, Record};
-use super::record;
+use super::record::{self, Reader};
 use super::stats::WorkerStats;
 use super::store::{BudgetChanges, Budgets, Outcome, Refund, Step};
 use crate::connect::Fault;
@@ -18,7 +18,7 @@ use crate::sink::COMPENSATION_EVENTS;
 /// Sums up clicks and refunds by campaign.
 pub struct BudgetWork {
     budgets: Box<dyn Budgets>,
-    scanner: Scanner,
+    reader: Reader,
     changes: BudgetChanges,
     clicks: u64,
     stats: Arc<WorkerStats>,
@@ -26,9 +26,9 @@ pub struct BudgetWork {
 
 impl BudgetWork {
     /// The worker, with its store.
-    pub fn new(budgets: Box<dyn Budgets>, stats: &Arc<WorkerStats>) -> BudgetWork {
-        let stats = Arc::clone(stats);
-        BudgetWork { budgets, scanner: Scanner::default(), changes: BudgetChanges::default(), clicks: 0, stats }
+    pub fn new(budgets: Box<dyn Budgets>, unknown_ids: &UnknownIds, stats: &Arc<WorkerStats>) -> BudgetWork {
+        let (reader, stats) = (Reader::new(unknown_ids), Arc::clone(stats));
+        BudgetWork { budgets, reader, changes: BudgetChanges::default(), clicks: 0, stats }
     }
 }
 
@@ -43,7 +43,7 @@ impl Work for BudgetWork {
             self.changes.refunds.extend(campaign_id.map(refund));
             return Ok(());
         }
-        if let Some(click) = record::click(&mut self.scanner, record, value)?
+        if let Some(click) = self.reader.click(record, value)?
             && let Some(campaign) = click.campaign_id
         {
             *self.changes.spent.entry(campaign).or_default() += click.price;

@@ -9,16 +9,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use adtide_dataflows::model::{ActiveCampaign, CampaignEvent, CampaignEventType, EventTime};
+use adtide_dataflows::model::{ActiveCampaign, CampaignEvent, CampaignEventType, EventTime, UnknownIds};
 use adtide_dataflows::operators::FileMark;
-use adtide_dataflows::record::{self, BadRecord, Scanner};
+use adtide_dataflows::record::BadRecord;
 use serde::Deserialize;
 use tracing::info;
 
 use super::drive::Work;
 use super::feed::{Partition, Record};
 use super::outbox::Outbox;
-use super::record::believe;
+use super::record::Reader;
 use super::stats::WorkerStats;
 use super::store::{Announcement, Campaign, Decision, Ledger, Outcome, OwnerState, Step, Told};
 use crate::connect::Fault;
@@ -30,7 +30,7 @@ pub struct CampaignStatus {
     outbox: Box<dyn Outbox>,
     interval: Duration,
     last_pass: Option<Instant>,
-    scanner: Scanner,
+    reader: Reader,
     told: Told,
     stats: Arc<WorkerStats>,
 }
@@ -41,10 +41,11 @@ impl CampaignStatus {
         ledger: Box<dyn Ledger + Send>,
         outbox: Box<dyn Outbox>,
         interval: Duration,
+        unknown_ids: &UnknownIds,
         stats: &Arc<WorkerStats>,
     ) -> CampaignStatus {
-        let (scanner, told, stats) = (Scanner::default(), Told::default(), Arc::clone(stats));
-        CampaignStatus { ledger, outbox, interval, last_pass: None, scanner, told, stats }
+        let (reader, told, stats) = (Reader::new(unknown_ids), Told::default(), Arc::clone(stats));
+        CampaignStatus { ledger, outbox, interval, last_pass: None, reader, told, stats }
     }
 
     /// Publishes what waits, in order, and then marks it: what is published twice after a crash carries the same time.
@@ -63,16 +64,13 @@ impl CampaignStatus {
 impl Work for CampaignStatus {
     fn take(&mut self, record: &Record<'_>, value: &[u8]) -> Result<(), BadRecord> {
         let told = &mut self.told;
-        self.scanner.read(value, |fields| {
-            let event = record::campaign_event(fields)?;
-            believe(event.time, record)?;
+        self.reader.campaign_event(record, value, |event| {
             if is_own(value) {
-                follow_own(told, &event);
+                follow_own(told, event);
             } else {
                 let order = (event.time, record.partition.number, record.offset);
-                follow_owner(told, &event, order);
+                follow_owner(told, event, order);
             }
-            Ok(())
         })
     }
 

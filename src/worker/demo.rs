@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use adtide_dataflows::model::{AdEventType, EventTime, Money, Topic};
+use adtide_dataflows::model::{AdEventType, EventTime, Money, Topic, UnknownIds};
 use adtide_dataflows::record::{self, Scanner};
 
 use super::store::{Account, Budget, Catalogue};
@@ -50,6 +50,7 @@ pub fn catalogue(config: &GeneratorConfig) -> anyhow::Result<Catalogue> {
 /// What the traffic shows.
 #[derive(Default)]
 struct Sample {
+    unknown_ids: UnknownIds,
     scanners: [Scanner; Topic::ALL.len()],
     catalogue: Catalogue,
     campaigns: BTreeMap<i64, Spending>,
@@ -59,25 +60,25 @@ struct Sample {
 
 impl Sample {
     fn take(&mut self, topic: Topic, is_opening: bool, line: &[u8]) -> Result<(), record::BadRecord> {
-        let Sample { scanners, catalogue, campaigns, groups } = self;
+        let Sample { unknown_ids, scanners, catalogue, campaigns, groups } = self;
         scanners[topic as usize].read(line, |fields| {
             match topic {
                 Topic::ProductMetrics if is_opening => {
-                    let metrics = record::product_metrics(fields)?;
+                    let metrics = record::product_metrics(fields, unknown_ids)?;
                     catalogue.rates.extend(metrics.rates.map(|(ctr, cvr)| (metrics.product_id, ctr, cvr)));
                 }
                 Topic::ProductMeta if is_opening => {
-                    let meta = record::product_meta(fields)?;
+                    let meta = record::product_meta(fields, unknown_ids)?;
                     catalogue.prices.extend(meta.price.map(|price| (meta.product_id, price)));
                 }
                 Topic::CampaignEvents if is_opening => {
-                    let event = record::campaign_event(fields)?;
+                    let event = record::campaign_event(fields, unknown_ids)?;
                     if let Some(active) = event.active {
                         campaigns.entry(event.campaign_id).or_default().advertiser_id = active.advertiser_id;
                     }
                 }
                 Topic::AdEvents => {
-                    let event = record::ad_event(fields)?;
+                    let event = record::ad_event(fields, unknown_ids)?;
                     let Some(campaign) = event.campaign_id else { return Ok(()) };
                     if event.event_type != AdEventType::Click {
                         return Ok(());

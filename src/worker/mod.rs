@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use adtide_dataflows::model::Topic;
+use adtide_dataflows::model::{Topic, UnknownIds};
 use anyhow::{Context, anyhow};
 
 use crate::connect::kafka::KafkaConfig;
@@ -98,6 +98,8 @@ pub struct WorkerConfig {
     pub name: String,
     /// How far an event time may lie ahead of its record's timestamp, in milliseconds.
     pub max_future_skew: i64,
+    /// Texts that stand for an unknown id.
+    pub unknown_ids: UnknownIds,
     /// How often campaign-status looks at the campaigns.
     pub status_interval: Duration,
     /// How long the budgets remember which refunds they count.
@@ -268,9 +270,9 @@ fn run(
 }
 
 fn work(config: &WorkerConfig, job: Job, stats: &Arc<WorkerStats>) -> anyhow::Result<Box<dyn Work>> {
-    let place = &config.place;
+    let (place, unknown_ids) = (&config.place, &config.unknown_ids);
     Ok(match job {
-        Job::Balance => Box::new(Accounts::debits(place.ledger(job.name())?, stats)),
+        Job::Balance => Box::new(Accounts::debits(place.ledger(job.name())?, unknown_ids, stats)),
         Job::Compensation => Box::new(Accounts::credits(place.ledger(job.name())?, stats)),
         Job::Budget => {
             let budgets: Box<dyn Budgets> = match place {
@@ -279,14 +281,15 @@ fn work(config: &WorkerConfig, job: Job, stats: &Arc<WorkerStats>) -> anyhow::Re
                     Box::new(RedisBudgets::new(redis.clone(), &config.name, config.refund_memory))
                 }
             };
-            Box::new(BudgetWork::new(budgets, stats))
+            Box::new(BudgetWork::new(budgets, unknown_ids, stats))
         }
         Job::CampaignStatus => {
             let outbox: Box<dyn Outbox> = match place {
                 Place::Embedded { from, data_dir } => Box::new(FileOutbox::new(from, &data_dir.join(DATABASE))?),
                 Place::Services { kafka, .. } => Box::new(KafkaOutbox::new(kafka.clone())),
             };
-            Box::new(CampaignStatus::new(place.ledger(job.name())?, outbox, config.status_interval, stats))
+            let ledger = place.ledger(job.name())?;
+            Box::new(CampaignStatus::new(ledger, outbox, config.status_interval, unknown_ids, stats))
         }
     })
 }

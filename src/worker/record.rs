@@ -1,6 +1,6 @@
 //! What the workers read in records.
 
-use adtide_dataflows::model::{AdEventType, EventTime, Money};
+use adtide_dataflows::model::{AdEventType, CampaignEvent, EventTime, Money, UnknownIds};
 use adtide_dataflows::record::{self, BadRecord, Field, Scanner};
 use serde::Deserialize;
 use serde_json::Number;
@@ -15,22 +15,52 @@ pub struct Click {
     pub time: EventTime,
 }
 
-/// A record of `ad-events`; None if it is no click.
-pub fn click(scanner: &mut Scanner, record: &Record<'_>, value: &[u8]) -> Result<Option<Click>, BadRecord> {
-    scanner.read(value, |fields| {
-        let event = record::ad_event(fields)?;
-        believe(event.time, record)?;
-        if event.event_type != AdEventType::Click {
-            return Ok(None);
-        }
-        let advertiser_id = event.advertiser_id.ok_or(BadRecord::Missing(Field::AdvertiserId))?;
-        let (campaign_id, price, time) = (event.campaign_id, event.actual_price, event.time);
-        Ok(Some(Click { advertiser_id, campaign_id, price, time }))
-    })
+/// Reads the records of input topics, as the statements do.
+pub struct Reader {
+    scanner: Scanner,
+    unknown_ids: UnknownIds,
+}
+
+impl Reader {
+    /// With the texts that stand for unknown ids.
+    pub fn new(unknown_ids: &UnknownIds) -> Reader {
+        Reader { scanner: Scanner::default(), unknown_ids: unknown_ids.clone() }
+    }
+
+    /// A record of `ad-events`; None if it is no click.
+    pub fn click(&mut self, record: &Record<'_>, value: &[u8]) -> Result<Option<Click>, BadRecord> {
+        let Reader { scanner, unknown_ids } = self;
+        scanner.read(value, |fields| {
+            let event = record::ad_event(fields, unknown_ids)?;
+            believe(event.time, record)?;
+            if event.event_type != AdEventType::Click {
+                return Ok(None);
+            }
+            let advertiser_id = event.advertiser_id.ok_or(BadRecord::Missing(Field::AdvertiserId))?;
+            let (campaign_id, price, time) = (event.campaign_id, event.actual_price, event.time);
+            Ok(Some(Click { advertiser_id, campaign_id, price, time }))
+        })
+    }
+
+    /// Calls `then` with a record of `campaign-events`.
+    pub fn campaign_event(
+        &mut self,
+        record: &Record<'_>,
+        value: &[u8],
+        then: impl FnOnce(&CampaignEvent<&str>),
+    ) -> Result<(), BadRecord> {
+        let Reader { scanner, unknown_ids } = self;
+        scanner.read(value, |fields| {
+            let event = record::campaign_event(fields, unknown_ids)?;
+            believe(event.time, record)?;
+            then(&event);
+            Ok(())
+        })
+    }
 }
 
 /// Turns away an event time that lies too far in the future.
-pub fn believe(time: EventTime, record: &Record<'_>) -> Result<(), BadRecord> {
+fn believe(time: EventTime, record: &Record<'_>) -> Result<(), BadRecord> {
     if time > record.latest { Err(BadRecord::FutureTime(time)) } else { Ok(()) }
 }
 

@@ -89,6 +89,14 @@ fn results_that_it_cant_go_on_with_are_named_with_what_to_do() {
     place.run("--from in --data-dir out").succeeded();
     let resume = |more: &str| place.run(&format!("--from in --data-dir out --resume {more}"));
     resume("--product-metrics live").failed_saying(&["rtb.product_metrics = Topic", "now it is Live", "--fresh"]);
+    resume("--set ids.unknown=none,0").failed_saying(&[
+        "ids.unknown = [\"00000000-",
+        "now it is [\"0\", \"none\"]",
+        "--fresh",
+    ]);
+    // Another order or case is the same list.
+    let list = "N/A,none,null,undefined,Unknown,00000000-0000-0000-0000-000000000000";
+    resume(&format!("--set ids.unknown={list}")).succeeded();
     place.run("--from other --data-dir out --resume").failed_saying(&["results of the topics in", "--fresh"]);
     place.run("--from in --data-dir out --follow").failed_saying(&["closed all windows", "--fresh"]);
     place.write("in/ad-events/0.ndjson", impression("10:00:00", 1));

@@ -16,9 +16,13 @@ use crate::support::{
 
 /// A good record of every kind.
 fn good_records() -> Vec<(Topic, Vec<u8>)> {
-    let lines: [Line; 8] = [
+    let lines: [Line; 9] = [
         impression(MINUTE),
         click(2 * MINUTE).with("timestamp_field", "2001-09-09 01:40:00.123").with("session_id", "s"),
+        click(3 * MINUTE)
+            .with("timestamp_field", 1_000_000_000_000_i64)
+            .with("ad_id", "n/a")
+            .with("actual_price", "1e-1"),
         sold(MINUTE).with("user_id", "üser"),
         sale("order-1", MINUTE).with("session_id", "s"),
         campaign(1, MINUTE),

@@ -7,6 +7,7 @@ mod bad_input;
 mod bounds;
 mod checkpoints;
 mod contract_attribution;
+mod contract_forms;
 mod contract_input;
 mod contract_performance;
 mod contract_rankings;

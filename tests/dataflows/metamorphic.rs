@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use adtide::verify::batch::RefundKey;
-use adtide_dataflows::model::{AttributionRow, Epoch, PerformanceRow, RankingRow, Topic};
+use adtide_dataflows::model::{AttributionRow, Epoch, PerformanceRow, RankingRow, Topic, UnknownIds};
 use adtide_dataflows::record::{self, Scanner};
 use adtide_dataflows::{Emit, Settings};
 use proptest::prelude::*;
@@ -32,10 +32,11 @@ fn results(history: &History, settings: &Settings, workers: usize) -> Results {
 /// The event time of a record, where its topic has one.
 fn event_time(step: &Step) -> Option<i64> {
     let Step::Record((topic, _), bytes) = step else { return None };
+    let unknown = UnknownIds::default();
     let time = Scanner::default().read(bytes, |fields| match topic {
-        Topic::AdEvents => record::ad_event(fields).map(|event| event.time.0),
-        Topic::ConversionEvents => record::conversion_event(fields).map(|event| event.time.0),
-        Topic::CampaignEvents => record::campaign_event(fields).map(|event| event.time.0),
+        Topic::AdEvents => record::ad_event(fields, &unknown).map(|event| event.time.0),
+        Topic::ConversionEvents => record::conversion_event(fields, &unknown).map(|event| event.time.0),
+        Topic::CampaignEvents => record::campaign_event(fields, &unknown).map(|event| event.time.0),
         Topic::ProductMetrics | Topic::ProductMeta => Err(record::BadRecord::NotJson("a topic without times".into())),
     });
     time.ok()

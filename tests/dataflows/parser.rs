@@ -1,6 +1,6 @@
 //! The flat scanner gives what the full parser gives, record by record.
 
-use adtide_dataflows::record::{BadRecord, Scanner};
+use adtide_dataflows::record::{BadRecord, Field, Fields, Raw, Scanner};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -11,15 +11,30 @@ type Read = Result<String, BadRecord>;
 
 /// Reads a record in both ways. The scanner remembers the records before.
 fn read(scanner: &mut Scanner, record: &[u8]) -> (Read, Read) {
-    let flat = scanner.read(record, |fields| Ok(format!("{fields:?}")));
-    let full = scanner.read_full(record, |fields| Ok(format!("{fields:?}")));
-    (flat, full)
+    // Also what is said of a record without its first field.
+    let show = |fields: &Fields<'_>| match fields.get(Field::EventType) {
+        Raw::Absent if fields.get(Field::AdId) == Raw::Absent => Err(BadRecord::Missing(Field::EventType)),
+        _ => Ok(format!("{fields:?}")),
+    };
+    (scanner.read(record, show), scanner.read_full(record, show))
 }
 
 /// Names that topics know, one of them also with an escape, and names that none knows.
 fn name() -> impl Strategy<Value = String> {
-    let names =
-        ["event_type", "timestamp_field", "ad_id", "campaign_id", "ctr", "device_id", r"\u0061d_id", "ad_ids", "", "ü"];
+    let names = [
+        "event_type",
+        "timestamp_field",
+        "ad_id",
+        "campaign_id",
+        "ctr",
+        "device_id",
+        r"\u0061d_id",
+        "ad_ids",
+        "payload",
+        "after",
+        "",
+        "ü",
+    ];
     prop_oneof![9 => select(names.to_vec()).prop_map(str::to_owned), 1 => "[a-z_]{1,70}"]
 }
 
@@ -88,7 +103,9 @@ fn space() -> impl Strategy<Value = &'static str> {
 fn record() -> impl Strategy<Value = Vec<u8>> {
     let member = (name(), space(), space(), value(), space(), space());
     let members = prop::collection::vec(member, 0..8);
-    let around = (space(), space(), select(vec!["", "", "", "", ",", "}", "{}", "x"]));
+    let before =
+        prop_oneof![8 => space(), 1 => select(vec!["\u{feff}", "\u{feff} ", "\u{feff}\u{feff}", "\0\0\0\0\u{1}"])];
+    let around = (before, space(), select(vec!["", "", "", "", ",", "}", "{}", "x"]));
     (members, around).prop_map(|(members, (before, after, rest))| {
         let members = members.into_iter().map(|(name, a, b, value, c, d)| format!("{d}\"{name}\"{a}:{b}{value}{c}"));
         let members: Vec<_> = members.collect();

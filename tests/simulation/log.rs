@@ -168,7 +168,7 @@ fn ad_event(dice: &mut Dice, time: i64) -> Value {
         "product_id": product(dice),
         "placement": dice.mostly_first(&["top", "side"]),
         "category": "toys",
-        "device_id": dice.mostly_first(&[json!("x"), json!("y"), Value::Null]),
+        "device_id": dice.mostly_first(&[json!("x"), json!("y"), Value::Null, json!("N/A"), json!("")]),
         "session_id": dice.mostly_first(&[Value::Null, json!("x"), json!("z")]),
         "actual_price": dice.mostly_first(&["1.50", "2", "0.01"]),
         "revenue_amount": "6.00",
@@ -180,7 +180,7 @@ fn conversion(dice: &mut Dice, time: i64) -> Value {
     json!({
         "event_type": "CONVERSION",
         "timestamp_field": time,
-        "device_id": dice.mostly_first(&[json!("x"), json!("y"), Value::Null]),
+        "device_id": dice.mostly_first(&[json!("x"), json!("y"), Value::Null, json!("N/A"), json!("")]),
         "session_id": dice.mostly_first(&[Value::Null, json!("x"), json!("z")]),
         "order_id": format!("{}-{}", dice.one_of(&["a", "b", "c"]), time / (2 * MINUTE)),
         "product_id": product(dice),

@@ -5,6 +5,7 @@ mod id;
 mod money;
 mod row;
 mod time;
+mod unknown;
 
 pub use event::{
     ActiveCampaign, AdEvent, AdEventType, CampaignEvent, CampaignEventType, ConversionEvent, ProductMeta,
@@ -16,3 +17,4 @@ pub use row::{
     AttributionRow, Compensation, PerformanceKey, PerformanceRow, PerformanceSums, RankingEntry, RankingRow, Score,
 };
 pub use time::{Epoch, EventTime, TimeError, WINDOW_MS};
+pub use unknown::UnknownIds;

@@ -20,12 +20,24 @@ pub struct EventTime(pub i64);
 /// Why a text or number is no event time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TimeError {
-    /// None of the three formats.
-    #[error("not a time: want 'yyyy-MM-dd HH:mm:ss[.fraction]', RFC 3339, or epoch milliseconds")]
+    /// None of the forms.
+    #[error(
+        "not a time: want yyyy-MM-dd, T or a space, HH:mm:ss, and if need be a fraction and a zone (Z, +09:00, +0900, +09); \
+         or milliseconds since 1970 as an integer"
+    )]
     Format,
+    /// A text of the right form, but for a day, a time of day or a zone that there is not.
+    #[error("there is no such date, time of day or zone")]
+    Calendar,
     /// Outside 1970-01-01 ..= 9999-12-31.
     #[error("time out of range 1970-01-01 ..= 9999-12-31")]
     Range,
+    /// A number that would be before 2000.
+    #[error("the number {0} would be {time}: is it in seconds? Want milliseconds since 1970", time = EventTime(*.0))]
+    Seconds(i64),
+    /// A number that would be after 9999.
+    #[error("the number would be after 9999-12-31: is it in micro- or nanoseconds? Want milliseconds since 1970")]
+    Microseconds,
 }
 
 impl EventTime {
@@ -48,63 +60,52 @@ impl EventTime {
         EventTime(self.0.saturating_add(ms))
     }
 
-    /// Parses `yyyy-MM-dd HH:mm:ss[.fraction]` (UTC) or RFC 3339. Digits past the millisecond are cut.
+    /// Parses `yyyy-MM-dd`, then `T`, `t` or a space, `HH:mm:ss`, and if need be a fraction and a zone: `Z`, `z`, or an offset of
+    /// at most 18 hours as `+09:00`, `+0900` or `+09`. Without a zone it is UTC. Digits past the millisecond are cut, after the
+    /// range is judged.
     ///
     /// # Errors
-    /// [`TimeError::Format`] for any other text, [`TimeError::Range`] for years that can't be.
+    /// [`TimeError::Format`] for any other text, [`TimeError::Calendar`] for a 30th of February, [`TimeError::Range`] outside
+    /// 1970-01-01 ..= 9999-12-31.
     #[inline]
     pub fn parse(text: &str) -> Result<EventTime, TimeError> {
-        match Self::parse_sql(text.as_bytes()) {
-            Some(time) if time.0 >= 0 => Ok(time),
-            Some(_) => Err(TimeError::Range),
-            None => Self::parse_rfc3339(text),
+        let (head, rest) = text.as_bytes().split_at_checked(19).ok_or(TimeError::Format)?;
+        let head: &[u8; 19] = head.try_into().map_err(|_| TimeError::Format)?;
+        if (head[4], head[7], head[13], head[16]) != (b'-', b'-', b':', b':') || !matches!(head[10], b' ' | b'T' | b't')
+        {
+            return Err(TimeError::Format);
         }
-    }
-
-    /// Takes epoch milliseconds.
-    ///
-    /// # Errors
-    /// [`TimeError::Range`] outside 1970-01-01 ..= 9999-12-31.
-    #[inline]
-    pub fn from_epoch_ms(ms: i64) -> Result<EventTime, TimeError> {
-        let time = EventTime(ms);
-        if ms >= 0 && time <= EventTime::LAST { Ok(time) } else { Err(TimeError::Range) }
-    }
-
-    /// The hot format, by position. None hands over to the full parser.
-    #[inline]
-    fn parse_sql(text: &[u8]) -> Option<EventTime> {
-        let (head, fraction) = text.split_at_checked(19)?;
-        let head: &[u8; 19] = head.try_into().ok()?;
-        if (head[4], head[7], head[10], head[13], head[16]) != (b'-', b'-', b' ', b':', b':') {
-            return None;
-        }
-        let two = |at: usize| digits2(head[at], head[at + 1]);
+        let two = |at: usize| digits2(head[at], head[at + 1]).ok_or(TimeError::Format);
         let year = two(0)? * 100 + two(2)?;
         let (month, day) = (two(5)?, two(8)?);
         let (hour, minute, second) = (two(11)?, two(14)?, two(17)?);
-        if hour > 23 || minute > 59 || second > 59 {
-            return None;
+        let (ms, zone) = milliseconds(rest)?;
+        let offset = zone_seconds(zone)?;
+        let is_date = (1..=12).contains(&month) && day >= 1 && day <= days_in_month(year, month);
+        if !is_date || hour > 23 || minute > 59 || second > 59 {
+            return Err(TimeError::Calendar);
         }
-        if !(1..=12).contains(&month) || day < 1 || day > days_in_month(year, month) {
-            return None;
+        let seconds = days_from_civil(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - offset;
+        if !(0..=EventTime::LAST.0 / 1000).contains(&seconds) {
+            return Err(TimeError::Range);
         }
-        let seconds = days_from_civil(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second;
-        Some(EventTime(seconds * 1000 + milliseconds(fraction)?))
+        Ok(EventTime(seconds * 1000 + ms))
     }
 
-    #[cold]
-    fn parse_rfc3339(text: &str) -> Result<EventTime, TimeError> {
-        let bytes = text.as_bytes();
-        // jiff reads more of ISO 8601 than RFC 3339 allows: hold it to the date's and zone's form.
-        let zoned = bytes.ends_with(b"Z")
-            || bytes.ends_with(b"z")
-            || (bytes.len() > 6 && matches!(bytes[bytes.len() - 6], b'+' | b'-') && bytes[bytes.len() - 3] == b':');
-        if bytes.len() < 20 || !zoned || !matches!(bytes[10], b'T' | b't' | b' ') || text.contains('[') {
-            return Err(TimeError::Format);
+    /// Takes epoch milliseconds, from 2000 on: a smaller number is most likely one of seconds, and taken as it is it would put
+    /// days into one window.
+    ///
+    /// # Errors
+    /// [`TimeError::Range`] before 1970, [`TimeError::Seconds`] before 2000, [`TimeError::Microseconds`] after 9999.
+    #[inline]
+    pub fn from_epoch_ms(ms: i64) -> Result<EventTime, TimeError> {
+        const YEAR_2000: i64 = 946_684_800_000;
+        match ms {
+            ..0 => Err(TimeError::Range),
+            0..YEAR_2000 => Err(TimeError::Seconds(ms)),
+            _ if ms > EventTime::LAST.0 => Err(TimeError::Microseconds),
+            _ => Ok(EventTime(ms)),
         }
-        let time: jiff::Timestamp = text.parse().map_err(|_| TimeError::Format)?;
-        Self::from_epoch_ms(time.as_millisecond())
     }
 
     /// Appends the text form, `yyyy-MM-dd HH:mm:ss.SSS`, to `out`.
@@ -152,17 +153,39 @@ fn digits2(tens: u8, ones: u8) -> Option<i64> {
     (tens < 10 && ones < 10).then(|| i64::from(tens) * 10 + i64::from(ones))
 }
 
-/// The milliseconds of `.fraction` (one to nine digits), 0 for no fraction.
+/// The milliseconds of `.fraction` (any number of digits, but one at least), 0 without a fraction; and what follows it.
 #[inline]
-fn milliseconds(fraction: &[u8]) -> Option<i64> {
-    let Some((dot, digits)) = fraction.split_first() else {
-        return Some(0);
+fn milliseconds(rest: &[u8]) -> Result<(i64, &[u8]), TimeError> {
+    let Some((b'.', after)) = rest.split_first() else {
+        return Ok((0, rest));
     };
-    if *dot != b'.' || digits.is_empty() || digits.len() > 9 || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
+    let end = after.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(after.len());
+    let (digits, rest) = after.split_at(end);
+    if digits.is_empty() {
+        return Err(TimeError::Format);
     }
     let digit = |at: usize| digits.get(at).map_or(0, |digit| i64::from(digit - b'0'));
-    Some(digit(0) * 100 + digit(1) * 10 + digit(2))
+    Ok((digit(0) * 100 + digit(1) * 10 + digit(2), rest))
+}
+
+/// How many seconds a zone's clocks are ahead of UTC.
+#[inline]
+fn zone_seconds(zone: &[u8]) -> Result<i64, TimeError> {
+    const MOST_MINUTES: i64 = 18 * 60;
+    let (sign, hours, minutes) = match *zone {
+        [] | [b'Z' | b'z'] => return Ok(0),
+        [sign @ (b'+' | b'-'), h, hh] => (sign, digits2(h, hh), Some(0)),
+        [sign @ (b'+' | b'-'), h, hh, m, mm] | [sign @ (b'+' | b'-'), h, hh, b':', m, mm] => {
+            (sign, digits2(h, hh), digits2(m, mm))
+        }
+        _ => return Err(TimeError::Format),
+    };
+    let (hours, minutes) = hours.zip(minutes).ok_or(TimeError::Format)?;
+    if minutes > 59 || hours * 60 + minutes > MOST_MINUTES {
+        return Err(TimeError::Calendar);
+    }
+    let seconds = hours * 3600 + minutes * 60;
+    Ok(if sign == b'-' { -seconds } else { seconds })
 }
 
 fn days_in_month(year: i64, month: i64) -> i64 {
@@ -205,38 +228,122 @@ mod tests {
     }
 
     #[test]
-    fn reads_the_two_text_formats() {
-        assert_eq!(ms("1970-01-01 00:00:00"), Ok(0));
-        assert_eq!(ms("2024-02-29 12:30:45.1"), Ok(1_709_209_845_100));
-        assert_eq!(ms("2024-02-29 12:30:45.123456789"), Ok(1_709_209_845_123));
-        assert_eq!(ms("2024-02-29T12:30:45.123Z"), Ok(1_709_209_845_123));
-        assert_eq!(ms("2024-02-29T14:30:45+02:00"), Ok(1_709_209_845_000));
+    fn reads_every_text_form() {
+        const MS: i64 = 1_709_209_845_000;
+        for (text, expected) in [
+            ("2024-02-29 12:30:45", MS),
+            ("2024-02-29T12:30:45", MS),
+            ("2024-02-29t12:30:45", MS),
+            ("2024-02-29 12:30:45.1", MS + 100),
+            ("2024-02-29T12:30:45.12", MS + 120),
+            ("2024-02-29 12:30:45.123456789", MS + 123),
+            ("2024-02-29 12:30:45.1239999999999999999999999", MS + 123),
+            ("2024-02-29T12:30:45Z", MS),
+            ("2024-02-29t12:30:45z", MS),
+            ("2024-02-29 12:30:45.123Z", MS + 123),
+            ("2024-02-29T14:30:45+02:00", MS),
+            ("2024-02-29T14:30:45+0200", MS),
+            ("2024-02-29 14:30:45.5+02", MS + 500),
+            ("2024-02-29T03:00:45-09:30", MS),
+            ("2024-02-29T03:00:45-0930", MS),
+            ("2024-03-01T06:30:45+18:00", MS),
+            ("2024-02-28T18:30:45-18", MS),
+            ("2024-02-29T12:30:45-00:00", MS),
+            ("1970-01-01 00:00:00", 0),
+            ("1970-01-01T05:00:00+05:00", 0),
+            ("1969-12-31T23:00:00-01:00", 0),
+            ("9999-12-31T23:59:59.9999999999Z", EventTime::LAST.0),
+        ] {
+            assert_eq!(ms(text), Ok(expected), "{text}");
+        }
     }
 
     #[test]
-    fn refuses_what_is_no_time() {
-        for bad in [
+    fn refuses_every_other_text() {
+        for text in [
             "",
             "now",
+            "2024-01-01",
+            "20240101T000000Z",
+            "2024-01-01 00:00",
+            "2024-01-01T00:00Z",
+            "2024-01-01  00:00:00",
+            "2024-01-01_00:00:00",
+            "2024-1-1 00:00:00",
+            "24-01-01 00:00:00",
+            "12024-01-01 00:00:00",
+            "-2024-01-01 00:00:00",
+            " 2024-01-01 00:00:00",
+            "2024-01-01 00:00:00 ",
+            "2024-01-01 00:00:00.",
+            "2024-01-01 00:00:00.Z",
+            "2024-01-01 00:00:00,5",
+            "2024-01-01 00:00:00 Z",
+            "2024-01-01 00:00:00 +09:00",
+            "2024-01-01T00:00:00ZZ",
+            "2024-01-01T00:00:00UTC",
+            "2024-01-01T00:00:00[UTC]",
+            "2024-01-01T00:00:00Z[UTC]",
+            "2024-01-01T00:00:00+",
+            "2024-01-01T00:00:00+9",
+            "2024-01-01T00:00:00+900",
+            "2024-01-01T00:00:00+09:0",
+            "2024-01-01T00:00:00+09:00:00",
+            "2024-01-01T00:00:00+0x:00",
+            "2024-01-01T00:00:00+09:00Z",
+            "1709209845123",
+            "2024-01-01T00:00:0\u{661}",
+        ] {
+            assert_eq!(ms(text), Err(TimeError::Format), "{text}");
+        }
+        for text in [
             "2024-02-30 00:00:00",
             "2023-02-29 00:00:00",
+            "2024-00-01 00:00:00",
             "2024-13-01 00:00:00",
+            "2024-01-00 00:00:00",
             "2024-01-01 24:00:00",
-            "2024-01-01",
-            "2024-01-01 00:00",
-            "2024-01-01 00:00:00.",
-            "2024-01-01 00:00:00.1234567890",
-            "2024-01-01T00:00:00",
-            "1709209845123",
-            "2024-01-01 00:00:00 ",
-            "2024-01-01T00:00:00Z[UTC]",
+            "2024-01-01 00:60:00",
+            "2024-01-01T00:00:60Z",
+            "2024-01-01T00:00:00+18:01",
+            "2024-01-01T00:00:00+24:00",
+            "2024-01-01T00:00:00-19",
+            "2024-01-01T00:00:00+09:60",
         ] {
-            assert_eq!(ms(bad), Err(TimeError::Format), "{bad}");
+            assert_eq!(ms(text), Err(TimeError::Calendar), "{text}");
         }
-        for early in ["1969-12-31T23:59:59Z", "1969-12-31 23:59:59.999", "0000-01-01 00:00:00", "1600-02-29 00:00:00"] {
-            assert_eq!(ms(early), Err(TimeError::Range), "{early}");
+        for text in [
+            "0000-01-01 00:00:00",
+            "1600-02-29 00:00:00",
+            "1969-12-31T23:59:59Z",
+            "1969-12-31 23:59:59.999",
+            "1969-12-31T23:59:59.9999999Z",
+            "1970-01-01T00:59:59.9999999+01:00",
+            "9999-12-31T23:59:59.999-00:01",
+        ] {
+            assert_eq!(ms(text), Err(TimeError::Range), "{text}");
         }
-        assert_eq!(EventTime::from_epoch_ms(-1), Err(TimeError::Range));
+    }
+
+    #[test]
+    fn numbers_are_milliseconds_from_2000_on() {
+        let time = |ms| EventTime::from_epoch_ms(ms);
+        for ms in [946_684_800_000, 1_709_209_845_123, EventTime::LAST.0] {
+            assert_eq!(time(ms), Ok(EventTime(ms)));
+        }
+        for ms in [0, 1500, 1_709_209_845, 946_684_799_999] {
+            assert_eq!(time(ms), Err(TimeError::Seconds(ms)));
+        }
+        for ms in [i64::MIN, -1_709_209_845_123, -1] {
+            assert_eq!(time(ms), Err(TimeError::Range));
+        }
+        for ms in [EventTime::LAST.0 + 1, 1_709_209_845_123_456, i64::MAX] {
+            assert_eq!(time(ms), Err(TimeError::Microseconds));
+        }
+        assert_eq!(
+            TimeError::Seconds(1_709_209_845).to_string(),
+            "the number 1709209845 would be 1970-01-20 18:46:49.845: is it in seconds? Want milliseconds since 1970"
+        );
     }
 
     #[test]

@@ -30,16 +30,25 @@ pub enum BadRecord {
     /// Not JSON, or not a JSON object.
     #[error("not a JSON object: {0}")]
     NotJson(String),
-    /// A required field is missing or null.
+    /// Begins as Confluent's serializers write Avro, Protobuf or JSON Schema: a byte 0 and the id of a schema.
+    #[error(
+        "begins with a byte 0 and the schema id {0}, as the serializers of a schema registry write; want plain JSON without \
+         that prefix"
+    )]
+    SchemaRegistry(u32),
+    /// A required field is missing, null, or an unknown id.
     #[error("field {0} is missing")]
     Missing(Field),
+    /// The first required field is missing, but there is an object of that name in which an envelope has its record.
+    #[error("field {0} is missing: the record looks like an envelope whose fields are in {1:?}; want them unwrapped")]
+    Envelope(Field, &'static str),
     /// A field has a value of the wrong type.
     #[error("field {0} has the wrong type; want {1}")]
     IllTyped(Field, &'static str),
     /// The event type is not one of the topic's.
     #[error("unknown event_type {0:?}")]
     UnknownEventType(String),
-    /// No event time.
+    /// No event time, or one that can't be.
     #[error("timestamp_field: {0}")]
     Time(TimeError),
     /// Later than the record's own timestamp by more than `max_future_skew`.
@@ -57,11 +66,13 @@ impl BadRecord {
             BadRecord::TooLarge(_) => "too_large",
             BadRecord::NotUtf8(_) => "not_utf8",
             BadRecord::NotJson(_) => "not_json",
+            BadRecord::SchemaRegistry(_) => "looks_like_schema_registry",
             BadRecord::Missing(_) => "missing_field",
+            BadRecord::Envelope(..) => "looks_like_envelope",
             BadRecord::IllTyped(..) => "ill_typed_field",
             BadRecord::UnknownEventType(_) => "unknown_event_type",
-            BadRecord::Time(TimeError::Format) => "ill_typed_field",
-            BadRecord::Time(TimeError::Range) => "time_out_of_range",
+            BadRecord::Time(TimeError::Format | TimeError::Calendar) => "ill_typed_field",
+            BadRecord::Time(_) => "time_out_of_range",
             BadRecord::FutureTime(_) => "time_in_future",
             BadRecord::Money(_, MoneyError::Negative) => "negative_money",
             BadRecord::Money(..) => "bad_money",

@@ -28,7 +28,7 @@ impl Scanner {
         let mut fields = Fields::default();
         match self.scan(text, &mut fields) {
             Ok(()) => then(&fields),
-            Err(Unknown) => then(&json::parse(text)?.fields()),
+            Err(Unknown) => json::read(text, then),
         }
     }
 
@@ -42,7 +42,7 @@ impl Scanner {
         record: &[u8],
         then: impl FnOnce(&Fields<'_>) -> Result<R, BadRecord>,
     ) -> Result<R, BadRecord> {
-        then(&json::parse(text(record)?)?.fields())
+        json::read(text(record)?, then)
     }
 
     fn scan<'a>(&mut self, text: &'a str, fields: &mut Fields<'a>) -> Result<(), Unknown> {
@@ -105,13 +105,17 @@ impl Scanner {
     }
 }
 
-/// The text of a record.
+/// The text of a record, without a byte order mark before it.
 #[inline]
 fn text(record: &[u8]) -> Result<&str, BadRecord> {
     if record.len() > MAX_RECORD_BYTES {
         return Err(BadRecord::TooLarge(record.len() as u64));
     }
-    std::str::from_utf8(record).map_err(|error| BadRecord::NotUtf8(error.valid_up_to()))
+    if let [0, a, b, c, d, ..] = *record {
+        return Err(BadRecord::SchemaRegistry(u32::from_be_bytes([a, b, c, d])));
+    }
+    let text = std::str::from_utf8(record).map_err(|error| BadRecord::NotUtf8(error.valid_up_to()))?;
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
 #[inline]

@@ -94,10 +94,8 @@ pub(super) fn ad_event(line: &mut Vec<u8>, event: &AdEvent, campaign: &Campaign,
         Quirk::TextIds | Quirk::NoCampaign => targeting(line, campaign, quirk),
         _ => line.extend_from_slice(&campaign.targeting),
     }
-    // Which of the two ways to leave a field out comes from the record itself.
-    let absent = event.time.0 & 1 == 0;
-    device(line, (quirk != Quirk::NoDevice).then_some(event.device), absent);
-    session(line, (quirk != Quirk::NoSession).then_some(event.session), absent);
+    device(line, (quirk != Quirk::NoDevice).then_some(event.device), event.time);
+    session(line, (quirk != Quirk::NoSession).then_some(event.session), event.time);
     user(line, event.device);
     let field = if event.event_type == AdEventType::Conversion { "revenue_amount" } else { "actual_price" };
     amount(line, field, event.amount, quirk);
@@ -136,9 +134,8 @@ pub(super) fn campaign_event(
 pub(super) fn conversion(line: &mut Vec<u8>, event: &Conversion, quirk: Quirk) {
     line.extend_from_slice(b"{\"event_type\":\"CONVERSION\",\"timestamp_field\":");
     time(line, event.time, quirk);
-    let absent = event.time.0 & 1 == 0;
-    device(line, event.device, absent);
-    session(line, event.session, absent);
+    device(line, event.device, event.time);
+    session(line, event.session, event.time);
     user(line, event.buyer);
     line.extend_from_slice(b",\"order_id\":\"o-");
     number(line, 10_000_000 + event.order as i64);
@@ -225,27 +222,39 @@ fn id(line: &mut Vec<u8>, field: &str, value: i64, quirk: Quirk) {
 }
 
 #[inline]
-fn device(line: &mut Vec<u8>, device: Option<u32>, absent: bool) {
+fn device(line: &mut Vec<u8>, device: Option<u32>, time: EventTime) {
     if let Some(device) = device {
         line.extend_from_slice(b",\"device_id\":\"d-");
         hex(line, device_number(device));
         line.push(b'"');
-    } else if !absent {
-        line.extend_from_slice(b",\"device_id\":null");
+    } else {
+        unknown(line, "device_id", time);
     }
 }
 
 #[inline]
-fn session(line: &mut Vec<u8>, session: Option<u64>, absent: bool) {
+fn session(line: &mut Vec<u8>, session: Option<u64>, time: EventTime) {
     if let Some(session) = session {
         let number = session_number(session);
         line.extend_from_slice(b",\"session_id\":\"s-");
         hex(line, (number >> 32) as u32);
         hex(line, number as u32);
         line.push(b'"');
-    } else if !absent {
-        line.extend_from_slice(b",\"session_id\":null");
+    } else {
+        unknown(line, "session_id", time);
     }
+}
+
+/// An id that is not known: left out, null, or a text that stands for none. Which of them comes from the record itself.
+fn unknown(line: &mut Vec<u8>, field: &str, time: EventTime) {
+    let value: &[u8] = match time.0 % 8 {
+        1 | 5 => b"null",
+        3 => b"\"\"",
+        7 => b"\"00000000-0000-0000-0000-000000000000\"",
+        _ => return,
+    };
+    key(line, field);
+    line.extend_from_slice(value);
 }
 
 #[inline]

@@ -15,6 +15,9 @@ pub(super) fn spoil(line: &mut Vec<u8>, dice: &mut Dice) {
         1 => garbage(line, dice),
         2 => missing_field(line),
         3 => unknown_type(line),
+        // An impression's price is not used, so it may be anything.
+        4 if is_impression(line) => time(line, b"1767600000"),
+        5 if is_impression(line) => envelope(line),
         4 => negative(line),
         5 => third_decimal(line),
         6 => time(line, b"\"2026-02-30 25:61:00.000\""),
@@ -50,6 +53,16 @@ fn missing_field(line: &mut Vec<u8>) -> bool {
 
 fn unknown_type(line: &mut Vec<u8>) -> bool {
     replace_at(line, EVENT_TYPE, b"\"event_type\":\"LEGACY_")
+}
+
+fn is_impression(line: &[u8]) -> bool {
+    memmem::find(line, b"\"IMPRESSION\"").is_some()
+}
+
+fn envelope(line: &mut Vec<u8>) -> bool {
+    line.splice(..0, *b"{\"schema\":null,\"payload\":");
+    line.push(b'}');
+    true
 }
 
 fn negative(line: &mut Vec<u8>) -> bool {

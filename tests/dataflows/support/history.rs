@@ -169,8 +169,8 @@ fn greatest(topic: Topic, records: &[&[u8]], settings: &Settings) -> Option<Even
     let mut scanner = Scanner::default();
     let mut time = |record: &[u8]| -> Result<EventTime, BadRecord> {
         scanner.read_full(record, |fields| match topic {
-            Topic::AdEvents => record::ad_event(fields).map(|event| event.time),
-            _ => record::conversion_event(fields).map(|event| event.time),
+            Topic::AdEvents => record::ad_event(fields, &settings.unknown_ids).map(|event| event.time),
+            _ => record::conversion_event(fields, &settings.unknown_ids).map(|event| event.time),
         })
     };
     let latest = NOW.plus(settings.max_future_skew);

@@ -1,6 +1,6 @@
 //! Records, field by field.
 
-use adtide_dataflows::model::Topic;
+use adtide_dataflows::model::{EventTime, Topic};
 use serde_json::{Map, Value};
 
 /// A record and the partition that it goes to: 0, unless another is named.
@@ -49,7 +49,7 @@ impl Line {
 fn ad(event_type: &str, time: i64) -> Line {
     Line::new(Topic::AdEvents)
         .with("event_type", event_type)
-        .with("timestamp_field", time)
+        .with("timestamp_field", EventTime(time).to_string())
         .with("ad_id", 1)
         .with("campaign_id", 5)
         .with("advertiser_id", 9)
@@ -78,7 +78,7 @@ pub fn sold(time: i64) -> Line {
 pub fn sale(order: &str, time: i64) -> Line {
     Line::new(Topic::ConversionEvents)
         .with("event_type", "CONVERSION")
-        .with("timestamp_field", time)
+        .with("timestamp_field", EventTime(time).to_string())
         .with("device_id", "d")
         .with("order_id", order)
         .with("product_id", 7)
@@ -89,7 +89,7 @@ pub fn sale(order: &str, time: i64) -> Line {
 pub fn campaign(id: i64, time: i64) -> Line {
     Line::new(Topic::CampaignEvents)
         .with("event_type", "CAMPAIGN_UPDATE")
-        .with("timestamp_field", time)
+        .with("timestamp_field", EventTime(time).to_string())
         .with("campaign_id", id)
         .with("advertiser_id", 9)
         .with("product_id", 7)

@@ -22,7 +22,7 @@ impl Dice {
 }
 
 /// What is put into records: what JSON is made of, and what is at the limits of numbers, texts and nesting.
-const PIECES: [&[u8]; 24] = [
+const PIECES: [&[u8]; 33] = [
     b"\"",
     b"\\",
     b"{",
@@ -47,6 +47,15 @@ const PIECES: [&[u8]; 24] = [
     b"9223372036854775808",
     b"\"campaign_id\":5,",
     b"-0",
+    b"\xef\xbb\xbf",
+    b"\x00\x00\x00\x00\x07",
+    b"\"payload\":{},",
+    b"\"after\":{\"a\":1},",
+    b"\"device_id\":\"NULL\",",
+    b"\"order_id\":\"\",",
+    b".0",
+    b"00",
+    b"+0900",
 ];
 
 /// The record with a few bytes changed, cut out or put in, or what is hardly a record any more. It is one line.
@@ -69,7 +78,8 @@ pub fn mutated(record: &[u8], dice: &mut Dice) -> Vec<u8> {
 }
 
 fn mutate(bytes: &mut Vec<u8>, dice: &mut Dice) {
-    let at = dice.below(bytes.len());
+    // The start is where some of the pieces matter.
+    let at = if dice.below(8) == 0 { 0 } else { dice.below(bytes.len()) };
     match dice.below(6) {
         0 => bytes.truncate(at),
         1 if at < bytes.len() => bytes[at] = dice.below(256) as u8,

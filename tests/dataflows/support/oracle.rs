@@ -69,8 +69,9 @@ impl Run {
 
     fn check_dead_letters(&self, epoch: Epoch, expected: &Recomputed) {
         let dead = self.dead.iter().filter(|(_, read)| *read <= epoch);
-        let dead: BTreeSet<_> = dead.map(|(dead, _)| location(dead.topic, dead.partition, dead.offset)).collect();
-        let bad: BTreeSet<_> = expected.bad.keys().copied().collect();
+        let dead = dead.map(|(dead, _)| (location(dead.topic, dead.partition, dead.offset), dead.reason.as_str()));
+        let dead: BTreeSet<_> = dead.collect();
+        let bad: BTreeSet<_> = expected.bad.iter().map(|(location, bad)| (*location, bad.reason)).collect();
         let difference: Vec<_> = dead.symmetric_difference(&bad).collect();
         assert!(difference.is_empty(), "dead letters in epoch {epoch} differ in {difference:?}");
     }

@@ -1,6 +1,6 @@
 //! Random histories, small enough in their keys that everything collides.
 
-use adtide_dataflows::model::Topic;
+use adtide_dataflows::model::{EventTime, Topic};
 use adtide_dataflows::{Emit, MetricsSource, Settings};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -31,10 +31,13 @@ pub fn settings() -> impl Strategy<Value = Settings> {
     })
 }
 
+/// When histories start: numbers are times from 2000 on only.
+const START: i64 = 946_684_800_000 + HOUR;
+
 /// Histories of about an hour: up to `most` records, in two partitions a topic, and random epochs.
 pub fn histories(most: usize, disorder: Disorder) -> impl Strategy<Value = History> {
     prop::collection::vec(arrival(disorder), 0..most).prop_map(move |arrivals| {
-        let mut clock = HOUR;
+        let mut clock = START;
         let mut steps = Vec::new();
         for arrival in arrivals {
             clock += arrival.advance;
@@ -88,16 +91,43 @@ impl Arrival {
     }
 
     fn at(&self, line: &Line, time: i64) -> Line {
-        let text = adtide_dataflows::model::EventTime(time).to_string();
-        let time: Value = match self.form % 3 {
-            0 => time.into(),
-            1 => text.into(),
-            _ => format!("{}Z", text.replace(' ', "T")).into(),
-        };
-        let line = line.clone().with("timestamp_field", time);
-        // A BIGINT may come as a text.
-        if self.form >= 3 { line.clone().with("product_id", line.get("product_id").to_string()) } else { line }
+        let line = line.clone().with("timestamp_field", written(time, self.form % TIME_FORMS));
+        // A BIGINT may come as a text or as a decimal number.
+        let product = line.get("product_id").to_string();
+        match self.form / TIME_FORMS {
+            0 => line,
+            1 => line.with("product_id", product),
+            _ => line.with("product_id", json_number(&format!("{product}.0"))),
+        }
     }
+}
+
+/// How many forms of times there are.
+const TIME_FORMS: usize = 11;
+
+/// A time in one of its forms.
+fn written(time: i64, form: usize) -> Value {
+    let at = |minutes: i64| EventTime(time + minutes * MINUTE).to_string();
+    let text = at(0);
+    let text = match form {
+        0 => return time.into(),
+        1 => text,
+        2 => text.replace(' ', "T"),
+        3 => format!("{}Z", text.replace(' ', "T")),
+        4 => format!("{}z", text.replace(' ', "t")),
+        5 => format!("{text}9999999"),
+        6 => format!("{}+05:30", at(330)),
+        7 => format!("{}+0100", at(60).replace(' ', "T")),
+        8 => format!("{}-18", at(-18 * 60)),
+        9 => format!("{}-0030", at(-30)),
+        _ => text.strip_suffix(".000").unwrap_or(&text).to_owned(),
+    };
+    text.into()
+}
+
+/// A number as it is written.
+fn json_number(text: &str) -> Value {
+    text.parse().map(Value::Number).expect("a number")
 }
 
 fn arrival(disorder: Disorder) -> impl Strategy<Value = Arrival> {
@@ -109,7 +139,7 @@ fn arrival(disorder: Disorder) -> impl Strategy<Value = Arrival> {
         Disorder::None => good().boxed(),
         Disorder::Any => prop_oneof![30 => good(), 1 => bad()].boxed(),
     };
-    (advance, delay, what, 0..2u32, prop::bool::weighted(0.25), 0..6usize)
+    (advance, delay, what, 0..2u32, prop::bool::weighted(0.25), 0..3 * TIME_FORMS)
         .prop_map(|(advance, delay, what, partition, cut, form)| Arrival { advance, delay, what, partition, cut, form })
 }
 
@@ -139,17 +169,29 @@ fn skewed<V: Into<Value> + Clone + 'static>(values: Vec<V>) -> impl Strategy<Val
     prop_oneof![2 => Just(values[0].clone()), 1 => select(values)]
 }
 
+/// A device or a session: one of these, or one of the texts that stand for none.
+fn visitor(first: Value) -> impl Strategy<Value = Value> {
+    let zero = "00000000-0000-0000-0000-000000000000";
+    let known = vec![first.clone(), Value::Null, "x".into(), "y".into(), "z".into(), json_number("7"), "7".into()];
+    let none = vec!["", "null", "N/A", "Unknown", "undefined", "NONE", zero];
+    prop_oneof![
+        8 => Just(first),
+        4 => select(known),
+        1 => select(none).prop_map(Value::from),
+    ]
+}
+
 fn ad_event() -> impl Strategy<Value = Line> {
     let line = select(vec![click(0), click(0), click(0), impression(0), sold(0)]);
-    let price = skewed(vec!["1.50", "2", "0.01"]);
+    let price = skewed(vec!["1.50", "1.500", "15e-1", "2", "0.01", "-0"]);
     let ids = (
-        skewed(vec![Value::from(1), "1".into(), 2.into(), "a".into(), Value::Null]),
-        skewed(vec![Value::from(5), 6.into(), Value::Null]),
+        skewed(vec![Value::from(1), "1".into(), json_number("1.0"), 2.into(), "a".into(), Value::Null, "".into()]),
+        skewed(vec![Value::from(5), "5".into(), 6.into(), Value::Null, "none".into(), "".into()]),
         skewed(vec![9, 8]),
         skewed(vec![7, 8]),
         skewed(vec!["top", "side"]),
-        skewed(vec![Value::from("x"), "y".into(), Value::Null]),
-        skewed(vec![Value::Null, "x".into(), "z".into()]),
+        visitor("x".into()),
+        visitor(Value::Null),
     );
     (line, price, ids).prop_map(|(line, price, (ad, campaign, advertiser, product, placement, device, session))| {
         let line = if line.get("actual_price").is_null() { line } else { line.with("actual_price", price) };
@@ -165,8 +207,8 @@ fn ad_event() -> impl Strategy<Value = Line> {
 
 fn conversion() -> impl Strategy<Value = Line> {
     let ids = (
-        skewed(vec![Value::from("x"), "y".into(), Value::Null]),
-        skewed(vec![Value::Null, "x".into(), "z".into()]),
+        visitor("x".into()),
+        visitor(Value::Null),
         skewed(vec![7, 8]),
         select(vec!["a", "b", "c"]),
         skewed(vec!["6.00", "7.5"]),
@@ -222,11 +264,17 @@ fn bad() -> impl Strategy<Value = What> {
     let text = select(vec![
         "{",
         "not json",
+        "\u{feff}{}",
+        r#"{"payload":{"event_type":"CLICK"}}"#,
+        "\0\0\0\0\u{7}Avro",
+        r#"{"event_type":"CLICK","timestamp_field":946688400,"product_id":7,"placement":"top","advertiser_id":9,"actual_price":1}"#,
+        r#"{"event_type":"CLICK","timestamp_field":"2000-01-01 01:00:00","product_id":7,"placement":"top","advertiser_id":"n/a","actual_price":1}"#,
+        r#"{"event_type":"CONVERSION","timestamp_field":"2000-01-01 01:00:00","product_id":7,"order_id":"Null","revenue_amount":1}"#,
         "[]",
         "{}",
-        r#"{"event_type":"CLICK","timestamp_field":3600000,"product_id":7,"placement":"top","advertiser_id":9,"actual_price":-1}"#,
+        r#"{"event_type":"CLICK","timestamp_field":946688400000,"product_id":7,"placement":"top","advertiser_id":9,"actual_price":-1}"#,
         r#"{"event_type":"IMPRESSION","timestamp_field":"2999-01-01 00:00:00","product_id":7,"placement":"top"}"#,
-        r#"{"event_type":"VIEW","timestamp_field":3600000,"product_id":7,"placement":"top"}"#,
+        r#"{"event_type":"VIEW","timestamp_field":946688400000,"product_id":7,"placement":"top"}"#,
         r#"{"event_type":"CONVERSION","timestamp_field":99999999999999,"product_id":7,"order_id":"a","revenue_amount":1}"#,
         r#"{"event_type":"CAMPAIGN_CREATE","timestamp_field":"2999-01-01 00:00:00","campaign_id":1}"#,
         r#"{"product_id":"seven","ctr":0.5,"cvr":0.5,"product_price":1}"#,

@@ -164,6 +164,7 @@ struct Worker {
     status_interval: Duration,
     #[serde(deserialize_with = "duration")]
     refund_memory: Duration,
+    instance: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -374,6 +375,11 @@ impl Config {
         let named = !self.name.is_empty()
             && self.name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
         ensure!(named, "key name: {:?} is no name; use letters, digits, '-', '_' and '.'", self.name);
+        // Kafka limits the name of a member, to which the topic is added.
+        let instance = self.worker.instance.as_str();
+        let is_name = instance.len() <= 200
+            && instance.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+        ensure!(is_name, "key worker.instance: {instance:?} is no name; use letters, digits, '-', '_' and '.'");
         if let Some(listen) = self.listen() {
             let port = listen.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
             let right = matches!(port, Some(Ok(_)));
@@ -527,6 +533,8 @@ impl Config {
             unknown_ids: self.ids.unknown.clone(),
             status_interval: self.worker.status_interval,
             refund_memory: self.worker.refund_memory,
+            instance: self.worker.instance.clone(),
+            members: self.data_dir().join("run"),
             place,
         }
     }
@@ -539,6 +547,11 @@ impl Config {
         }
         let (from, data_dir) = (self.source.from.clone(), self.data_dir().to_owned());
         (Place::Embedded { from, data_dir }, Duration::from_secs(30))
+    }
+
+    /// The process ends if nothing moves for so long.
+    pub fn watchdog(&self) -> Duration {
+        self.watchdog.timeout
     }
 
     /// The folder of results.

@@ -31,7 +31,7 @@ pub fn worker(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
     let stop = Arc::new(AtomicBool::new(false));
     stop_on_signal(&stop)?;
     if let Some(listen) = config.listen() {
-        Ops::of_workers(&jobs).serve(listen)?;
+        Ops::of_workers(&jobs, config.watchdog() / 2).serve(listen)?;
     }
     worker::run_all(&workers, &jobs, args.until_end, &stop)?;
     Ok(ExitCode::SUCCESS)

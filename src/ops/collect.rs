@@ -62,7 +62,7 @@ pub struct Workers(pub Jobs);
 impl Collector for Workers {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut scrape = Scrape::new(encoder);
-        let counts: [(&Metric, Count); 8] = [
+        let counts: [(&Metric, Count); 7] = [
             (&names::WORKER_RECORDS, |stats| &stats.records),
             (&names::WORKER_BAD, |stats| &stats.bad),
             (&names::WORKER_DEBITS, |stats| &stats.debits),
@@ -70,12 +70,13 @@ impl Collector for Workers {
             (&names::WORKER_PAUSED, |stats| &stats.paused),
             (&names::WORKER_ACTIVATED, |stats| &stats.activated),
             (&names::WORKER_REFUSED, |stats| &stats.zombies),
-            (&names::WORKER_LAG, |stats| &stats.lag),
         ];
         for (metric, count) in counts {
             let each = self.0.iter().map(|(job, stats)| (label(*job), count(stats).load(Ordering::Relaxed) as f64));
             scrape.samples(metric, each)?;
         }
+        let lag = self.0.iter().filter_map(|(job, stats)| Some((label(*job), stats.lag()? as f64)));
+        scrape.samples(&names::WORKER_LAG, lag)?;
         let debited = self.0.iter().map(|(job, stats)| (label(*job), stats.debited().to_f64()));
         scrape.samples(&names::WORKER_DEBITED, debited)?;
         let credited = self.0.iter().map(|(job, stats)| (label(*job), stats.credited().to_f64()));

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::connect;
 use crate::engine::{self, Monitor, Phase};
 use crate::sink;
+use crate::worker::Jobs;
 
 /// Why results do not follow the input right now, in words; empty if they do.
 pub fn unready(monitor: &Monitor, stall: Duration) -> Vec<String> {
@@ -31,6 +32,22 @@ pub fn unready(monitor: &Monitor, stall: Duration) -> Vec<String> {
         }
     });
     causes
+}
+
+/// Why the effects of ledger workers do not follow their topics right now, in words; empty if they do.
+pub fn workers_unready(jobs: &Jobs) -> Vec<String> {
+    let own = jobs.iter().flat_map(|(job, stats)| stats.unready(job.name()));
+    own.chain(connect::troubles()).collect()
+}
+
+/// The ledger workers for which the process should be ended and started again: the loop of each has stood still for `limit`,
+/// and the process does not wait for anybody outside.
+pub fn workers_hung(jobs: &Jobs, limit: Duration) -> Vec<String> {
+    if engine::waits_outside() {
+        return Vec::new();
+    }
+    let still = jobs.iter().map(|(job, stats)| (job.name(), stats.still_for())).filter(|(_, still)| *still >= limit);
+    still.map(|(name, still)| format!("worker {name} has not moved for {} s", still.as_secs())).collect()
 }
 
 /// Why the process should be ended and started again, in words: it has stood still for `limit`, and does not wait for

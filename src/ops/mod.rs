@@ -64,9 +64,13 @@ impl Ops {
             .live(move || health::hung(&live, hang).into_iter().collect())
     }
 
-    /// What workers tell.
-    pub fn of_workers(jobs: &Jobs) -> Ops {
-        Ops::default().collector(collect::Workers(jobs.clone())).ready(crate::connect::troubles)
+    /// What ledger workers report. One is taken for dead when its loop hangs for `hang`.
+    pub fn of_workers(jobs: &Jobs, hang: Duration) -> Ops {
+        let (ready, live) = (jobs.clone(), jobs.clone());
+        Ops::default()
+            .collector(collect::Workers(jobs.clone()))
+            .ready(move || health::workers_unready(&ready))
+            .live(move || health::workers_hung(&live, hang))
     }
 
     /// Adds metrics to `/metrics`; [`Scrape`] helps to tell them, and [`names`] holds what they are called.

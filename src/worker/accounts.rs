@@ -9,7 +9,7 @@ use adtide_dataflows::record::BadRecord;
 use tracing::warn;
 
 use super::drive::Work;
-use super::feed::{Partition, Record};
+use super::feed::{Partition, Positions, Record};
 use super::record::{self, Click, Reader, Refund};
 use super::stats::WorkerStats;
 use super::store::{Entry, EntryType, Ledger, Outcome, Posted, Step};
@@ -108,6 +108,10 @@ impl Work for Accounts {
 
     fn file(&mut self, worker: &str, partition: &Partition) -> Result<Option<FileMark>, Fault> {
         self.ledger.file(worker, partition)
+    }
+
+    fn positions(&mut self, worker: &str) -> Result<Positions, Fault> {
+        self.ledger.positions(worker)
     }
 
     fn commit(&mut self, step: Step<'_>) -> Result<Outcome<()>, Fault> {

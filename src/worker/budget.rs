@@ -8,7 +8,7 @@ use adtide_dataflows::operators::FileMark;
 use adtide_dataflows::record::BadRecord;
 
 use super::drive::Work;
-use super::feed::{Partition, Record};
+use super::feed::{Partition, Positions, Record};
 use super::record::{self, Reader};
 use super::stats::WorkerStats;
 use super::store::{BudgetChanges, Budgets, Outcome, Refund, Step};
@@ -67,6 +67,10 @@ impl Work for BudgetWork {
 
     fn file(&mut self, worker: &str, partition: &Partition) -> Result<Option<FileMark>, Fault> {
         self.budgets.file(worker, partition)
+    }
+
+    fn positions(&mut self, worker: &str) -> Result<Positions, Fault> {
+        self.budgets.positions(worker)
     }
 
     fn commit(&mut self, step: Step<'_>) -> Result<Outcome<()>, Fault> {

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use tracing::info;
 
 use super::drive::Work;
-use super::feed::{Partition, Record};
+use super::feed::{Partition, Positions, Record};
 use super::outbox::Outbox;
 use super::record::Reader;
 use super::stats::WorkerStats;
@@ -88,6 +88,10 @@ impl Work for CampaignStatus {
 
     fn file(&mut self, worker: &str, partition: &Partition) -> Result<Option<FileMark>, Fault> {
         self.ledger.file(worker, partition)
+    }
+
+    fn positions(&mut self, worker: &str) -> Result<Positions, Fault> {
+        self.ledger.positions(worker)
     }
 
     fn commit(&mut self, step: Step<'_>) -> Result<Outcome<()>, Fault> {

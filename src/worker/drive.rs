@@ -10,13 +10,16 @@ use adtide_dataflows::record::BadRecord;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-use super::feed::{Change, Feed, Partition, Place, Record};
+use super::feed::{Change, Feed, Partition, Place, Positions, Record};
 use super::stats::WorkerStats;
 use super::store::{Advance, Outcome, Step};
 use crate::connect::{Fault, persist_unless};
 
 /// How long records are gathered for one commit.
 const GATHER: Duration = Duration::from_millis(100);
+
+/// How long a worker waits at once for records when it has nothing else to do.
+const IDLE: Duration = Duration::from_millis(500);
 
 /// How many effects are committed together at most, or a little more.
 const EFFECTS: usize = 5_000;
@@ -54,6 +57,12 @@ pub trait Work {
     /// The store can't do it.
     fn file(&mut self, worker: &str, partition: &Partition) -> Result<Option<FileMark>, Fault>;
 
+    /// See [`Offsets::positions`](super::store::Offsets::positions).
+    ///
+    /// # Errors
+    /// The store can't do it.
+    fn positions(&mut self, worker: &str) -> Result<Positions, Fault>;
+
     /// Commits the batch in one step. It is kept, so that a commit that failed can be tried again.
     ///
     /// # Errors
@@ -72,6 +81,8 @@ pub trait Work {
 /// Drives a worker.
 pub struct Driver<'a> {
     job: &'static str,
+    /// The server that holds its effects, for messages.
+    store: &'static str,
     owner: String,
     feeds: Vec<Box<dyn Feed>>,
     /// What this process owns, and up to where it is committed.
@@ -79,8 +90,7 @@ pub struct Driver<'a> {
     /// Up to where it was read, where that is further.
     reached: BTreeMap<Partition, u64>,
     last_commit: Instant,
-    last_lag: Instant,
-    last_warning: Option<Instant>,
+    last_lag: Option<Instant>,
     last_report: Instant,
     reported: u64,
     stop: &'a AtomicBool,
@@ -88,10 +98,11 @@ pub struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    /// A driver of the worker `job`. Offsets are kept by its name, with the ledger and whatever the deployment is called: no
-    /// click may be debited twice.
+    /// A driver of the worker `job`, whose effects are in `store`. Offsets are kept by its name, with the ledger and whatever
+    /// the deployment is called: no click may be debited twice.
     pub fn new(
         job: &'static str,
+        store: &'static str,
         feeds: Vec<Box<dyn Feed>>,
         stop: &'a AtomicBool,
         stats: &'a Arc<WorkerStats>,
@@ -99,13 +110,13 @@ impl<'a> Driver<'a> {
         let now = Instant::now();
         Driver {
             job,
+            store,
             owner: Uuid::new_v4().to_string(),
             feeds,
             committed: BTreeMap::new(),
             reached: BTreeMap::new(),
             last_commit: now,
-            last_lag: now,
-            last_warning: None,
+            last_lag: None,
             last_report: now,
             reported: 0,
             stop,
@@ -113,22 +124,25 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Works until it is told to stop; with `until_end`, until everything that is there has had its effect.
+    /// Works until `stop` is set; with `until_end`, until everything that is there has had its effect.
     ///
     /// # Errors
     /// A fault that lasts.
     pub fn run(mut self, work: &mut dyn Work, until_end: bool) -> anyhow::Result<()> {
-        info!(worker = self.job, "starts");
+        info!(worker = self.job, "worker started");
         while !self.stop.load(Ordering::Relaxed) {
             let looked = Instant::now();
+            self.stats.turned();
             self.gather(work)?;
             let must = until_end && self.has_been_at_end() || self.feeds.iter_mut().any(|feed| feed.change().is_some());
             self.commit(work, must)?;
-            if self.change(work)? {
+            let changed = self.change(work)?;
+            self.stats.set_assigned(self.feeds.iter().all(|feed| feed.is_assigned()));
+            if changed {
                 continue;
             }
             let is_ending = until_end && self.has_been_at_end();
-            let at_end = self.feeds.iter().all(|feed| feed.at_end()) && work.pending() == 0;
+            let at_end = self.is_at_end(work);
             if at_end || is_ending {
                 let is_settled = self.turn(work, is_ending)?;
                 if is_settled && at_end {
@@ -138,33 +152,42 @@ impl<'a> Driver<'a> {
             if is_ending {
                 break;
             }
-            self.report(at_end);
+            self.report(work);
         }
         self.commit(work, true)?;
-        self.say("ends");
+        self.say("worker stopped");
         Ok(())
+    }
+
+    fn is_at_end(&self, work: &dyn Work) -> bool {
+        self.feeds.iter().all(|feed| feed.at_end()) && work.pending() == 0
     }
 
     fn has_been_at_end(&self) -> bool {
         self.feeds.iter().all(|feed| feed.has_been_at_end())
     }
 
-    /// Tries until it succeeds. None if the worker is told to stop while it does not.
+    /// Tries until it succeeds. None if the worker is to stop while it does not.
     fn persist<T>(&self, what: &str, attempt: impl FnMut() -> Result<T, Fault>) -> anyhow::Result<Option<T>> {
-        persist_unless(self.stop, &format!("worker {}: {what}", self.job), attempt)
+        let what = format!("worker {}: {what}", self.job);
+        self.stats.set_waits(Some(what.clone()));
+        let result = persist_unless(self.stop, &what, attempt);
+        self.stats.set_waits(None);
+        result
     }
 
     /// Reads for a while.
     fn gather(&mut self, work: &mut dyn Work) -> anyhow::Result<()> {
         let end = Instant::now() + GATHER;
+        let is_idle = self.reached.is_empty() && self.is_at_end(work);
         let mut feeds = std::mem::take(&mut self.feeds);
-        let share = GATHER / 5 / u32::try_from(feeds.len().max(1)).unwrap_or(1);
+        let share = if is_idle { IDLE } else { GATHER / 5 } / u32::try_from(feeds.len().max(1)).unwrap_or(1);
         let mut read = || -> anyhow::Result<()> {
             while Instant::now() < end && work.pending() < EFFECTS && !self.stop.load(Ordering::Relaxed) {
                 for feed in &mut feeds {
                     match feed.poll(share, &mut |record| self.take(work, &record)) {
                         Err(Fault::Lasting(error)) => return Err(error),
-                        Err(Fault::Passing(error)) => self.warn(&error),
+                        Err(Fault::Passing(error)) => self.cannot_read(&error),
                         Ok(()) => {}
                     }
                 }
@@ -175,15 +198,21 @@ impl<'a> Driver<'a> {
             Ok(())
         };
         let result = read();
+        if let Some(since) = self.stats.unread_since()
+            && feeds.iter().all(|feed| feed.answered_since(since))
+        {
+            self.stats.set_read();
+            info!(worker = self.job, "reading again");
+        }
         self.feeds = feeds;
         result
     }
 
-    /// Tells of what passes by itself, and not each time that it is met.
-    fn warn(&mut self, error: &anyhow::Error) {
-        if self.last_warning.is_none_or(|last| last.elapsed() >= LAG) {
-            self.last_warning = Some(Instant::now());
-            warn!(worker = self.job, error = format!("{error:#}"), "reading is interrupted; it goes on by itself");
+    /// Logs what passes by itself, and not each time that it is met.
+    fn cannot_read(&self, error: &anyhow::Error) {
+        let error = format!("{error:#}");
+        if self.stats.set_unread(error.clone()) {
+            warn!(worker = self.job, error, "reading is interrupted");
         }
     }
 
@@ -227,13 +256,14 @@ impl<'a> Driver<'a> {
             })
             .collect();
         let step = Step { worker: self.job, owner: &self.owner, advances: &advances };
-        let outcome = self.persist("committing", || work.commit(step))?;
+        let outcome = self.persist(&format!("committing to {}", self.store), || work.commit(step))?;
         work.clear();
         self.reached.clear();
         self.last_commit = Instant::now();
         match outcome {
             Some(Outcome::Applied(()) | Outcome::AppliedBefore) => {
                 self.committed.extend(advances.into_iter().map(|advance| (advance.partition, advance.next)));
+                self.stats.set_succeeded();
             }
             Some(Outcome::Fenced) => self.step_back()?,
             // Told to stop while the store is away: nothing was committed, so the next start reads it again.
@@ -289,7 +319,7 @@ impl<'a> Driver<'a> {
                 Ok(Place { partition: partition.clone(), next, file: work.file(self.job, partition)? })
             })?;
             let Some(place) = place else { return Ok(None) };
-            info!(worker = self.job, %partition, next = place.next, "reads");
+            info!(worker = self.job, %partition, next = place.next, "partition assigned");
             claimed.push(place);
         }
         self.committed.extend(claimed.iter().map(|place| (place.partition.clone(), place.next)));
@@ -301,19 +331,30 @@ impl<'a> Driver<'a> {
     }
 
     /// Looks up the lag and logs what was done, now and then.
-    fn report(&mut self, at_end: bool) {
-        if !at_end && self.last_lag.elapsed() >= LAG {
-            self.last_lag = Instant::now();
-            let lag: Result<Vec<u64>, Fault> = self.feeds.iter_mut().map(|feed| feed.lag()).collect();
-            match lag {
-                Ok(lag) => self.stats.lag.store(lag.iter().sum(), Ordering::Relaxed),
+    fn report(&mut self, work: &mut dyn Work) {
+        if self.last_lag.is_none_or(|last| last.elapsed() >= LAG) {
+            self.last_lag = Some(Instant::now());
+            match self.lag(work) {
+                Ok(Some(lag)) => self.stats.set_lag(lag),
+                Ok(None) => self.last_lag = None,
                 Err(fault) => debug!(error = format!("{:#}", fault.into_error()), "the lag is not known"),
             }
         }
         if self.last_report.elapsed() >= REPORT && self.stats.records.load(Ordering::Relaxed) > self.reported {
             self.last_report = Instant::now();
-            self.say("works");
+            self.say("progress");
         }
+    }
+
+    fn lag(&mut self, work: &mut dyn Work) -> Result<Option<u64>, Fault> {
+        let (job, stats) = (self.job, self.stats);
+        let mut positions = || {
+            stats.set_waits(Some(format!("worker {job}: looking up the offsets")));
+            let positions = work.positions(job);
+            stats.set_waits(None);
+            positions
+        };
+        self.feeds.iter_mut().map(|feed| feed.lag(&mut positions)).sum()
     }
 
     fn say(&mut self, what: &str) {
@@ -330,7 +371,7 @@ impl<'a> Driver<'a> {
             credited = %stats.credited(),
             paused = count(&stats.paused),
             activated = count(&stats.activated),
-            lag = count(&stats.lag),
+            lag = stats.lag(),
             "{what}"
         );
     }

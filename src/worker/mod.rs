@@ -17,14 +17,16 @@ mod campaign_status;
 pub mod demo;
 mod drive;
 pub mod feed;
+mod instance;
 mod outbox;
 mod record;
 mod stats;
 pub mod store;
+mod supervise;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -32,6 +34,7 @@ use adtide_dataflows::model::{Topic, UnknownIds};
 use anyhow::{Context, anyhow};
 
 use crate::connect::kafka::KafkaConfig;
+use crate::connect::persist_unless;
 use crate::connect::postgres::PostgresConfig;
 use crate::connect::redis::RedisConfig;
 use crate::sink::COMPENSATION_EVENTS;
@@ -40,14 +43,17 @@ use budget::BudgetWork;
 use campaign_status::CampaignStatus;
 use drive::{Driver, Work};
 use feed::Feed;
+use feed::ends::Ends;
 use feed::files::FileFeed;
-use feed::kafka::KafkaFeed;
+use feed::kafka::{KafkaFeed, Member};
+use instance::Instance;
 use outbox::{FileOutbox, KafkaOutbox, Outbox};
 pub use stats::WorkerStats;
 use store::postgres::PostgresLedger;
 use store::redis::RedisBudgets;
 use store::sqlite::SqliteStore;
 use store::{Budgets, Ledger};
+pub use supervise::run_all;
 
 // The topics that workers read.
 const AD_EVENTS: &str = Topic::AdEvents.name();
@@ -80,6 +86,15 @@ impl Job {
         }
     }
 
+    /// What holds its effects.
+    fn store(self, place: &Place) -> &'static str {
+        match place {
+            Place::Embedded { .. } => "SQLite",
+            Place::Services { .. } if self == Job::Budget => "Redis",
+            Place::Services { .. } => "PostgreSQL",
+        }
+    }
+
     /// The topics that it reads.
     fn topics(self) -> &'static [&'static str] {
         match self {
@@ -104,6 +119,10 @@ pub struct WorkerConfig {
     pub status_interval: Duration,
     /// How long the budgets remember which refunds they count.
     pub refund_memory: Duration,
+    /// The name of this process in consumer groups; empty for one that is kept in `members`.
+    pub instance: String,
+    /// The folder of names that are kept.
+    pub members: PathBuf,
     /// Where topics and tables are.
     pub place: Place,
 }
@@ -183,8 +202,11 @@ impl Worker {
     ) -> anyhow::Result<Worker> {
         let stats = Arc::clone(stats);
         let (config, stop, shared) = (config.clone(), Arc::clone(stop), Arc::clone(&stats));
-        let run =
-            move || run(&config, job, until_end, &stop, &shared).with_context(|| format!("worker {}", job.name()));
+        let ends = watch_ends(&config, &[job])?;
+        let run = move || {
+            run(&config, job, until_end, &stop, &shared, ends.as_ref())
+                .with_context(|| format!("worker {}", job.name()))
+        };
         let thread = std::thread::Builder::new().name(format!("worker:{}", job.name())).spawn(run)?;
         Ok(Worker { job, stats, thread })
     }
@@ -222,37 +244,11 @@ impl Worker {
 /// Workers to run, each with its counters.
 pub type Jobs = Vec<(Job, Arc<WorkerStats>)>;
 
-/// Runs workers to their end: all at once, except that with `until_end` campaign-status comes last, as it looks at what
-/// the others have written.
-///
-/// # Errors
-/// The first fault that lasts; it stops all of them.
-pub fn run_all(config: &WorkerConfig, jobs: &Jobs, until_end: bool, stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
-    let comes_last = |job: Job| until_end && job == Job::CampaignStatus && jobs.len() > 1;
-    let (last, first): (Jobs, Jobs) = jobs.iter().cloned().partition(|(job, _)| comes_last(*job));
-    for jobs in [first, last] {
-        let spawn = |(job, stats): &(Job, Arc<WorkerStats>)| Worker::spawn(config, *job, stats, until_end, stop);
-        let workers = jobs.iter().map(spawn).collect::<anyhow::Result<Vec<_>>>()?;
-        watch(workers, until_end, stop)?;
-    }
-    Ok(())
-}
-
-/// Joins workers in the order in which they end.
-fn watch(mut workers: Vec<Worker>, until_end: bool, stop: &AtomicBool) -> anyhow::Result<()> {
-    let mut result = Ok(());
-    while !workers.is_empty() {
-        let Some(ended) = workers.iter().position(Worker::is_finished) else {
-            std::thread::sleep(Duration::from_millis(20));
-            continue;
-        };
-        let ended = workers.swap_remove(ended).join();
-        if ended.is_err() || !until_end {
-            stop.store(true, Ordering::Relaxed);
-        }
-        result = result.and(ended);
-    }
-    result
+/// Watches where the topics of workers end, if they are in Kafka.
+fn watch_ends(config: &WorkerConfig, jobs: &[Job]) -> anyhow::Result<Option<Arc<Ends>>> {
+    let Place::Services { kafka, .. } = &config.place else { return Ok(None) };
+    let topics = jobs.iter().flat_map(|job| job.topics()).map(|topic| kafka.topic(topic));
+    Ends::watch(kafka, topics).map(Some)
 }
 
 /// One worker, on this thread.
@@ -262,11 +258,47 @@ fn run(
     until_end: bool,
     stop: &AtomicBool,
     stats: &Arc<WorkerStats>,
+    ends: Option<&Arc<Ends>>,
 ) -> anyhow::Result<()> {
     let mut work = work(config, job, stats)?;
-    let feeds = job.topics().iter().map(|topic| feed(config, job, topic, until_end));
-    let feeds = feeds.collect::<anyhow::Result<Vec<_>>>()?;
-    Driver::new(job.name(), feeds, stop, stats).run(work.as_mut(), until_end)
+    let (feeds, _member) = match &config.place {
+        Place::Embedded { from, data_dir } => {
+            let feed = |topic: &&str| -> Box<dyn Feed> {
+                let is_output = *topic == COMPENSATION_EVENTS;
+                let folder = if is_output { &data_dir.join("topics") } else { from };
+                Box::new(FileFeed::new(folder, topic, config.max_future_skew, until_end, is_output))
+            };
+            (job.topics().iter().map(feed).collect(), None)
+        }
+        Place::Services { kafka, .. } => {
+            let instance = Instance::take(&config.instance, &config.members, &config.name, job.name());
+            let ends = ends.context("nobody watches where the topics end")?;
+            (join(config, kafka, job, &instance, ends, stop)?, Some(instance))
+        }
+    };
+    Driver::new(job.name(), job.store(&config.place), feeds, stop, stats).run(work.as_mut(), until_end)
+}
+
+/// Joins the consumer group of a worker with each of its topics. None at all if it is to stop meanwhile.
+fn join(
+    config: &WorkerConfig,
+    kafka: &KafkaConfig,
+    job: Job,
+    instance: &Instance,
+    ends: &Arc<Ends>,
+    stop: &AtomicBool,
+) -> anyhow::Result<Vec<Box<dyn Feed>>> {
+    let group = format!("{}{}-{}", kafka.prefix, config.name, job.name());
+    let member = Member { group, instance: instance.id.clone(), bell: Arc::default() };
+    let mut feeds: Vec<Box<dyn Feed>> = Vec::new();
+    for topic in job.topics() {
+        let what = format!("worker {}: joining its consumer group", job.name());
+        let feed = persist_unless(stop, &what, || {
+            KafkaFeed::join(kafka.clone(), member.clone(), topic, config.max_future_skew, ends)
+        })?;
+        feeds.extend(feed.map(|feed| Box::new(feed) as Box<dyn Feed>));
+    }
+    Ok(feeds)
 }
 
 fn work(config: &WorkerConfig, job: Job, stats: &Arc<WorkerStats>) -> anyhow::Result<Box<dyn Work>> {
@@ -290,21 +322,6 @@ fn work(config: &WorkerConfig, job: Job, stats: &Arc<WorkerStats>) -> anyhow::Re
             };
             let ledger = place.ledger(job.name())?;
             Box::new(CampaignStatus::new(ledger, outbox, config.status_interval, unknown_ids, stats))
-        }
-    })
-}
-
-fn feed(config: &WorkerConfig, job: Job, topic: &str, until_end: bool) -> anyhow::Result<Box<dyn Feed>> {
-    let skew = config.max_future_skew;
-    Ok(match &config.place {
-        Place::Embedded { data_dir, .. } if topic == COMPENSATION_EVENTS => {
-            Box::new(FileFeed::new(&data_dir.join("topics"), topic, skew, until_end, true))
-        }
-        Place::Embedded { from, .. } => Box::new(FileFeed::new(from, topic, skew, until_end, false)),
-        Place::Services { kafka, .. } => {
-            let group = format!("{}{}-{}", kafka.prefix, config.name, job.name());
-            let feed = KafkaFeed::join(kafka.clone(), group, topic, skew);
-            Box::new(feed.map_err(crate::connect::Fault::into_error)?)
         }
     })
 }

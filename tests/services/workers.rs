@@ -1,5 +1,6 @@
 //! The four workers on real servers, as processes, and their stores.
 
+mod groups;
 mod place;
 mod stores;
 
@@ -184,7 +185,7 @@ fn an_owners_word_on_a_campaign_is_respected() {
     assert_eq!(activated["bid_price"].to_string(), "2.50", "with what the update said");
     let within = "SELECT count(*) FROM campaigns WHERE budget_status = 'WITHIN_BUDGET'";
     assert!(eventually(|| place.rows(within) == ["2"]));
-    assert!(running.end(Signal::SIGTERM).contains("ends"));
+    assert!(running.end(Signal::SIGTERM).contains("worker stopped"));
     let told: Vec<_> = place.own_campaign_events().into_iter().filter(|event| event["campaign_id"] == 2).collect();
     assert_eq!(told.len(), 1, "{told:?}");
 }

@@ -13,7 +13,7 @@ use adtide_dataflows::model::EventTime;
 use adtide_dataflows::operators::FileMark;
 use adtide_dataflows::record::BadRecord;
 
-use super::{Change, Feed, Partition, Place as Start, Record};
+use super::{Change, Feed, Partition, Place as Start, Positions, Record};
 use crate::connect::Fault;
 use crate::sink::topics::committed_part;
 use crate::source::file::topic_files;
@@ -29,7 +29,7 @@ const RESCAN: Duration = Duration::from_secs(1);
 const OVER: &str = "with another data folder";
 
 /// How long to wait at the end of all files.
-const PAUSE: Duration = Duration::from_millis(20);
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// One topic of a folder.
 pub struct FileFeed {
@@ -189,6 +189,10 @@ impl Feed for FileFeed {
         place.map(|place| place.lines.mark())
     }
 
+    fn is_assigned(&self) -> bool {
+        self.last_scan.is_some() && self.found.is_empty()
+    }
+
     fn at_end(&self) -> bool {
         self.last_scan.is_some() && self.found.is_empty() && self.places.iter().all(|place| place.at_end)
     }
@@ -197,13 +201,18 @@ impl Feed for FileFeed {
         self.last_scan.is_some() && self.found.is_empty() && self.places.iter().all(|place| place.has_been_at_end)
     }
 
-    fn lag(&mut self) -> Result<u64, Fault> {
-        // Lines that were not read can't be counted; an average line of those that were gives about how many they are.
+    fn answered_since(&self, _since: Instant) -> bool {
+        true
+    }
+
+    fn lag(&mut self, _positions: &mut dyn FnMut() -> Result<Positions, Fault>) -> Result<Option<u64>, Fault> {
+        // Files have one reader. Lines that were not read can't be counted; an average line of those that were gives about how
+        // many they are.
         let lag = self.places.iter().map(|place| {
             let line = (place.lines.bytes_read() / place.lines.next_offset().max(1)).max(1);
             place.lines.lag_bytes().div_ceil(line)
         });
-        Ok(lag.sum())
+        Ok(Some(lag.sum()))
     }
 }
 

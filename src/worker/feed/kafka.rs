@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use adtide_dataflows::model::EventTime;
@@ -17,19 +17,38 @@ use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 use rdkafka::{ClientContext, Message, Offset, TopicPartitionList};
 use tracing::{debug, warn};
 
-use super::{Change, Feed, Partition, Record};
+use super::ends::Ends;
+use super::{Bell, Change, Feed, Partition, Positions, Record};
 use crate::connect::Fault;
-use crate::connect::kafka::{CATCHING_UP, KafkaConfig, log, log_error};
+use crate::connect::kafka::{KafkaConfig, log, log_error};
 
 /// How long an answer of the broker may take.
 const ANSWER: Duration = Duration::from_secs(10);
 
+/// How long the group waits for a member that does not answer: the least that brokers allow unless they are told otherwise.
+const SESSION: Duration = Duration::from_secs(6);
+
+/// How long records are gathered once the first one has come.
+const BATCH: Duration = Duration::from_millis(20);
+
+/// As whom a feed joins, and who is woken when there is something to read.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// The consumer group.
+    pub group: String,
+    /// Its name there, by which it gets its partitions back at once after a crash; None for one that is new each time.
+    pub instance: Option<String>,
+    /// Shared by the feeds of a worker.
+    pub bell: Arc<Bell>,
+}
+
 /// One topic, as a member of a consumer group.
 pub struct KafkaFeed {
     config: KafkaConfig,
-    group: String,
+    member: Member,
     topic: String,
     max_future_skew: i64,
+    ends: Arc<Ends>,
     consumer: BaseConsumer<Group>,
     /// What is read, by partition number; None before the group has told.
     partitions: Option<BTreeMap<u32, Place>>,
@@ -44,6 +63,8 @@ struct Place {
     next_offset: u64,
     at_end: bool,
     has_been_at_end: bool,
+    /// Where it ended when it was first asked for after that: marks of transactions, which nobody reads, may lie before.
+    known_end: Option<u64>,
 }
 
 /// What the group has told and was not acted on yet. Changes wait until the records before them are committed.
@@ -95,15 +116,30 @@ impl ConsumerContext for Group {
 }
 
 impl KafkaFeed {
-    /// Joins the group `group` to read the topic of this name, which gets the configured prefix.
+    /// Joins the member's group to read the topic of this name, which gets the configured prefix.
     ///
     /// # Errors
-    /// The settings of Kafka are wrong. That a broker is away is none: it is waited for.
-    pub fn join(config: KafkaConfig, group: String, topic: &str, max_future_skew: i64) -> Result<KafkaFeed, Fault> {
+    /// There is no such topic, or the settings of Kafka are wrong. Transient if the brokers don't answer.
+    pub fn join(
+        config: KafkaConfig,
+        mut member: Member,
+        topic: &str,
+        max_future_skew: i64,
+        ends: &Arc<Ends>,
+    ) -> Result<KafkaFeed, Fault> {
+        // A worker that reads two topics is two members.
+        member.instance = member.instance.map(|instance| format!("{instance}-{topic}"));
         let topic = config.topic(topic);
-        let consumer = subscribe(&config, &group, &topic)?;
+        let consumer = subscribe(&config, &member, &topic)?;
         let (partitions, last_record, assigned) = (None, Instant::now(), (Instant::now(), false));
-        Ok(KafkaFeed { config, group, topic, max_future_skew, consumer, partitions, assigned, last_record })
+        let ends = Arc::clone(ends);
+        let feed =
+            KafkaFeed { config, member, topic, max_future_skew, ends, consumer, partitions, assigned, last_record };
+        // A consumer waits for a topic that is not there without a word.
+        if feed.count()? == 0 {
+            return Err(Fault::Lasting(feed.config.missing_topics(std::slice::from_ref(&feed.topic))));
+        }
+        Ok(feed)
     }
 
     fn fault(&self, error: KafkaError) -> Fault {
@@ -127,7 +163,7 @@ impl KafkaFeed {
     /// How long the group holds a member for alive that is not heard of.
     fn session_timeout(&self) -> Duration {
         let set = self.config.properties.get("session.timeout.ms").and_then(|ms| ms.parse().ok());
-        set.map_or(Duration::from_secs(45), Duration::from_millis)
+        set.map_or(SESSION, Duration::from_millis)
     }
 
     /// Takes in what came in place of a record.
@@ -142,7 +178,15 @@ impl KafkaFeed {
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
             return Err(gone(&self.topic, &error.to_string()));
         }
-        if let KafkaError::MessageConsumptionFatal(_) = error {
+        if let KafkaError::MessageConsumptionFatal(code) = error {
+            if code == RDKafkaErrorCode::FencedInstanceId {
+                // Whoever came later keeps the name: with it, this one would push that one out again.
+                self.member.instance = None;
+                warn!(
+                    group = self.member.group,
+                    "another process has the same name in the consumer group; give each its own worker.instance or data folder"
+                );
+            }
             warn!(%error, topic = self.topic, "the consumer can't go on; it is replaced");
             return self.rejoin();
         }
@@ -156,7 +200,11 @@ impl KafkaFeed {
             return Ok(());
         }
         self.last_record = Instant::now();
-        if self.lag()? > 0 {
+        let mut waits = false;
+        for place in self.partitions.iter().flat_map(BTreeMap::values).filter(|place| !place.at_end) {
+            waits |= self.bounds(&place.partition)?.1 > place.next_offset;
+        }
+        if waits {
             warn!(topic = self.topic, "nothing comes although there is more; the consumer is replaced");
             self.rejoin()?;
         }
@@ -165,6 +213,12 @@ impl KafkaFeed {
 }
 
 impl Place {
+    /// Up to where it is read, if it ends there now.
+    fn reached(&mut self, end: u64) -> u64 {
+        let known = if self.at_end { *self.known_end.get_or_insert(end) } else { 0 };
+        self.next_offset.max(known)
+    }
+
     fn take(&mut self, message: &BorrowedMessage<'_>, max_future_skew: i64, take: &mut dyn FnMut(Record<'_>)) {
         let offset = message.offset().unsigned_abs();
         // Of an earlier assignment.
@@ -172,7 +226,7 @@ impl Place {
             return;
         }
         self.next_offset = offset + 1;
-        self.at_end = false;
+        (self.at_end, self.known_end) = (false, None);
         let stamped = message.timestamp().to_millis().map_or_else(crate::now, EventTime);
         take(Record {
             partition: &self.partition,
@@ -183,11 +237,23 @@ impl Place {
     }
 }
 
-fn subscribe(config: &KafkaConfig, group: &str, topic: &str) -> Result<BaseConsumer<Group>, Fault> {
+fn subscribe(config: &KafkaConfig, member: &Member, topic: &str) -> Result<BaseConsumer<Group>, Fault> {
     let prefetch = (config.prefetch_bytes / 1024).clamp(1, 2_097_151);
-    let mut client = config.client_with(CATCHING_UP);
+    let discovery = config.discovery_interval.as_millis().clamp(10, 3_600_000).to_string();
+    let mut client = config.client_with(&[
+        ("session.timeout.ms", &SESSION.as_millis().to_string()),
+        ("heartbeat.interval.ms", "2000"),
+        // New partitions are found by the metadata.
+        ("topic.metadata.refresh.interval.ms", &discovery),
+        // A full queue is looked at again soon, not after a second. Fetches that find nothing wait for as long as
+        // librdkafka's default says: a store is slower than the brokers, and an idle worker is to cost nothing.
+        ("fetch.queue.backoff.ms", "20"),
+    ]);
+    if let Some(instance) = &member.instance {
+        client.set("group.instance.id", instance);
+    }
     client
-        .set("group.id", group)
+        .set("group.id", &member.group)
         .set("group.protocol", "classic")
         // Every change takes all partitions away first: see `Change::Lost`.
         .set("partition.assignment.strategy", "range")
@@ -199,7 +265,9 @@ fn subscribe(config: &KafkaConfig, group: &str, topic: &str) -> Result<BaseConsu
         .set("auto.offset.reset", "error")
         .set("queued.max.messages.kbytes", prefetch.to_string());
     let consumer: KafkaResult<BaseConsumer<Group>> = client.create_with_context(Group::default());
-    let consumer = consumer.map_err(|error| config.fault(error))?;
+    let mut consumer = consumer.map_err(|error| config.fault(error))?;
+    let bell = Arc::clone(&member.bell);
+    consumer.set_nonempty_callback(move || bell.ring());
     consumer.subscribe(&[topic]).map_err(|error| config.fault(error))?;
     Ok(consumer)
 }
@@ -214,12 +282,12 @@ fn gone(place: &str, detail: &str) -> Fault {
 
 impl Feed for KafkaFeed {
     fn poll(&mut self, wait: Duration, take: &mut dyn FnMut(Record<'_>)) -> Result<(), Fault> {
-        let end = Instant::now() + wait;
+        let (mut end, mut has_waited) = (Instant::now() + wait, false);
         while self.consumer.context().changes().is_empty() {
-            let rest = end.saturating_duration_since(Instant::now());
-            match self.consumer.poll(rest) {
+            match self.consumer.poll(Duration::ZERO) {
                 Some(Ok(message)) => {
                     self.last_record = Instant::now();
+                    end = end.min(self.last_record + wait.min(BATCH));
                     let number = message.partition().unsigned_abs();
                     let places = self.partitions.as_mut();
                     if let Some(place) = places.and_then(|places| places.get_mut(&number)) {
@@ -229,10 +297,16 @@ impl Feed for KafkaFeed {
                 Some(Err(error)) => self.note(error)?,
                 None => {
                     self.watch()?;
-                    break;
+                    let rest = end.saturating_duration_since(Instant::now());
+                    // What it was woken for may be another feed's.
+                    if has_waited || rest.is_zero() {
+                        break;
+                    }
+                    self.member.bell.wait(rest);
+                    (end, has_waited) = (Instant::now() + wait.min(BATCH), true);
                 }
             }
-            if rest.is_zero() {
+            if Instant::now() >= end {
                 break;
             }
         }
@@ -268,12 +342,12 @@ impl Feed for KafkaFeed {
             list.add_partition_offset(&partition.topic, number, Offset::Offset(offset))
                 .map_err(|error| self.fault(error))?;
             let partition = partition.clone();
-            let (at_end, has_been_at_end) = (false, false);
-            places.insert(partition.number, Place { partition, next_offset: *next_offset, at_end, has_been_at_end });
+            let (next_offset, at_end, has_been_at_end, known_end) = (*next_offset, false, false, None);
+            places.insert(partition.number, Place { partition, next_offset, at_end, has_been_at_end, known_end });
         }
         let is_all = places.len() >= self.count()?;
         self.consumer.assign(&list).map_err(|error| self.fault(error))?;
-        debug!(group = self.group, topic = self.topic, partitions = places.len(), "assigned");
+        debug!(group = self.member.group, topic = self.topic, partitions = places.len(), "assigned");
         self.last_record = Instant::now();
         self.assigned = (self.last_record, is_all);
         self.partitions = Some(places);
@@ -289,11 +363,15 @@ impl Feed for KafkaFeed {
     }
 
     fn rejoin(&mut self) -> Result<(), Fault> {
-        let consumer = subscribe(&self.config, &self.group, &self.topic)?;
+        let consumer = subscribe(&self.config, &self.member, &self.topic)?;
         self.leave();
         self.consumer = consumer;
         self.partitions = None;
         Ok(())
+    }
+
+    fn is_assigned(&self) -> bool {
+        self.partitions.is_some() && self.consumer.context().changes().is_empty()
     }
 
     fn at_end(&self) -> bool {
@@ -311,14 +389,28 @@ impl Feed for KafkaFeed {
         self.partitions.as_ref().is_some_and(|places| places.values().all(|place| place.has_been_at_end))
     }
 
-    fn lag(&mut self) -> Result<u64, Fault> {
-        let Some(places) = &self.partitions else { return Ok(0) };
-        let mut lag = 0;
-        for place in places.values().filter(|place| !place.at_end) {
-            let (_, high) = self.bounds(&place.partition)?;
-            lag += high.saturating_sub(place.next_offset);
-        }
-        Ok(lag)
+    fn answered_since(&self, since: Instant) -> bool {
+        self.ends.answered_since(since)
+    }
+
+    /// Of partitions of other processes, marks of transactions behind the last record count as records.
+    fn lag(&mut self, positions: &mut dyn FnMut() -> Result<Positions, Fault>) -> Result<Option<u64>, Fault> {
+        let Some(ends) = self.ends.of(&self.topic) else { return Ok(None) };
+        let mut none = BTreeMap::new();
+        let own = self.partitions.as_mut().unwrap_or(&mut none);
+        let is_shared = ends.keys().any(|number| !own.contains_key(number));
+        let others = if is_shared { positions()? } else { Positions::new() };
+        let lag = ends.iter().map(|(number, bounds)| {
+            let reached = match own.get_mut(number) {
+                Some(place) => place.reached(bounds.end),
+                None => {
+                    let partition = Partition { topic: self.topic.clone(), number: *number };
+                    others.get(&partition).copied().unwrap_or(bounds.start)
+                }
+            };
+            bounds.end.saturating_sub(reached)
+        });
+        Ok(Some(lag.sum()))
     }
 }
 

@@ -1,16 +1,20 @@
 //! Where a worker's records come from.
 
+mod bell;
+pub mod ends;
 pub mod files;
 pub mod kafka;
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adtide_dataflows::model::EventTime;
 use adtide_dataflows::operators::FileMark;
 use adtide_dataflows::record::BadRecord;
 
 use crate::connect::Fault;
+pub use bell::Bell;
 
 /// A partition of a topic.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,6 +30,9 @@ impl fmt::Display for Partition {
         write!(f, "{}/{}", self.topic, self.number)
     }
 }
+
+/// The next offset of partitions.
+pub type Positions = BTreeMap<Partition, u64>;
 
 /// A record, as it was read.
 pub struct Record<'a> {
@@ -99,15 +106,22 @@ pub trait Feed {
     /// Lasting if there is nobody who could share the partitions out.
     fn rejoin(&mut self) -> Result<(), Fault>;
 
+    /// Whether it is known which partitions are to be read here, and they are.
+    fn is_assigned(&self) -> bool;
+
     /// Whether everything that is there has been handed over.
     fn at_end(&self) -> bool;
 
     /// Whether every partition has been at its end at least once, as far as this process is answerable for them.
     fn has_been_at_end(&self) -> bool;
 
-    /// How many records there are that were not handed over, as far as is known.
+    /// Whether the topic could be asked for after this, whatever a call to [`Feed::poll`] has returned.
+    fn answered_since(&self, since: Instant) -> bool;
+
+    /// How many records of the topic have had no effect yet, whichever process is to read them; None if that is not known now.
+    /// Where other processes stand is asked of `positions`, if there are any.
     ///
     /// # Errors
     /// It can't be found out.
-    fn lag(&mut self) -> Result<u64, Fault>;
+    fn lag(&mut self, positions: &mut dyn FnMut() -> Result<Positions, Fault>) -> Result<Option<u64>, Fault>;
 }

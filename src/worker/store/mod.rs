@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use adtide_dataflows::model::{ActiveCampaign, EventTime, Money};
 use adtide_dataflows::operators::FileMark;
 
-use super::feed::Partition;
+use super::feed::{Partition, Positions};
 use crate::connect::Fault;
 
 /// How far a commit moves one partition.
@@ -64,6 +64,12 @@ pub trait Offsets {
     fn file(&mut self, _worker: &str, _partition: &Partition) -> Result<Option<FileMark>, Fault> {
         Ok(None)
     }
+
+    /// Where a worker stands in every partition that it has ever read, whichever process owns it.
+    ///
+    /// # Errors
+    /// The store can't do it.
+    fn positions(&mut self, worker: &str) -> Result<Positions, Fault>;
 }
 
 /// DEBIT or CREDIT.

@@ -17,7 +17,7 @@ use crate::connect::Fault;
 use crate::connect::migrate;
 use crate::connect::postgres::{Client, PostgresConfig, Transaction};
 use crate::json;
-use crate::worker::feed::Partition;
+use crate::worker::feed::{Partition, Positions};
 
 /// Turns milliseconds since 1970 into a TIMESTAMP, exactly.
 macro_rules! timestamp {
@@ -151,6 +151,17 @@ impl Offsets for PostgresLedger {
                 &[&worker, &partition.topic, &i32::try_from(partition.number)?, &owner, &i64::try_from(earliest)?],
             )?;
             Ok(u64::try_from(row.get::<_, i64>(0))?)
+        })
+    }
+
+    fn positions(&mut self, worker: &str) -> Result<Positions, Fault> {
+        self.transaction(|transaction| {
+            let sql = "SELECT topic, partition, next_offset FROM worker_offsets WHERE worker = $1";
+            let position = |row: &Row| -> Result<_, Error> {
+                let partition = Partition { topic: row.get(0), number: u32::try_from(row.get::<_, i32>(1))? };
+                Ok((partition, u64::try_from(row.get::<_, i64>(2))?))
+            };
+            transaction.query(sql, &[&worker])?.iter().map(position).collect()
         })
     }
 }

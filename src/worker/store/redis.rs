@@ -9,6 +9,7 @@
 //! what Kafka keeps of ad-events; so no repeat is missed while the memory is as long as that, and the sets stay as many as
 //! there are windows in it.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use adtide_dataflows::model::Money;
@@ -19,7 +20,7 @@ use serde_json::json;
 use super::{BudgetChanges, Budgets, Offsets, Outcome, Step, judge};
 use crate::connect::Fault;
 use crate::connect::redis::RedisConfig;
-use crate::worker::feed::Partition;
+use crate::worker::feed::{Partition, Positions};
 
 /// KEYS: the hash of offsets, the key that says whose budgets these are. ARGV: name, field, owner, earliest offset.
 /// Gives the offset to read on at, or whose they are if not ours.
@@ -131,6 +132,23 @@ impl Offsets for RedisBudgets {
         };
         read().map_err(Fault::Lasting)
     }
+
+    fn positions(&mut self, _worker: &str) -> Result<Positions, Fault> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.config.connect()?,
+        };
+        let fields = redis::cmd("HGETALL").arg(self.offsets_key()).query::<HashMap<String, String>>(&mut connection);
+        let fields = fields.map_err(|error| self.config.fault(error))?;
+        self.connection = Some(connection);
+        Ok(fields.iter().filter_map(|(field, next)| position(field, next)).collect())
+    }
+}
+
+/// A field of the hash of offsets, if it is where a partition stands.
+fn position(field: &str, next: &str) -> Option<(Partition, u64)> {
+    let (topic, number) = field.strip_suffix(":next")?.rsplit_once('/')?;
+    Some((Partition { topic: topic.to_owned(), number: number.parse().ok()? }, next.parse().ok()?))
 }
 
 impl Budgets for RedisBudgets {

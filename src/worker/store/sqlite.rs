@@ -17,7 +17,7 @@ use super::{
 use crate::connect::{self, Fault};
 use crate::json;
 use crate::sink::COMPENSATION_EVENTS;
-use crate::worker::feed::Partition;
+use crate::worker::feed::{Partition, Positions};
 
 /// The workers' tables in one database file.
 pub struct SqliteStore {
@@ -238,6 +238,18 @@ impl Offsets for SqliteStore {
                 )
                 .optional()?;
             Ok(file.flatten().map(|file| serde_json::from_str(&file)).transpose()?)
+        })
+    }
+
+    fn positions(&mut self, worker: &str) -> Result<Positions, Fault> {
+        self.transaction(|transaction| {
+            let mut select = transaction
+                .prepare_cached("SELECT topic, partition, next_offset FROM worker_offsets WHERE worker = ?1")?;
+            let position =
+                |row: &Row<'_>| Ok((Partition { topic: row.get(0)?, number: row.get(1)? }, row.get::<_, i64>(2)?));
+            let rows = select.query_map([worker], position)?;
+            rows.map(|row| row.map_err(anyhow::Error::from).and_then(|(key, next)| Ok((key, u64::try_from(next)?))))
+                .collect()
         })
     }
 }

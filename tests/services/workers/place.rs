@@ -1,6 +1,8 @@
 //! A database, topics and a Redis database of a test's own, and the binary run on them.
 
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use postgres::{Client, NoTls, SimpleQueryMessage};
 use rdkafka::ClientConfig;
-use rdkafka::admin::AdminClient;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
@@ -73,7 +75,6 @@ impl Place {
         let place = Place { folder, brokers, server, postgres, redis, name, partitions, _redis: lock };
         let config = format!(
             "source.kind = \"kafka\"\nsink.kind = \"services\"\n[kafka]\nbrokers = \"{}\"\nprefix = \"{}-\"\n\
-             [kafka.properties]\n\"session.timeout.ms\" = 6000\n\
              [postgres]\nurl = \"{}\"\n[redis]\nurl = \"{}\"\n",
             place.brokers, place.name, place.postgres, place.redis
         );
@@ -143,6 +144,16 @@ impl Place {
             }
         }
         producer.flush(DEADLINE).unwrap();
+    }
+
+    /// Adds partitions to a topic.
+    pub fn set_partitions(&mut self, topic: &str, partitions: i32) {
+        let admin: AdminClient<DefaultClientContext> = self.client().create().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let (name, count) = (self.topic(topic), usize::try_from(partitions).unwrap());
+        let new = NewPartitions::new(&name, count);
+        runtime.block_on(admin.create_partitions(&[new], &AdminOptions::new())).unwrap().remove(0).unwrap();
+        self.partitions = partitions;
     }
 
     /// What is in `campaign-events` and was written by adtide, by partition and offset.
@@ -249,6 +260,23 @@ impl Drop for Place {
 impl Running {
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
+    }
+
+    /// What a page answers, of a process that serves at a port of its own choice: status and body.
+    pub fn get(&self, page: &str) -> (u16, String) {
+        let address = || self.log().lines().find_map(|line| Some(line.split_once("address=")?.1.trim().to_owned()));
+        assert!(eventually(|| address().is_some()), "{}", self.log());
+        let address = address().unwrap();
+        let mut stream = TcpStream::connect(&address).unwrap();
+        write!(stream, "GET {page} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
     /// Sends a signal, upon which it must end well; what it has logged.

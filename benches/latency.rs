@@ -86,7 +86,7 @@ impl Bench {
         );
         let appended = self.append(Topic::AdEvents, campaign, &event, time)?;
         let question = "SELECT count(*) FROM ad_performance_metrics_realtime
-             WHERE window_start = $1::text::timestamp AND campaign_id = $2 AND product_id = 1 AND placement = 'probe'";
+             WHERE metric_time = $1::text::timestamp AND campaign_id = $2 AND product_id = 1 AND placement = 'probe'";
         let window = time.window_start().to_string();
         until(appended, || Ok(self.postgres.query_one(question, &[&window, &campaign])?.get::<_, i64>(0) > 0))
     }

@@ -21,11 +21,7 @@ fn main() {
             refunds.inspect(|(refund, epoch, _)| {
                 println!(
                     "epoch {epoch}: advertiser {} gets {} back for {} clicks of {} on ad {}",
-                    refund.advertiser_id,
-                    refund.refund_amount,
-                    refund.click_times.len(),
-                    refund.device_id,
-                    refund.ad_id,
+                    refund.advertiser_id, refund.refund_amount, refund.clicks, refund.device_id, refund.ad_id,
                 );
             });
             (clicks_input, reports_input)

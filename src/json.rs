@@ -79,35 +79,35 @@ pub fn ranking(row: &RankingRow, now: EventTime) -> String {
     )
 }
 
-/// A record of `compensation-events`. No more than `longest` bytes of each text are told, nor of the list of clicks; where
-/// something is left out, `truncated` says so. The number of clicks, the refund and the id are those of all of them.
+/// A record of `compensation-events`. `truncated` says that a text has more than `longest` bytes, of which the others are
+/// left out; the id is that of the whole text.
 pub fn compensation(row: &Compensation, now: EventTime, longest: usize) -> String {
-    /// Of a time in the list.
-    const TIME: usize = "\"2026-01-01 00:00:00.000\",".len();
     let ad = match &row.ad_id {
         AdId::Text(text) => json!(cut(text, longest)),
         AdId::Number(number) => json!(number),
     };
     let device = cut(&row.device_id, longest);
-    let times = row.click_times.iter().take(longest / TIME);
-    let truncated = times.len() < row.click_times.len()
-        || device.len() < row.device_id.len()
-        || matches!(&row.ad_id, AdId::Text(text) if text.len() > longest);
+    let times = row.click_times.iter().map(|time| json!(time.to_string()));
+    let truncated =
+        device.len() < row.device_id.len() || matches!(&row.ad_id, AdId::Text(text) if text.len() > longest);
     let mut fields = vec![
         ("timestamp_field", json!(now.to_string())),
         ("advertiser_id", json!(row.advertiser_id)),
         ("campaign_id", json!(row.campaign_id)),
         ("ad_id", ad),
         ("device_id", json!(device)),
-        ("duplicate_click_count", json!(row.click_times.len())),
+        ("duplicate_click_count", json!(row.clicks)),
         ("refund_amount", money(row.refund_amount)),
-        ("original_click_timestamps", times.map(|time| json!(time.to_string())).collect()),
+        ("original_click_timestamps", times.collect()),
         ("detection_window", json!("5_MINUTES")),
         ("reason", json!("DUPLICATE_CLICK_DETECTED")),
         ("compensation_type", json!("BALANCE_REFUND")),
         ("window_start", json!(row.window_start.to_string())),
         ("compensation_id", json!(row.id())),
     ];
+    if row.is_cut {
+        fields.push(("timestamps_cut", json!(true)));
+    }
     if truncated {
         fields.push(("truncated", json!(true)));
     }

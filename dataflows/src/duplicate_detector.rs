@@ -57,7 +57,8 @@ pub struct DetectorState {
 /// The refunds owed: each record once, at +1, never retracted.
 ///
 /// The refunds of a group add up to (n - 1) * price at every moment after its window closed, whatever the order and
-/// batching of its clicks. Each record carries all click times of its group so far.
+/// batching of its clicks. Each record lists the clicks that are new since the one before, so all clicks cost as much as
+/// each of them once, however many of a group come late and one by one.
 pub fn duplicate_detector<'scope>(
     clicks: StreamVec<'scope, Epoch, PaidClick>,
     watermarks: StreamVec<'scope, Epoch, Watermarks>,
@@ -87,17 +88,19 @@ struct Detector {
 struct Window {
     closed: bool,
     groups: FxHashMap<ClickGroup, Group>,
-    /// Number of clicks in them.
-    clicks: usize,
+    /// Number of click times in their lists.
+    times: usize,
     /// Groups with new clicks since the window closed.
     raised: Vec<ClickGroup>,
 }
 
 #[derive(Default)]
 struct Group {
-    times: Vec<EventTime>,
+    clicks: u64,
     /// How many of the clicks the records so far account for.
-    refunded: usize,
+    refunded: u64,
+    /// The times of the other clicks: of very many, the earliest.
+    times: Vec<EventTime>,
 }
 
 impl EpochLogic for Detector {
@@ -120,13 +123,13 @@ impl EpochLogic for Detector {
             if window.closed {
                 for group in std::mem::take(&mut window.raised) {
                     if let Some(clicks) = window.groups.get_mut(&group) {
-                        clicks.refund(&group, start, &mut emit);
+                        window.times -= clicks.refund(&group, start, &mut emit);
                     }
                 }
             } else if watermark >= start.plus(WINDOW_MS) {
                 window.closed = true;
                 for (group, clicks) in &mut window.groups {
-                    clicks.refund(group, start, &mut emit);
+                    window.times -= clicks.refund(group, start, &mut emit);
                 }
             }
         }
@@ -151,29 +154,47 @@ impl EpochLogic for Detector {
 impl Window {
     /// A group's list of times has room for four at first; beyond that it is as good as full.
     fn bytes(&self) -> usize {
-        let times = self.clicks.max(4 * self.groups.len()) * size_of::<EventTime>();
+        let times = self.times.max(4 * self.groups.len()) * size_of::<EventTime>();
         table_bytes::<(ClickGroup, Group)>(self.groups.capacity()) + times
     }
 
     fn add(&mut self, click: PaidClick) {
-        self.clicks += 1;
         if self.closed {
             self.raised.push(click.group.clone());
         }
-        self.groups.entry(click.group).or_default().times.push(click.time);
+        self.times += 1;
+        self.times -= self.groups.entry(click.group).or_default().add(click.time);
     }
 }
 
 impl Group {
-    /// Emits what is owed now and was not before.
-    fn refund(&mut self, group: &ClickGroup, window_start: EventTime, emit: &mut impl FnMut(Compensation, isize)) {
-        let count = self.times.len();
-        let increase = count - self.refunded.max(1);
-        if increase == 0 {
-            return;
+    /// Takes a click, and returns how many times it drops because no record would list them.
+    fn add(&mut self, time: EventTime) -> usize {
+        self.clicks += 1;
+        self.times.push(time);
+        if self.times.len() < 2 * Compensation::LISTED {
+            return 0;
         }
-        self.refunded = count;
-        self.times.sort_unstable();
+        self.times.select_nth_unstable(Compensation::LISTED);
+        self.times.truncate(Compensation::LISTED);
+        Compensation::LISTED
+    }
+
+    /// Emits what is owed now and was not before, and returns how many times that takes from the list.
+    fn refund(
+        &mut self,
+        group: &ClickGroup,
+        window_start: EventTime,
+        emit: &mut impl FnMut(Compensation, isize),
+    ) -> usize {
+        let increase = self.clicks - self.refunded.max(1);
+        if increase == 0 {
+            return 0;
+        }
+        let mut click_times = std::mem::take(&mut self.times);
+        let taken = click_times.len();
+        click_times.sort_unstable();
+        click_times.truncate(Compensation::LISTED);
         let compensation = Compensation {
             advertiser_id: group.advertiser_id,
             campaign_id: group.campaign_id,
@@ -181,9 +202,13 @@ impl Group {
             device_id: group.device_id.clone(),
             actual_price: group.actual_price,
             window_start,
-            click_times: self.times.clone(),
-            refund_amount: group.actual_price * increase as i64,
+            clicks: self.clicks,
+            is_cut: self.clicks - self.refunded > click_times.len() as u64,
+            click_times,
+            refund_amount: group.actual_price * i64::try_from(increase).unwrap_or(i64::MAX),
         };
+        self.refunded = self.clicks;
         emit(compensation, 1);
+        taken
     }
 }

@@ -181,7 +181,7 @@ fn rankings(connection: &Connection) -> anyhow::Result<()> {
 
 fn performance(connection: &Connection) -> anyhow::Result<()> {
     let (count, last): (i64, Option<String>) =
-        connection.query_row("SELECT count(*), max(window_start) FROM ad_performance_metrics_realtime", [], |row| {
+        connection.query_row("SELECT count(*), max(metric_time) FROM ad_performance_metrics_realtime", [], |row| {
             Ok((row.get(0)?, row.get(1)?))
         })?;
     let rows = query(
@@ -189,7 +189,7 @@ fn performance(connection: &Connection) -> anyhow::Result<()> {
         "SELECT campaign_id, product_id, placement, impression_count, click_count, conversion_count, total_spend,
              total_revenue, ctr, cvr, roas
          FROM ad_performance_metrics_realtime
-         WHERE window_start = (SELECT max(window_start) FROM ad_performance_metrics_realtime)
+         WHERE metric_time = (SELECT max(metric_time) FROM ad_performance_metrics_realtime)
          ORDER BY impression_count DESC, campaign_id LIMIT ?1",
         |row| {
             let mut cells = vec![row.get::<_, i64>(0)?.to_string(), row.get::<_, i64>(1)?.to_string(), row.get(2)?];

@@ -254,7 +254,7 @@ fn origin(topic: Topic, partition: u32, offset: u64) -> String {
 /// it is cut. A record that no broker takes would stop everything.
 fn fit(render: impl Fn(usize) -> String) -> String {
     const LONGEST: usize = 900_000;
-    /// Of each part. As JSON a character may take six bytes, and there are at most two texts and a list.
+    /// Of each text. As JSON a character may take six bytes, and there are at most two.
     const CUT: usize = 50_000;
     let whole = render(usize::MAX);
     if whole.len() <= LONGEST { whole } else { render(CUT) }

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use adtide_dataflows::Settings;
-use adtide_dataflows::model::{AttributionRow, Epoch, PerformanceRow, Text, WINDOW_MS};
+use adtide_dataflows::model::{AttributionRow, Epoch, PerformanceRow, Text};
 use adtide_dataflows::operators::{PartitionReport, Watermarks};
 use anyhow::{Context, anyhow};
 use sha2::{Digest, Sha256};
@@ -158,27 +158,27 @@ const ADVANCE: &str = "
 /// statements with the rows as parameters.
 const INCOMING: &str = "
     CREATE TEMP TABLE incoming_performance ON COMMIT DELETE ROWS AS
-        SELECT campaign_id, product_id, placement, window_start, window_end, impression_count, click_count,
-               conversion_count, total_spend, total_revenue, ctr, cvr, roas, is_final
+        SELECT campaign_id, product_id, placement, metric_time, impression_count, click_count, conversion_count,
+               total_spend, total_revenue, ctr, cvr, roas, is_final
         FROM ad_performance_metrics_realtime WITH NO DATA;
     CREATE TEMP TABLE incoming_attributions ON COMMIT DELETE ROWS AS
-        SELECT order_id, product_id, attribution_model, ad_id, campaign_id, advertiser_id, revenue_amount,
-               time_to_conversion, click_time, conversion_time
+        SELECT ad_id, campaign_id, advertiser_id, product_id, order_id, revenue_amount, time_to_conversion,
+               attribution_model, click_time, conversion_time
         FROM conversion_attribution_results WITH NO DATA;";
 
 const UPSERT_PERFORMANCE: &str = "
-    INSERT INTO ad_performance_metrics_realtime (campaign_id, product_id, placement, window_start, window_end,
-        impression_count, click_count, conversion_count, total_spend, total_revenue, ctr, cvr, roas, is_final, updated_at)
+    INSERT INTO ad_performance_metrics_realtime (campaign_id, product_id, placement, metric_time, impression_count,
+        click_count, conversion_count, total_spend, total_revenue, ctr, cvr, roas, is_final, updated_at)
     SELECT incoming_performance.*, now() FROM incoming_performance
-    ON CONFLICT (window_start, campaign_id, product_id, placement) DO UPDATE SET
+    ON CONFLICT (metric_time, campaign_id, product_id, placement) DO UPDATE SET
         impression_count = excluded.impression_count, click_count = excluded.click_count,
         conversion_count = excluded.conversion_count, total_spend = excluded.total_spend,
         total_revenue = excluded.total_revenue, ctr = excluded.ctr, cvr = excluded.cvr, roas = excluded.roas,
         is_final = excluded.is_final, updated_at = excluded.updated_at";
 
 const UPSERT_ATTRIBUTIONS: &str = "
-    INSERT INTO conversion_attribution_results (order_id, product_id, attribution_model, ad_id, campaign_id,
-        advertiser_id, revenue_amount, time_to_conversion, click_time, conversion_time, processed_at)
+    INSERT INTO conversion_attribution_results (ad_id, campaign_id, advertiser_id, product_id, order_id,
+        revenue_amount, time_to_conversion, attribution_model, click_time, conversion_time, processed_at)
     SELECT incoming_attributions.*, now() FROM incoming_attributions
     ON CONFLICT (order_id, product_id, attribution_model) DO UPDATE SET
         ad_id = excluded.ad_id, campaign_id = excluded.campaign_id, advertiser_id = excluded.advertiser_id,
@@ -331,8 +331,7 @@ fn performance(epochs: Vec<Vec<(PerformanceRow, isize)>>) -> String {
     rows.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
     let mut text = String::with_capacity(rows.len() * 160);
     for ((start, campaign, product, placement), PerformanceRow { sums, is_final, .. }) in rows {
-        let end = start.plus(WINDOW_MS);
-        let _ = write!(text, "{campaign}\t{product}\t{}\t{start}\t{end}\t", Escaped(&placement));
+        let _ = write!(text, "{campaign}\t{product}\t{}\t{}\t", Escaped(&placement), start.to_seconds());
         let _ = write!(text, "{}\t{}\t{}\t", sums.impressions, sums.clicks, sums.conversions);
         let _ = write!(text, "{}\t{}\t{}\t{}\t{}\t", sums.spend, sums.revenue, sums.ctr(), sums.cvr(), sums.roas());
         let _ = writeln!(text, "{is_final}");
@@ -351,7 +350,6 @@ fn attributions(epochs: Vec<Vec<(AttributionRow, isize)>>) -> (String, (Vec<Stri
             gone.1.push(product);
             continue;
         };
-        let _ = write!(text, "{}\t{product}\t{}\t", Escaped(&order), AttributionRow::MODEL);
         match row.ad_id.as_ref().map(ToString::to_string) {
             Some(ad) => {
                 let _ = write!(text, "{}\t", Escaped(&stored_text(&ad)));
@@ -364,7 +362,8 @@ fn attributions(epochs: Vec<Vec<(AttributionRow, isize)>>) -> (String, (Vec<Stri
             }
             None => text.push_str("\\N\t"),
         }
-        let _ = write!(text, "{}\t{}\t{}\t", row.advertiser_id, row.revenue_amount, row.time_to_conversion());
+        let _ = write!(text, "{}\t{product}\t{}\t{}\t", row.advertiser_id, Escaped(&order), row.revenue_amount);
+        let _ = write!(text, "{}\t{}\t", row.time_to_conversion(), AttributionRow::MODEL);
         let _ = writeln!(text, "{}\t{}", row.click_time, row.conversion_time);
     }
     (text, gone)

@@ -1,5 +1,5 @@
 -- The results, under the names and columns that every adtide database has.
--- Money is TEXT with two decimals, times are TEXT 'yyyy-MM-dd HH:mm:ss.SSS' in UTC.
+-- Money is TEXT with two decimals, times are TEXT 'yyyy-MM-dd HH:mm:ss.SSS' in UTC, metric_time without '.SSS'.
 
 CREATE TABLE IF NOT EXISTS rtb_ranking_cache (
     placement       TEXT NOT NULL,
@@ -15,8 +15,8 @@ CREATE TABLE IF NOT EXISTS ad_performance_metrics_realtime (
     campaign_id      INTEGER NOT NULL,
     product_id       INTEGER NOT NULL,
     placement        TEXT NOT NULL,
-    window_start     TEXT NOT NULL,
-    window_end       TEXT NOT NULL,
+    -- The window's start.
+    metric_time      TEXT NOT NULL,
     impression_count INTEGER NOT NULL,
     click_count      INTEGER NOT NULL,
     conversion_count INTEGER NOT NULL,
@@ -25,20 +25,21 @@ CREATE TABLE IF NOT EXISTS ad_performance_metrics_realtime (
     ctr              REAL NOT NULL,
     cvr              REAL NOT NULL,
     roas             REAL NOT NULL,
-    is_final         INTEGER NOT NULL,
     updated_at       TEXT NOT NULL,
-    UNIQUE (window_start, campaign_id, product_id, placement)
+    is_final         INTEGER NOT NULL,
+    UNIQUE (metric_time, campaign_id, product_id, placement)
 );
 
 CREATE TABLE IF NOT EXISTS conversion_attribution_results (
-    order_id           TEXT NOT NULL,
-    product_id         INTEGER NOT NULL,
-    attribution_model  TEXT NOT NULL,
     ad_id              TEXT,
     campaign_id        INTEGER,
     advertiser_id      INTEGER NOT NULL,
+    product_id         INTEGER NOT NULL,
+    order_id           TEXT NOT NULL,
     revenue_amount     TEXT NOT NULL,
+    -- Whole seconds, cut.
     time_to_conversion INTEGER NOT NULL,
+    attribution_model  TEXT NOT NULL,
     click_time         TEXT NOT NULL,
     conversion_time    TEXT NOT NULL,
     processed_at       TEXT NOT NULL,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use adtide_dataflows::model::{AttributionRow, EventTime, PerformanceRow, RankingRow, Topic, WINDOW_MS};
+use adtide_dataflows::model::{AttributionRow, EventTime, PerformanceRow, RankingRow, Topic};
 use adtide_dataflows::operators::PartitionReport;
 use anyhow::Context;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
@@ -177,17 +177,17 @@ fn write_performance(
     now: &str,
 ) -> rusqlite::Result<()> {
     let mut upsert = transaction.prepare_cached(
-        "INSERT INTO ad_performance_metrics_realtime (campaign_id, product_id, placement, window_start, window_end,
-             impression_count, click_count, conversion_count, total_spend, total_revenue, ctr, cvr, roas, is_final,
-             updated_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
-         ON CONFLICT (window_start, campaign_id, product_id, placement) DO UPDATE SET
+        "INSERT INTO ad_performance_metrics_realtime (campaign_id, product_id, placement, metric_time, impression_count,
+             click_count, conversion_count, total_spend, total_revenue, ctr, cvr, roas, updated_at, is_final)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+         ON CONFLICT (metric_time, campaign_id, product_id, placement) DO UPDATE SET
              impression_count = excluded.impression_count, click_count = excluded.click_count,
              conversion_count = excluded.conversion_count, total_spend = excluded.total_spend,
              total_revenue = excluded.total_revenue, ctr = excluded.ctr, cvr = excluded.cvr, roas = excluded.roas,
-             is_final = excluded.is_final, updated_at = excluded.updated_at",
+             updated_at = excluded.updated_at, is_final = excluded.is_final",
     )?;
-    let mut times = TimeTexts::default();
+    // Most rows of a commit share their window.
+    let mut time = (EventTime::MIN, String::new());
     // A row of statement 2 never goes away, so nothing is ever deleted. Written in key order, neighbours share pages.
     let mut rows: Vec<_> = latest(epochs, |row| row.key.clone()).into_values().flatten().collect();
     rows.sort_unstable_by(|one, other| {
@@ -195,13 +195,14 @@ fn write_performance(
         key(one).cmp(&key(other))
     });
     for PerformanceRow { key, sums, is_final } in rows {
-        let (start, end) = times.window(key.window_start);
+        if time.0 != key.window_start {
+            time = (key.window_start, key.window_start.to_seconds());
+        }
         upsert.execute(params![
             key.campaign_id,
             key.product_id,
             key.placement,
-            start,
-            end,
+            time.1,
             sums.impressions,
             sums.clicks,
             sums.conversions,
@@ -210,28 +211,11 @@ fn write_performance(
             sums.ctr(),
             sums.cvr(),
             sums.roas(),
-            is_final,
             now,
+            is_final,
         ])?;
     }
     Ok(())
-}
-
-/// The texts of the window that was written last: most rows of a commit share it.
-#[derive(Default)]
-struct TimeTexts {
-    start: EventTime,
-    texts: (String, String),
-}
-
-impl TimeTexts {
-    fn window(&mut self, start: EventTime) -> (&str, &str) {
-        if self.texts.0.is_empty() || self.start != start {
-            self.start = start;
-            self.texts = (start.to_string(), start.plus(WINDOW_MS).to_string());
-        }
-        (&self.texts.0, &self.texts.1)
-    }
 }
 
 fn write_attributions(
@@ -240,8 +224,8 @@ fn write_attributions(
     now: &str,
 ) -> rusqlite::Result<()> {
     let mut upsert = transaction.prepare_cached(
-        "INSERT OR REPLACE INTO conversion_attribution_results (order_id, product_id, attribution_model, ad_id,
-             campaign_id, advertiser_id, revenue_amount, time_to_conversion, click_time, conversion_time, processed_at)
+        "INSERT OR REPLACE INTO conversion_attribution_results (ad_id, campaign_id, advertiser_id, product_id,
+             order_id, revenue_amount, time_to_conversion, attribution_model, click_time, conversion_time, processed_at)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?;
     let mut delete = transaction.prepare_cached(
@@ -254,14 +238,14 @@ fn write_attributions(
             continue;
         };
         upsert.execute(params![
-            order_id,
-            product_id,
-            AttributionRow::MODEL,
             row.ad_id.as_ref().map(ToString::to_string),
             row.campaign_id,
             row.advertiser_id,
+            product_id,
+            order_id,
             row.revenue_amount.to_string(),
             row.time_to_conversion(),
+            AttributionRow::MODEL,
             row.click_time.to_string(),
             row.conversion_time.to_string(),
             now,

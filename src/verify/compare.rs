@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use adtide_dataflows::Statement;
-use adtide_dataflows::model::{AdId, AttributionRow, EventTime, PerformanceRow, RankingRow, Topic, WINDOW_MS};
+use adtide_dataflows::model::{AdId, AttributionRow, EventTime, PerformanceRow, RankingRow, Topic};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -112,7 +112,7 @@ pub fn performance(recomputed: &Recomputed, found: &mut dyn Found) -> anyhow::Re
     let stored_text = found.stored_text();
     let mut expected = Expected::new(recomputed.performance.rows.iter().map(|(key, row)| {
         let placement = stored_text(&key.placement);
-        (json!([key.campaign_id, key.product_id, placement, key.window_start.to_string()]), row)
+        (json!([key.campaign_id, key.product_id, placement, key.window_start.to_seconds()]), row)
     }));
     each_row(found, &PERFORMANCE, |key, found| {
         if let Some(row) = expected.find(&mut section, key, in_full(&found)) {
@@ -126,7 +126,6 @@ pub fn performance(recomputed: &Recomputed, found: &mut dyn Found) -> anyhow::Re
 fn performance_row(row: &PerformanceRow) -> Row {
     let sums = &row.sums;
     vec![
-        ("window_end".into(), Cell::Text(row.key.window_start.plus(WINDOW_MS).to_string())),
         ("impression_count".into(), Cell::Integer(sums.impressions)),
         ("click_count".into(), Cell::Integer(sums.clicks)),
         ("conversion_count".into(), Cell::Integer(sums.conversions)),

@@ -16,17 +16,17 @@ use crate::sink::{Commit, Progress, Run, Sink};
 const TABLES: &str = "
     DROP TABLE ad_performance_metrics_realtime; DROP TABLE conversion_attribution_results; DROP TABLE rtb_ranking_cache;
     CREATE TABLE ad_performance_metrics_realtime(id INTEGER PRIMARY KEY AUTOINCREMENT, campaign_id INTEGER,
-        product_id INTEGER, placement TEXT, window_start TEXT, window_end TEXT, impression_count INTEGER,
-        click_count INTEGER, conversion_count INTEGER, total_spend TEXT, total_revenue TEXT, ctr REAL, cvr REAL,
-        roas REAL, is_final INTEGER, updated_at TEXT);
-    CREATE TABLE conversion_attribution_results(order_id TEXT, product_id INTEGER, attribution_model TEXT, ad_id TEXT,
-        campaign_id INTEGER, advertiser_id INTEGER, revenue_amount TEXT, time_to_conversion INTEGER, click_time TEXT,
-        conversion_time TEXT, processed_at TEXT);
+        product_id INTEGER, placement TEXT, metric_time TEXT, impression_count INTEGER, click_count INTEGER,
+        conversion_count INTEGER, total_spend TEXT, total_revenue TEXT, ctr REAL, cvr REAL, roas REAL, updated_at TEXT,
+        is_final INTEGER);
+    CREATE TABLE conversion_attribution_results(ad_id TEXT, campaign_id INTEGER, advertiser_id INTEGER,
+        product_id INTEGER, order_id TEXT, revenue_amount TEXT, time_to_conversion INTEGER, attribution_model TEXT,
+        click_time TEXT, conversion_time TEXT, processed_at TEXT);
     CREATE TABLE rtb_ranking_cache(placement TEXT, category TEXT, ranking_list TEXT, total_campaigns INTEGER,
         updated_at TEXT);
-    INSERT INTO ad_performance_metrics_realtime VALUES (1, 5, 7, 'top', '1970-01-01 00:00:00.000',
-        '1970-01-01 00:05:00.000', 1, 3, 0, '4.50', '0.00', 300, 0, 0, 1, 'now');
-    INSERT INTO conversion_attribution_results VALUES ('a', 7, 'LAST_CLICK', '1', 5, 9, '6.00', 7,
+    INSERT INTO ad_performance_metrics_realtime VALUES (1, 5, 7, 'top', '1970-01-01 00:00:00', 1, 3, 0,
+        '4.50', '0.00', 300, 0, 0, 'now', 1);
+    INSERT INTO conversion_attribution_results VALUES ('1', 5, 9, 7, 'a', '6.00', 7, 'LAST_CLICK',
         '1970-01-01 00:00:03.000', '1970-01-01 00:00:10.999', 'now');
     INSERT INTO rtb_ranking_cache VALUES ('top', 'toys',
         '[{\"product_id\":7,\"score\":0.02,\"bid_price\":2.00,\"campaign_id\":5,\"advertiser_id\":9}]', 1, 'now');
@@ -47,18 +47,14 @@ const SALES: &str = r#"{"event_type":"CONVERSION","timestamp_field":"1970-01-01 
 const CAMPAIGNS: &str = r#"{"event_type":"CAMPAIGN_CREATE","timestamp_field":"1970-01-01 00:00:00.001","campaign_id":5,"advertiser_id":9,"product_id":7,"placement":"top","category":"toys","bid_price":2,"status":"ACTIVE"}
 "#;
 
-/// The record of the group's first n clicks.
+/// The group's first record, of n clicks.
 pub fn compensation(n: usize, refund: &str) -> String {
-    compensation_record(&(1..).take(n).collect::<Vec<_>>(), refund)
+    compensation_record(n, &(1..).take(n).collect::<Vec<_>>(), refund)
 }
 
-/// The record of two clicks, at these seconds.
-fn compensation_of(seconds: &[i64; 2]) -> String {
-    compensation_record(seconds, "1.50")
-}
-
-fn compensation_record(seconds: &[i64], refund: &str) -> String {
-    let (n, id) = (seconds.len(), compensation_id(seconds.len()));
+/// The record that brings the group to n clicks and lists those at these seconds.
+fn compensation_record(n: usize, seconds: &[i64], refund: &str) -> String {
+    let id = compensation_id(n);
     let times = seconds.iter().map(|second| format!("\"{}\"", EventTime(second * 1000)));
     format!(
         r#"{{"timestamp_field":"now","advertiser_id":9,"campaign_id":5,"ad_id":1,"device_id":"d","duplicate_click_count":{n},"refund_amount":{refund},"original_click_timestamps":[{}],"detection_window":"5_MINUTES","reason":"DUPLICATE_CLICK_DETECTED","compensation_type":"BALANCE_REFUND","window_start":"1970-01-01 00:00:00.000","compensation_id":"{id}"}}"#,
@@ -68,6 +64,10 @@ fn compensation_record(seconds: &[i64], refund: &str) -> String {
 
 /// The id of the group's record of n clicks.
 pub fn compensation_id(n: usize) -> String {
+    group(n).id()
+}
+
+fn group(n: usize) -> Compensation {
     Compensation {
         advertiser_id: 9,
         campaign_id: Some(5),
@@ -75,10 +75,11 @@ pub fn compensation_id(n: usize) -> String {
         device_id: "d".into(),
         actual_price: Money(150),
         window_start: EventTime(0),
-        click_times: vec![EventTime(0); n],
+        clicks: n as u64,
+        click_times: Vec::new(),
+        is_cut: false,
         refund_amount: Money(0),
     }
-    .id()
 }
 
 fn write(path: &Path, text: &str) {
@@ -161,7 +162,7 @@ fn a_wrong_value_is_told_with_its_key() {
     let report = verified("UPDATE ad_performance_metrics_realtime SET click_count = 4, roas = 1e-9", &whole());
     assert_eq!(
         report.performance.wrong.lines,
-        [r#"[5,7,"top","1970-01-01 00:00:00.000"]: expected click_count=3, roas=0.0, found click_count=4, roas=1e-9"#]
+        [r#"[5,7,"top","1970-01-01 00:00:00"]: expected click_count=3, roas=0.0, found click_count=4, roas=1e-9"#]
     );
     assert_eq!(report.differences(), 1);
     assert!(report.to_string().contains("expected click_count=3"));
@@ -196,12 +197,21 @@ fn a_ranking_is_compared_entry_by_entry() {
 
 #[test]
 fn the_records_of_a_group_add_up() {
-    let report = verified("", &[compensation(2, "1.50"), compensation(3, "1.50")]);
-    assert!(report.ok(), "{report}");
+    let third = |refund| compensation_record(3, &[3], refund);
+    for right in [[compensation(2, "1.50"), third("1.50")], [third("1.50"), compensation(2, "1.50")]] {
+        let report = verified("", &right);
+        assert!(report.ok(), "{report}");
+    }
     for wrong in [
         vec![],
         vec![compensation(2, "1.50")],
-        vec![compensation(2, "1.50"), compensation(3, "3.00")],
+        vec![compensation(2, "1.50"), third("3.00")],
+        vec![compensation(2, "1.50"), compensation(3, "1.50")],
+        vec![compensation(2, "1.50"), compensation_record(3, &[2], "1.50")],
+        vec![compensation(2, "1.50"), compensation_record(3, &[4], "1.50")],
+        vec![compensation_record(3, &[1, 2], "3.00")],
+        vec![compensation_record(3, &[1, 3, 2], "3.00")],
+        vec![compensation(3, "3.00").replace("]", "],\"timestamps_cut\":true")],
         vec![compensation(3, "3.00"), compensation(3, "0.00")],
         vec![compensation(3, "3.0")],
         vec![compensation(3, "3.00").replace("00:00:02", "00:00:01")],
@@ -212,6 +222,50 @@ fn the_records_of_a_group_add_up() {
     ] {
         assert!(verified("", &wrong).refunds.differences() > 0, "{wrong:?}");
     }
+}
+
+#[test]
+fn a_refund_record_that_lists_the_first_of_very_many_clicks_is_right() {
+    let first = ADS.lines().nth(1).unwrap();
+    let click = |ms: i64| first.replace("1000", &ms.to_string()) + "\n";
+    // With the three of ADS there are 4003.
+    let ads = (0..4000).map(|n| click(3001 + n)).collect::<String>() + ADS;
+    let times = |ms: &mut dyn Iterator<Item = i64>| ms.map(|ms| format!("\"{}\"", EventTime(ms))).collect::<Vec<_>>();
+    let record = |n: usize, refund: &str, times: Vec<String>, cut: bool| {
+        let cut = if cut { r#","timestamps_cut":true"# } else { "" };
+        compensation_record(n, &[], refund).replace("[]", &format!("[{}]{cut}", times.join(",")))
+    };
+    let all = &mut [1000, 2000].into_iter().chain(3000..);
+    let first = times(&mut all.take(1000));
+    let verified = |compensations: &[String]| verified_with(&ads, "", compensations, LATE, DEAD).refunds;
+    let whole = record(4003, "6003.00", first.clone(), true);
+    assert_eq!(verified(&[whole.clone()]).differences(), 0);
+    // A click that came late is listed by its own record.
+    let two = |late: Vec<String>| [record(4002, "6001.50", first.clone(), true), record(4003, "1.50", late, false)];
+    assert_eq!(verified(&two(times(&mut [6000].into_iter()))).differences(), 0);
+    for wrong in [
+        vec![whole.replace(",\"timestamps_cut\":true", "")],
+        vec![whole.replace(&first[999], &times(&mut [7001].into_iter())[0])],
+        vec![record(4003, "6003.00", times(&mut (3000..7001)), true)],
+        two(times(&mut [3000].into_iter())).to_vec(),
+        two(times(&mut [7001].into_iter())).to_vec(),
+    ] {
+        let section = verified(&wrong);
+        assert!(section.differences() > 0, "{section:?}");
+        assert!(section.wrong.lines.iter().all(|line| line.len() < 300), "{section:?}");
+    }
+}
+
+#[test]
+fn a_refund_record_whose_device_is_too_long_for_it_is_right() {
+    let long = "d".repeat(60_000);
+    let [whole, cut] = [long.as_str(), &long[..50_000]].map(|device| format!("\"device_id\":\"{device}\""));
+    let ads = ADS.replace("\"device_id\":\"d\"", &whole);
+    let id = Compensation { device_id: long.as_str().into(), ..group(3) }.id();
+    let record = compensation(3, "3.00").replace(&compensation_id(3), &id).replace("\"device_id\":\"d\"", &cut);
+    let verified = |record: String| verified_with(&ads, "", &[record], LATE, DEAD).refunds.differences();
+    assert_eq!(verified(record.replace("\"reason\"", "\"truncated\":true,\"reason\"")), 0);
+    assert_eq!(verified(record), 2);
 }
 
 #[test]
@@ -276,8 +330,14 @@ fn at_a_cut_only_what_was_read_counts_and_only_what_was_closed_is_final() {
     let closed = progress(lines, up_to(300_000));
     let report = verified_at(ADS, sql, &[], "", "", &closed);
     assert_eq!((report.performance.wrong.count, report.refunds.missing.count), (1, 1), "{report}");
-    let report =
-        verified_at(ADS, &sql.replace("is_final = 0", "is_final = 1"), &[compensation_of(&[1, 3])], "", "", &closed);
+    let report = verified_at(
+        ADS,
+        &sql.replace("is_final = 0", "is_final = 1"),
+        &[compensation_record(2, &[1, 3], "1.50")],
+        "",
+        "",
+        &closed,
+    );
     assert!(report.ok(), "{report}");
 }
 

@@ -19,9 +19,14 @@ struct Record {
     campaign_id: Option<i64>,
     ad_id: Value,
     device_id: String,
-    duplicate_click_count: usize,
+    duplicate_click_count: u64,
     refund_amount: serde_json::Number,
     original_click_timestamps: Vec<String>,
+    #[serde(default)]
+    timestamps_cut: bool,
+    /// Whether a text is too long for a record and lacks its end.
+    #[serde(default)]
+    truncated: bool,
     detection_window: String,
     reason: String,
     compensation_type: String,
@@ -31,8 +36,51 @@ struct Record {
 
 type Groups = BTreeMap<RefundKey, Refund>;
 
+/// How many clicks a record lists at most.
+const LISTED: u64 = 1000;
+
+/// A shorter text is whole in every record.
+const LONG: usize = 50_000;
+
 /// What a record says of its group: everything but the price.
 type Unpriced = (i64, Option<i64>, AdId, String, EventTime);
+
+/// The groups by what records say of them.
+#[derive(Default)]
+struct Index<'a> {
+    whole: BTreeMap<Unpriced, Vec<&'a RefundKey>>,
+    /// Those that have a long text.
+    long: Vec<&'a RefundKey>,
+}
+
+impl<'a> Index<'a> {
+    fn new(groups: &'a Groups) -> Index<'a> {
+        let mut index = Index::default();
+        for key in groups.keys() {
+            index.whole.entry(unpriced(key)).or_default().push(key);
+            if key.device_id.len() > LONG || matches!(&key.ad_id, AdId::Text(text) if text.len() > LONG) {
+                index.long.push(key);
+            }
+        }
+        index
+    }
+
+    /// The groups that a record may be of: they differ in the price only, or in the ends of long texts.
+    fn candidates(&self, record: &Record) -> Vec<&'a RefundKey> {
+        let Some(said) = record.unpriced() else { return Vec::new() };
+        if !record.truncated {
+            return self.whole.get(&said).cloned().unwrap_or_default();
+        }
+        let (advertiser_id, campaign_id, ad_id, device_id, window_start) = said;
+        let ad_id = ad_id.to_string();
+        let begins = |key: &&&RefundKey| {
+            (key.advertiser_id, key.campaign_id, key.window_start) == (advertiser_id, campaign_id, window_start)
+                && key.ad_id.to_string().starts_with(&ad_id)
+                && key.device_id.starts_with(&device_id)
+        };
+        self.long.iter().filter(begins).copied().collect()
+    }
+}
 
 /// What the topic holds.
 #[derive(Debug, Default)]
@@ -67,10 +115,7 @@ pub struct Refunded {
 pub fn compare(groups: &Groups, topic: &mut dyn Found) -> anyhow::Result<Compensations> {
     let mut section = Section::default();
     let mut records = BTreeMap::new();
-    let mut prices: BTreeMap<Unpriced, Vec<&RefundKey>> = BTreeMap::new();
-    for key in groups.keys() {
-        prices.entry(unpriced(key)).or_default().push(key);
-    }
+    let index = Index::new(groups);
     let mut found: BTreeMap<&RefundKey, Vec<Record>> = BTreeMap::new();
     topic.each_record(TOPIC, &mut |partition, offset, value| {
         let place = format!("{TOPIC} [{partition}, {offset}]");
@@ -81,7 +126,7 @@ pub fn compare(groups: &Groups, topic: &mut dyn Found) -> anyhow::Result<Compens
         let Entry::Vacant(free) = records.entry(record.compensation_id.clone()) else {
             return section.unexpected(place, format_args!("compensation_id {} once more", record.compensation_id));
         };
-        let group = group_of(&record, &prices, &place, &mut section);
+        let group = group_of(&record, &index, &place, &mut section);
         free.insert(Refunded {
             partition,
             offset,
@@ -120,19 +165,14 @@ fn describe(refund: &Refund) -> String {
     format!("{} clicks and a refund of {}", refund.click_times.len(), refund.owed)
 }
 
-/// The group of a record: the one, among those that differ in the price only, that has the record's id.
-fn group_of<'a>(
-    record: &Record,
-    prices: &BTreeMap<Unpriced, Vec<&'a RefundKey>>,
-    place: &str,
-    section: &mut Section,
-) -> Option<&'a RefundKey> {
-    let candidates = record.unpriced().and_then(|key| prices.get(&key));
-    let Some(candidates) = candidates else {
+/// The group of a record: the one of those that it may be of that has its id.
+fn group_of<'a>(record: &Record, index: &Index<'a>, place: &str, section: &mut Section) -> Option<&'a RefundKey> {
+    let candidates = index.candidates(record);
+    if candidates.is_empty() {
         section.unexpected(place, record.describe());
         return None;
-    };
-    let clicks = record.original_click_timestamps.len();
+    }
+    let clicks = record.duplicate_click_count;
     if let Some(key) = candidates.iter().find(|key| id(key, clicks) == record.compensation_id) {
         return Some(key);
     }
@@ -147,7 +187,7 @@ fn group_of<'a>(
 }
 
 /// The id of a group's record with so many clicks.
-fn id(key: &RefundKey, clicks: usize) -> String {
+fn id(key: &RefundKey, clicks: u64) -> String {
     let compensation = Compensation {
         advertiser_id: key.advertiser_id,
         campaign_id: key.campaign_id,
@@ -155,47 +195,68 @@ fn id(key: &RefundKey, clicks: usize) -> String {
         device_id: key.device_id.clone(),
         actual_price: key.actual_price,
         window_start: key.window_start,
-        click_times: vec![key.window_start; clicks],
+        clicks,
+        click_times: Vec::new(),
+        is_cut: false,
         refund_amount: Money::ZERO,
     };
     compensation.id()
 }
 
-/// Checks all records of a group: each pays the increase since the one before, and the last tells of all clicks.
+/// Checks all records of a group: each pays the increase since the one before and lists the clicks that are new since then.
 fn check_group(section: &mut Section, key: &RefundKey, refund: &Refund, mut records: Vec<Record>) {
     records.sort_by_key(|record| record.duplicate_click_count);
-    let mut paid_clicks = 1;
-    let mut paid = Money::ZERO;
+    let (mut before, mut paid) = (0, Money::ZERO);
     for record in &records {
-        let n = record.duplicate_click_count;
-        let increase = i64::try_from(n.saturating_sub(paid_clicks)).unwrap_or(i64::MAX);
-        check_record(section, key, record, Money(key.actual_price.0.saturating_mul(increase)));
+        check_record(section, key, record, before);
         paid = Money(paid.0.saturating_add(record.refund().unwrap_or(Money::ZERO).0));
-        paid_clicks = n;
+        before = record.duplicate_click_count;
     }
     if paid != refund.owed {
         section.wrong(name(key), format_args!("refunds of {}", refund.owed), format_args!("{paid}"));
     }
-    let times: Vec<_> = refund.click_times.iter().map(EventTime::to_string).collect();
-    if let Some(last) = records.last()
-        && last.original_click_timestamps != times
-    {
-        section.wrong(name(key), json!(times), json!(last.original_click_timestamps));
-    }
+    check_times(section, key, &refund.click_times, &records);
 }
 
-fn check_record(section: &mut Section, key: &RefundKey, record: &Record, increase: Money) {
+/// Checks a record that comes after the group's record of `before` clicks.
+fn check_record(section: &mut Section, key: &RefundKey, record: &Record, before: u64) {
     let (n, times) = (record.duplicate_click_count, &record.original_click_timestamps);
     let name = || format!("{} n={n}", name(key));
-    if n != times.len() || !times.is_sorted() {
-        section.wrong(name(), "as many ascending timestamps as clicks", json!(times));
+    let new = n.saturating_sub(before);
+    if times.len() as u64 != new.min(LISTED) || !times.is_sorted() || record.timestamps_cut != (new > LISTED) {
+        let cut = if new > LISTED { ", and timestamps_cut" } else { "" };
+        let found = format_args!("{} timestamps, timestamps_cut={}", times.len(), record.timestamps_cut);
+        section.wrong(name(), format_args!("{} ascending timestamps{cut}", new.min(LISTED)), found);
     }
-    if record.refund() != Some(increase) {
-        section.wrong(name(), format_args!("refund_amount {increase}"), &record.refund_amount);
+    let increase = i64::try_from(n.saturating_sub(before.max(1))).unwrap_or(i64::MAX);
+    let owed = Money(key.actual_price.0.saturating_mul(increase));
+    if record.refund() != Some(owed) {
+        section.wrong(name(), format_args!("refund_amount {owed}"), &record.refund_amount);
     }
     let fixed = [&record.detection_window, &record.reason, &record.compensation_type];
     if fixed != ["5_MINUTES", "DUPLICATE_CLICK_DETECTED", "BALANCE_REFUND"] {
         section.wrong(name(), "5_MINUTES, DUPLICATE_CLICK_DETECTED, BALANCE_REFUND", json!(fixed));
+    }
+}
+
+/// Checks that the records of a group together list its clicks, each once: all of them where no record is cut, and of a group
+/// with one record that is, the first.
+fn check_times(section: &mut Section, key: &RefundKey, clicks: &[EventTime], records: &[Record]) {
+    let mut listed: Vec<&str> =
+        records.iter().flat_map(|record| &record.original_click_timestamps).map(String::as_str).collect();
+    listed.sort_unstable();
+    // Where more than one record is there, those that are cut may leave out any click but the first.
+    let may_skip = records.len() > 1 && records.iter().any(|record| record.timestamps_cut);
+    let mut clicks = clicks.iter().map(EventTime::to_string);
+    for time in listed {
+        let click = if may_skip { clicks.find(|click| click.as_str() >= time) } else { clicks.next() };
+        if click.as_deref() != Some(time) {
+            let click = click.map_or("no more clicks".to_owned(), |click| format!("a click at {click}"));
+            return section.wrong(name(key), click, format_args!("one at {time}"));
+        }
+    }
+    if let Some(click) = clicks.next().filter(|_| records.iter().all(|record| !record.timestamps_cut)) {
+        section.wrong(name(key), format_args!("a click at {click}"), "none");
     }
 }
 

@@ -279,7 +279,7 @@ fn a_partition_that_wakes_up_finds_closed_what_the_others_have_closed() {
 
     // Half an hour on it can't any more.
     place.append("in/ad-events/0.ndjson", impression("10:30:00", 1));
-    place.await_rows("SELECT is_final FROM ad_performance_metrics_realtime WHERE window_start LIKE '%10:05%'", &["1"]);
+    place.await_rows("SELECT is_final FROM ad_performance_metrics_realtime WHERE metric_time LIKE '%10:05%'", &["1"]);
     place.append("in/ad-events/1.ndjson", click("10:04:30", 2, "d-1"));
     assert!(eventually(|| place.topic("late-events").len() == 2));
     running.end(Signal::SIGINT).succeeded();

@@ -26,7 +26,7 @@ pub const TABLES: [&str; 3] =
     ["rtb_ranking_cache", "ad_performance_metrics_realtime", "conversion_attribution_results"];
 
 /// Performance rows: campaign, window, impressions, clicks, is_final.
-pub const PERFORMANCE: &str = "SELECT campaign_id, substr(window_start, 12, 5), impression_count, click_count, is_final
+pub const PERFORMANCE: &str = "SELECT campaign_id, substr(metric_time, 12, 5), impression_count, click_count, is_final
      FROM ad_performance_metrics_realtime ORDER BY 1, 2";
 
 /// A folder that goes away with the test. Topics are in `in`, results in `out`; the binary runs in it.

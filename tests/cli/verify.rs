@@ -170,9 +170,7 @@ fn a_run_that_was_interrupted_or_still_goes_on_is_verified_where_it_stands() {
     let set = |sql: &str| assert_eq!(Connection::open(place.path("out/adtide.db")).unwrap().execute(sql, []), Ok(1));
     set("UPDATE ad_performance_metrics_realtime SET is_final = 1 WHERE is_final = 0");
     assert_found(verify(), "performance", &["expected is_final=0, found is_final=1"]);
-    set(
-        "UPDATE ad_performance_metrics_realtime SET is_final = 0 WHERE click_count = 2 AND window_start LIKE '%10:05%'",
-    );
+    set("UPDATE ad_performance_metrics_realtime SET is_final = 0 WHERE click_count = 2 AND metric_time LIKE '%10:05%'");
     verify().verified(&all);
     set("UPDATE adtide_progress SET watermarks = NULL");
     assert_found(verify(), "performance", &["expected is_final=0, found is_final=1"]);

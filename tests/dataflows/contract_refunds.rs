@@ -13,8 +13,14 @@ fn reach(watermark: i64) -> Line {
 }
 
 /// (epoch, n, refund in minor units) of each record.
-fn records(run: &Run) -> Vec<(Epoch, usize, i64)> {
-    run.compensations.0.iter().map(|(row, epoch, _)| (*epoch, row.click_times.len(), row.refund_amount.0)).collect()
+fn records(run: &Run) -> Vec<(Epoch, u64, i64)> {
+    run.compensations.0.iter().map(|(row, epoch, _)| (*epoch, row.clicks, row.refund_amount.0)).collect()
+}
+
+/// The times that each record lists.
+fn listed(run: &Run) -> Vec<Vec<i64>> {
+    let times = |record: &Compensation| record.click_times.iter().map(|time| time.0).collect();
+    run.compensations.0.iter().map(|(row, ..)| times(row)).collect()
 }
 
 /// What these clicks are owed when everything has closed.
@@ -38,7 +44,9 @@ fn a_record_says_who_is_paid_back_for_which_clicks() {
         device_id: "d".into(),
         actual_price: Money(150),
         window_start: EventTime(0),
+        clicks: 3,
         click_times: [10, 20, 30].map(EventTime).to_vec(),
+        is_cut: false,
         refund_amount: Money(300),
     };
     assert_eq!(run.compensations.last(), [record]);
@@ -90,8 +98,35 @@ fn a_late_click_raises_the_refund_by_the_increase() {
         .epoch([click(4), click(3)])
         .run(&small());
     assert_eq!(records(&run), [(1, 2, 150), (2, 3, 150), (3, 5, 300)]);
-    let last = run.compensations.last().pop().unwrap();
-    assert_eq!(last.click_times, [0, 1, 2, 3, 4].map(EventTime));
+    assert_eq!(listed(&run), [vec![0, 1], vec![2], vec![3, 4]], "the clicks that are new since the record before");
+}
+
+#[test]
+fn of_more_than_1000_new_clicks_the_first_1000_are_listed() {
+    // Not in the order of their times, and so many that times are dropped on the way.
+    let clicks = |n: i64| (0..n).map(move |at| click(at * 7919 % n));
+    for (n, listed) in [(1000, 1000), (1001, 1000), (2500, 1000)] {
+        let run = Run::of(&History::new().epoch(clicks(n)), &small(), 1, true);
+        let records = run.compensations.last();
+        let [record] = records.as_slice() else { panic!("{records:?}") };
+        assert_eq!((record.clicks, record.is_cut), (n as u64, n > listed));
+        assert_eq!(record.refund_amount, Money(150 * (n - 1)));
+        assert_eq!(record.click_times, (0..listed).map(EventTime).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn the_size_of_a_record_does_not_grow_with_its_group() {
+    let mut history = History::new().epoch((0..1500).map(click).chain([reach(window_end(0))])).epoch([]);
+    for late in 0..50 {
+        history = history.epoch([click(late)]);
+    }
+    let run = Run::of(&history, &small(), 1, true);
+    let sizes: Vec<_> = listed(&run).iter().map(Vec::len).collect();
+    assert_eq!(sizes, [vec![1000], vec![1; 50]].concat());
+    let cut: Vec<_> = run.compensations.0.iter().map(|(row, ..)| row.is_cut).collect();
+    assert!(cut[0] && !cut[1..].contains(&true), "{cut:?}");
+    assert_eq!(run.compensations.last().iter().map(|row| row.refund_amount.0).sum::<i64>(), 150 * 1549);
 }
 
 #[test]
@@ -104,6 +139,7 @@ fn a_late_click_that_makes_the_first_duplicate_is_the_first_record() {
         .epoch([click(3)])
         .run(&small());
     assert_eq!(records(&run), [(3, 2, 150), (4, 2, 150)]);
+    assert_eq!(listed(&run), [[1, 2], [0, 3]]);
 }
 
 #[test]
@@ -116,7 +152,7 @@ fn the_sum_of_a_groups_records_is_always_n_minus_1_times_price_and_no_id_comes_t
     let mut sum = Money::ZERO;
     for record in run.compensations.last() {
         sum += record.refund_amount;
-        assert_eq!(sum, record.actual_price * (record.click_times.len() as i64 - 1));
+        assert_eq!(sum, record.actual_price * (record.clicks as i64 - 1));
     }
     assert_eq!(sum, Money(8 * 150));
     let ids: BTreeSet<_> = run.compensations.last().iter().map(Compensation::id).collect();

@@ -172,14 +172,14 @@ fn statement_4_is_a_count_of_closed_windows() {
         });
         let [operator, plain] = nets(turns, |streams, turns| {
             let clicks = streams.all(turns, |click| Some((click.time.window_start(), group_key(&click.group))));
-            let counts = clicks.count().map(|((window, group), count)| (window, (group, count as usize)));
+            let counts = clicks.count().map(|((window, group), count)| (window, (group, count as u64)));
             let duplicates = counts.filter(|(_, (_, count))| *count > 1).semijoin(streams.collection(closings(turns)));
             let plain = duplicates.map(|(window, (group, count))| (window, group, count));
             let (records, _) = duplicate_detector(streams.records, streams.marks, &small(), &Journal::off());
-            // What the records of a group add up to, and the greatest n, say the same.
+            // What the records of a group add up to, and the greatest n, are the same.
             let sums = records.map(|row| {
                 let group = (row.advertiser_id, row.ad_id.to_string(), row.device_id.to_string());
-                ((row.window_start, group), (row.click_times.len(), row.refund_amount.0))
+                ((row.window_start, group), (row.clicks, row.refund_amount.0))
             });
             let sums = sums.reduce(|_, records, output| {
                 let sum: i64 = records.iter().map(|((_, refund), _)| refund).sum();

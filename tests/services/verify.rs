@@ -378,7 +378,7 @@ fn changes_are_found(place: &Deployment) {
         ("performance", performance, "total_spend = total_spend + 0.01", "total_spend"),
         ("performance", performance, "is_final = false", "is_final=0"),
         ("performance", performance, "ctr = ctr + 0.0001", "ctr"),
-        ("performance", performance, "window_end = window_end + interval '1 ms'", "window_end"),
+        ("performance", performance, "roas = roas + 0.0001", "roas"),
         ("attributions", attributions, "ad_id = NULL", "ad_id=null"),
         ("attributions", attributions, "click_time = click_time - interval '1 ms'", "click_time"),
     ];
@@ -390,8 +390,8 @@ fn changes_are_found(place: &Deployment) {
         let delete = format!("DELETE FROM {table} WHERE ctid = (SELECT max(ctid) FROM {table})");
         assert_found(&place.verify_after(&delete), section, 1, "missing: 1");
     }
-    let invented = "INSERT INTO conversion_attribution_results VALUES ('o', 1, 'LAST_CLICK', NULL, NULL, 1, 0.5, 1, now(), \
-                    now(), now())";
+    let invented = "INSERT INTO conversion_attribution_results VALUES (NULL, NULL, 1, 1, 'o', 0.5, 1, 'LAST_CLICK', \
+                    now(), now(), now())";
     assert_found(&place.verify_after(invented), "attributions", 1, "unexpected: 1");
 
     let keys = place.redis_keys();

@@ -74,10 +74,9 @@ fn refunded(compensations: &[Compensation]) -> BTreeMap<RefundKey, (Money, Vec<E
         };
         let (sum, clicks) = sums.entry(key).or_insert((Money::ZERO, Vec::new()));
         *sum += row.refund_amount;
-        if row.click_times.len() > clicks.len() {
-            clicks.clone_from(&row.click_times);
-        }
+        clicks.extend(&row.click_times);
     }
+    sums.values_mut().for_each(|(_, clicks)| clicks.sort());
     sums
 }
 

@@ -192,13 +192,21 @@ pub struct Compensation {
     pub actual_price: Money,
     /// Start of the detection window.
     pub window_start: EventTime,
-    /// n: all clicks of the group so far; `click_times` has as many.
+    /// n: all clicks of the group so far.
+    pub clicks: u64,
+    /// The times of the clicks that are new since the group's record before this one, ascending: at most
+    /// [`LISTED`](Compensation::LISTED).
     pub click_times: Vec<EventTime>,
+    /// Whether more clicks are new than `click_times` lists.
+    pub is_cut: bool,
     /// What is owed now: the increase since the group's record before this one.
     pub refund_amount: Money,
 }
 
 impl Compensation {
+    /// How many clicks a record lists, the earliest: its size does not grow with its group.
+    pub const LISTED: usize = 1000;
+
     /// The record's identity and message key: 128 bits in hex of the SHA-256 of (group, window start, n).
     ///
     /// It comes from n and not from a count of records sent, so a replay gives the same ids however it is
@@ -211,7 +219,7 @@ impl Compensation {
             &*self.device_id,
             self.actual_price.0,
             self.window_start.0,
-            self.click_times.len(),
+            self.clicks,
         ]);
         let digest = Sha256::digest(group.to_string().as_bytes());
         digest.iter().take(16).fold(String::with_capacity(32), |mut hex, byte| {

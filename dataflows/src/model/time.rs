@@ -60,6 +60,13 @@ impl EventTime {
         EventTime(self.0.saturating_add(ms))
     }
 
+    /// The text form without its milliseconds: `yyyy-MM-dd HH:mm:ss`.
+    pub fn to_seconds(self) -> String {
+        let mut text = self.to_string();
+        text.truncate("yyyy-MM-dd HH:mm:ss".len());
+        text
+    }
+
     /// Parses `yyyy-MM-dd`, then `T`, `t` or a space, `HH:mm:ss`, and if need be a fraction and a zone: `Z`, `z`, or an offset of
     /// at most 18 hours as `+09:00`, `+0900` or `+09`. Without a zone it is UTC. Digits past the millisecond are cut, after the
     /// range is judged.

@@ -69,7 +69,13 @@ impl Found for Embedded {
     }
 
     fn each_row(&mut self, table: &Table, each: &mut dyn FnMut(Row)) -> anyhow::Result<()> {
-        let unreadable = || format!("{}: table {} can't be read", self.path.display(), table.name);
+        let unreadable = || {
+            let name = table.name;
+            format!(
+                "{}: table {name} can't be read; if an older version made it, run with --resume once",
+                self.path.display()
+            )
+        };
         let columns: Vec<_> = table.columns().map(|(name, _)| name).collect();
         let quoted: Vec<_> = columns.iter().map(|name| format!("\"{name}\"")).collect();
         let sql = format!("SELECT {} FROM {}", quoted.join(", "), table.name);

@@ -48,6 +48,8 @@ pub enum Kind {
     Money,
     /// A time, as a text `yyyy-MM-dd HH:mm:ss.SSS`, UTC.
     Time,
+    /// A time without its milliseconds, as a text `yyyy-MM-dd HH:mm:ss`, UTC.
+    Second,
     /// Yes or no, as 1 or 0.
     Flag,
 }
@@ -73,10 +75,9 @@ pub const PERFORMANCE: Table = Table {
         ("campaign_id", Kind::Integer),
         ("product_id", Kind::Integer),
         ("placement", Kind::Text),
-        ("window_start", Kind::Time),
+        ("metric_time", Kind::Second),
     ],
     values: &[
-        ("window_end", Kind::Time),
         ("impression_count", Kind::Integer),
         ("click_count", Kind::Integer),
         ("conversion_count", Kind::Integer),

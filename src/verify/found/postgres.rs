@@ -86,6 +86,7 @@ fn select(name: &str, kind: Kind) -> String {
         Kind::Real => format!("\"{name}\"::double precision"),
         Kind::Text | Kind::Money => format!("\"{name}\"::text"),
         Kind::Time => format!("to_char(\"{name}\", 'YYYY-MM-DD HH24:MI:SS.MS')"),
+        Kind::Second => format!("to_char(\"{name}\", 'YYYY-MM-DD HH24:MI:SS')"),
         Kind::Flag => format!("\"{name}\"::int::bigint"),
     }
 }

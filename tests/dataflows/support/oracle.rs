@@ -138,7 +138,7 @@ fn one_row_a_key<R: Ord + Clone + std::fmt::Debug, K: Ord + Clone>(changes: &Cha
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefundSum {
     pub sum: Money,
-    /// The clicks of the record with the greatest n.
+    /// The clicks that they list, in order of time.
     pub clicks: Vec<EventTime>,
 }
 
@@ -156,10 +156,10 @@ pub fn refund_sums(compensations: &Changes<Compensation>, epoch: Epoch) -> BTree
         };
         let group = sums.entry(key).or_insert(RefundSum { sum: Money::ZERO, clicks: Vec::new() });
         group.sum += row.refund_amount;
-        if row.click_times.len() > group.clicks.len() {
-            group.clicks = row.click_times;
-        }
+        assert!(!row.is_cut && row.click_times.is_sorted(), "{:?}", row.click_times);
+        group.clicks.extend(row.click_times);
     }
+    sums.values_mut().for_each(|group| group.clicks.sort());
     sums
 }
 

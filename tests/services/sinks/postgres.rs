@@ -94,11 +94,11 @@ fn rows_are_written_with_every_column() {
     sink.commit(commit(1, vec![rows])).unwrap();
     let performance = database.rows("SELECT * FROM ad_performance_metrics_realtime");
     let [row] = performance.as_slice() else { panic!("{performance:?}") };
-    let start = r#"{"id":1,"campaign_id":7,"product_id":8,"placement":"top","window_start":"2026-01-05T08:00:00","window_end":"2026-01-05T08:05:00","impression_count":3,"click_count":2,"conversion_count":1,"total_spend":12.34,"total_revenue":0.05,"ctr":66.66666666666666,"cvr":50,"roas":0.004051863857374392,"is_final":false,"updated_at":""#;
-    assert!(row.starts_with(start), "{row}");
+    let start = r#"{"id":1,"campaign_id":7,"product_id":8,"placement":"top","metric_time":"2026-01-05T08:00:00","impression_count":3,"click_count":2,"conversion_count":1,"total_spend":12.34,"total_revenue":0.05,"ctr":66.66666666666666,"cvr":50,"roas":0.004051863857374392,"updated_at":""#;
+    assert!(row.starts_with(start) && row.ends_with(r#"","is_final":false}"#), "{row}");
     let attributions = database.rows("SELECT * FROM conversion_attribution_results ORDER BY order_id");
     let [with_ad, without] = attributions.as_slice() else { panic!("{attributions:?}") };
-    let start = r#"{"order_id":"o1","product_id":8,"attribution_model":"LAST_CLICK","ad_id":"4","campaign_id":7,"advertiser_id":9,"revenue_amount":999.50,"time_to_conversion":61,"click_time":"2026-01-05T08:00:00","conversion_time":"2026-01-05T08:01:01.999","processed_at":""#;
+    let start = r#"{"ad_id":"4","campaign_id":7,"advertiser_id":9,"product_id":8,"order_id":"o1","revenue_amount":999.50,"time_to_conversion":61,"attribution_model":"LAST_CLICK","click_time":"2026-01-05T08:00:00","conversion_time":"2026-01-05T08:01:01.999","processed_at":""#;
     assert!(with_ad.starts_with(start), "{with_ad}");
     assert!(without.contains(r#""ad_id":null,"campaign_id":null"#), "{without}");
     let ages = "SELECT now() - updated_at < '1 minute' AS fresh FROM ad_performance_metrics_realtime";
@@ -353,4 +353,59 @@ fn migrations_run_once_however_many_start() {
     database.client().batch_execute("UPDATE refinery_schema_history SET checksum = '1'").unwrap();
     let error = PostgresSink::open(&database.config(), "adtide", run()).err().unwrap();
     says(&error, &[&"another version of adtide"]);
+}
+
+/// Tables as the first version made them, with a row each.
+const OLDER: &str = "
+    INSERT INTO ad_performance_metrics_realtime (campaign_id, product_id, placement, window_start, window_end,
+        impression_count, click_count, conversion_count, total_spend, total_revenue, ctr, cvr, roas, is_final, updated_at)
+    VALUES (7, 8, 'top', '2026-01-05 08:00', '2026-01-05 08:05', 3, 1, 1, 12.34, 0.05, 1, 2, 3, true, '2026-01-05 08:06Z'),
+        (7, 8, 'side', '2026-01-05 08:05', '2026-01-05 08:10', 0, 0, 0, 0, 0, 0, 0, 0, false, '2026-01-05 08:06Z');
+    INSERT INTO conversion_attribution_results VALUES ('o1', 8, 'LAST_CLICK', '4', 7, 9, 999.50, 61,
+        '2026-01-05 08:00', '2026-01-05 08:01:01.999', '2026-01-05 08:06Z');
+    GRANT SELECT ON ad_performance_metrics_realtime, conversion_attribution_results TO PUBLIC";
+
+#[test]
+fn tables_of_an_older_version_get_the_columns_of_this_one_and_keep_their_rows_and_grants() {
+    let Some(database) = Database::create() else { return };
+    let step = |name, sql| refinery::Migration::unapplied(name, sql).unwrap();
+    let steps = [
+        step("V1__results", include_str!("../../../migrations/V1__results.sql")),
+        step("V2__ledger", include_str!("../../../migrations/V2__ledger.sql")),
+    ];
+    let connect = || database.config().connect("test").unwrap();
+    connect().migrate(&refinery::Runner::new(&steps).set_grouped(true)).unwrap();
+    database.client().batch_execute(OLDER).unwrap();
+    let applied = migrate::apply(&mut connect(), &database.config()).unwrap();
+    assert_eq!(applied.first().map(String::as_str), Some("V3__columns"));
+    database.admin(&format!("ALTER DATABASE {} SET timezone TO 'UTC'", database.name));
+    assert_eq!(
+        database.rows("SELECT * FROM ad_performance_metrics_realtime ORDER BY id"),
+        [
+            r#"{"id":1,"campaign_id":7,"product_id":8,"placement":"top","metric_time":"2026-01-05T08:00:00","impression_count":3,"click_count":1,"conversion_count":1,"total_spend":12.34,"total_revenue":0.05,"ctr":1,"cvr":2,"roas":3,"updated_at":"2026-01-05T08:06:00+00:00","is_final":true}"#,
+            r#"{"id":2,"campaign_id":7,"product_id":8,"placement":"side","metric_time":"2026-01-05T08:05:00","impression_count":0,"click_count":0,"conversion_count":0,"total_spend":0.00,"total_revenue":0.00,"ctr":0,"cvr":0,"roas":0,"updated_at":"2026-01-05T08:06:00+00:00","is_final":false}"#
+        ]
+    );
+    assert_eq!(
+        database.rows("SELECT * FROM conversion_attribution_results"),
+        [
+            r#"{"ad_id":"4","campaign_id":7,"advertiser_id":9,"product_id":8,"order_id":"o1","revenue_amount":999.50,"time_to_conversion":61,"attribution_model":"LAST_CLICK","click_time":"2026-01-05T08:00:00","conversion_time":"2026-01-05T08:01:01.999","processed_at":"2026-01-05T08:06:00+00:00"}"#
+        ]
+    );
+    let grants = "SELECT relname AS t FROM pg_class
+        WHERE relacl::text LIKE '%,=r/%' AND relnamespace = 'public'::regnamespace ORDER BY 1";
+    let granted = r#"{"t":"ad_performance_metrics_realtime"},{"t":"conversion_attribution_results"}"#;
+    assert_eq!(database.rows(grants).join(","), granted);
+    // The keys hold: rows of the same key are updated, and others are numbered on.
+    let mut sink = database.open();
+    let rows = ["top", "end"].map(|placement| Change::Performance(performance(placement, 2), 1));
+    let attribution = Change::Attribution(attribution("o1", None), 1);
+    sink.commit(commit(1, vec![rows.into_iter().chain([attribution]).collect()])).unwrap();
+    let rows = "SELECT id, placement AS p, click_count AS n FROM ad_performance_metrics_realtime ORDER BY id";
+    assert_eq!(
+        database.rows(rows).join(""),
+        r#"{"id":1,"p":"top","n":2}{"id":2,"p":"side","n":0}{"id":3,"p":"end","n":2}"#
+    );
+    let attributed = database.rows("SELECT order_id AS o, ad_id AS a FROM conversion_attribution_results");
+    assert_eq!(attributed, [r#"{"o":"o1","a":null}"#]);
 }

@@ -227,7 +227,7 @@ fn the_records_of_a_group_add_up() {
 #[test]
 fn a_refund_record_that_lists_the_first_of_very_many_clicks_is_right() {
     let first = ADS.lines().nth(1).unwrap();
-    let click = |ms: i64| first.replace("1000", &ms.to_string()) + "\n";
+    let click = |ms: i64| first.replace("1970-01-01 00:00:01", &EventTime(ms).to_string()) + "\n";
     // With the three of ADS there are 4003.
     let ads = (0..4000).map(|n| click(3001 + n)).collect::<String>() + ADS;
     let times = |ms: &mut dyn Iterator<Item = i64>| ms.map(|ms| format!("\"{}\"", EventTime(ms))).collect::<Vec<_>>();
@@ -239,7 +239,7 @@ fn a_refund_record_that_lists_the_first_of_very_many_clicks_is_right() {
     let first = times(&mut all.take(1000));
     let verified = |compensations: &[String]| verified_with(&ads, "", compensations, LATE, DEAD).refunds;
     let whole = record(4003, "6003.00", first.clone(), true);
-    assert_eq!(verified(&[whole.clone()]).differences(), 0);
+    assert_eq!(verified(std::slice::from_ref(&whole)).differences(), 0);
     // A click that came late is listed by its own record.
     let two = |late: Vec<String>| [record(4002, "6001.50", first.clone(), true), record(4003, "1.50", late, false)];
     assert_eq!(verified(&two(times(&mut [6000].into_iter()))).differences(), 0);

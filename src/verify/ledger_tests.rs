@@ -6,7 +6,9 @@ use super::compare_tests::{compensation, compensation_id, verified};
 /// Three clicks at 1.50, two of them paid back by one compensation.
 fn ledger() -> String {
     format!(
-        "CREATE TABLE advertisers(advertiser_id INTEGER, opening_balance TEXT, balance TEXT);
+        "DROP TABLE advertisers; DROP TABLE campaigns; DROP TABLE balance_ledger; DROP TABLE worker_offsets;
+         DROP TABLE campaign_budget;
+         CREATE TABLE advertisers(advertiser_id INTEGER, opening_balance TEXT, balance TEXT);
          CREATE TABLE campaigns(campaign_id INTEGER, debits TEXT, credits TEXT);
          CREATE TABLE balance_ledger(entry_id INTEGER PRIMARY KEY, entry_type TEXT, advertiser_id INTEGER,
              campaign_id INTEGER, amount TEXT, topic TEXT, partition INTEGER, \"offset\" INTEGER, compensation_id TEXT);

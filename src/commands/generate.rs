@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use adtide_dataflows::model::Topic;
 use anyhow::{Context, ensure};
@@ -17,7 +17,7 @@ use crate::cli::GenerateArgs;
 use crate::config::Config;
 use crate::connect::topics;
 use crate::files;
-use crate::ops::usage;
+use crate::ops::usage::Span;
 use crate::source::file::topic_files;
 use crate::source::generator::{self, Generated, GeneratorConfig, Pace};
 
@@ -69,14 +69,15 @@ fn send(args: &GenerateArgs, config: &Config) -> anyhow::Result<Generated> {
     let stop = Arc::new(AtomicBool::new(false));
     stop_on_signal(&stop)?;
     let bar = Bar::new("sending", traffic.ad_events, "events");
-    let started = Instant::now();
+    let span = Span::start();
     let stopped = || stop.load(Ordering::Relaxed);
     let generated = generator::produce(&traffic, &kafka, pace, &stopped, &mut |done, _| bar.set(done))?;
     bar.finish();
     let sent: u64 = generated.records.iter().sum();
-    let rate = sent as f64 / started.elapsed().as_secs_f64().max(0.001);
-    let cpu = usage::cpu_seconds().map_or_else(String::new, |seconds| format!(", {seconds:.2} s of CPU"));
-    say!("{} records in {:.2?}, {} records/s{cpu}", HumanCount(sent), started.elapsed(), HumanCount(rate as u64));
+    let used = span.used();
+    let rate = sent as f64 / used.elapsed.as_secs_f64().max(0.001);
+    let cpu = used.cpu_seconds.map_or_else(String::new, |seconds| format!(", {seconds:.2} s of CPU"));
+    say!("{} records in {:.2?}, {} records/s{cpu}", HumanCount(sent), used.elapsed, HumanCount(rate as u64));
     Ok(generated)
 }
 
@@ -95,12 +96,17 @@ pub fn write_live(traffic: &GeneratorConfig, topics: &Path, stop: &AtomicBool) -
     generator::live(traffic, topics, &|| stop.load(Ordering::Relaxed))
 }
 
+/// Whether a folder is marked as one of generated topics.
+pub fn is_generated(topics: &Path) -> bool {
+    topics.join(MARK).is_file()
+}
+
 /// Makes sure that the folder holds no topics but generated ones, marks it, and clears it of them.
 pub fn claim(topics: &Path) -> anyhow::Result<()> {
     let mark = topics.join(MARK);
     let files = if topics.is_dir() { topic_files(topics)? } else { Vec::new() };
     ensure!(
-        files.is_empty() || mark.is_file(),
+        files.is_empty() || is_generated(topics),
         "{} holds topics that adtide did not generate; name another folder, or move them away",
         topics.display()
     );

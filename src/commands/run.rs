@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use tracing::{info, warn};
@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::engine::{self, Cluster, EngineConfig, FromCheckpoint, Monitor};
 use crate::files;
 use crate::ops::Ops;
+use crate::ops::usage::Span;
 
 /// Runs the statements over the named topics; without any, over generated ones, and then verifies the results.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
@@ -93,18 +94,18 @@ pub(super) fn execute(
         "starting"
     );
     let _file = run_file(config)?;
-    let started = Instant::now();
+    let span = Span::start();
     let progress = RunProgress::start(Arc::clone(&monitor), engine.source.follows(), Arc::clone(stop));
     engine::run(cluster, &engine, &monitor, stop)?;
     drop(progress);
-    let elapsed = started.elapsed();
-    info!(?elapsed, "stopped");
+    let used = span.used();
+    info!(elapsed = ?used.elapsed, "stopped");
     if args.process == 0 && config.writes() {
         summary::results(config.data_dir())?;
     }
-    summary::run(&monitor, elapsed, &engine);
+    summary::run(&monitor, &used, &engine);
     if let Some(file) = &args.report {
-        summary::report(&monitor, elapsed, file)?;
+        summary::report(&monitor, &used, file)?;
     }
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! What a run has done, for people.
 
 use std::path::Path;
-use std::time::Duration;
 
 use adtide_dataflows::model::{Money, Topic};
 use anyhow::Context;
@@ -12,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::output::say;
 use crate::engine::{EngineConfig, Monitor, Services, SinkConfig, SourceConfig};
-use crate::ops::usage;
+use crate::ops::usage::{self, Used};
 
 /// How many rows of each result are shown.
 const SHOWN: i64 = 5;
@@ -64,7 +63,8 @@ pub fn balances(data_dir: &Path) -> anyhow::Result<()> {
 }
 
 /// Prints what came of the records, and how fast.
-pub fn run(monitor: &Monitor, elapsed: Duration, engine: &EngineConfig) {
+pub fn run(monitor: &Monitor, used: &Used, engine: &EngineConfig) {
+    let elapsed = used.elapsed;
     let counts = monitor.counts();
     let records: u64 = counts.good.iter().sum::<u64>() + counts.bad.values().sum::<u64>();
     let by_topic = Topic::ALL.iter().zip(counts.good).filter(|(_, good)| *good > 0);
@@ -92,7 +92,7 @@ pub fn run(monitor: &Monitor, elapsed: Duration, engine: &EngineConfig) {
         HumanCount(repeats)
     );
     let rate = records as f64 / elapsed.as_secs_f64().max(0.001);
-    let cpu = usage::cpu_seconds().map_or_else(String::new, |seconds| format!(", {seconds:.2} s of CPU"));
+    let cpu = used.cpu_seconds.map_or_else(String::new, |seconds| format!(", {seconds:.2} s of CPU"));
     let memory = usage::peak_memory().map_or_else(String::new, |bytes| format!(", peak memory {}", HumanBytes(bytes)));
     say!("took       {elapsed:.2?}, {} records/s{cpu}{memory}", HumanCount(rate as u64));
     match &engine.sinks {
@@ -108,15 +108,15 @@ pub fn run(monitor: &Monitor, elapsed: Duration, engine: &EngineConfig) {
 }
 
 /// Writes what [`run`] prints as JSON, for scripts.
-pub fn report(monitor: &Monitor, elapsed: Duration, file: &Path) -> anyhow::Result<()> {
+pub fn report(monitor: &Monitor, used: &Used, file: &Path) -> anyhow::Result<()> {
     let counts = monitor.counts();
     let good: serde_json::Map<_, _> =
         Topic::ALL.iter().zip(counts.good).map(|(topic, good)| (topic.name().to_owned(), json!(good))).collect();
     let late: serde_json::Map<_, _> =
         counts.late.iter().map(|(statement, late)| (statement.name().to_owned(), json!(late))).collect();
     let report = json!({
-        "elapsed_seconds": elapsed.as_secs_f64(),
-        "cpu_seconds": usage::cpu_seconds(),
+        "elapsed_seconds": used.elapsed.as_secs_f64(),
+        "cpu_seconds": used.cpu_seconds,
         "peak_memory_bytes": usage::peak_memory(),
         "records": good,
         "dead_letters": counts.bad,

@@ -162,7 +162,7 @@ impl Place {
 }
 
 /// The embedded database, in the folder of results.
-const DATABASE: &str = "adtide.db";
+pub const DATABASE: &str = "adtide.db";
 
 /// Forgets what the workers have done in a folder of results, for topics that start over.
 ///

@@ -21,6 +21,42 @@ fn it_shows_all_four_results_and_verifies_them_and_can_be_repeated() {
     }
 }
 
+/// What it shows, but for how long it took.
+fn figures(shown: &str) -> String {
+    let is_figure = |line: &&str| !line.starts_with("took ") && !line.contains(" as of epoch ");
+    shown.lines().filter(is_figure).collect::<Vec<_>>().join("\n")
+}
+
+/// `ADTIDE_TEST_ROUNDS=20 cargo test --test cli demo::` is what has to be shown before a release.
+#[test]
+fn it_shows_the_same_figures_each_time_on_any_number_of_workers_in_a_used_folder() {
+    let rounds = std::env::var("ADTIDE_TEST_ROUNDS").map_or(3, |rounds| rounds.parse().unwrap());
+    let place = Place::new();
+    place.run("generate --to rp --ad-events 30000 --partitions 1").succeeded();
+    place.run("--from rp --data-dir out").succeeded();
+    place.run("worker all --from rp --data-dir out --until-end").succeeded();
+    let mut first = None;
+    for round in 0..rounds {
+        let workers = [2, 1, 4, 3, 8][round % 5];
+        let outcome = place.run(&format!("--data-dir out -w {workers} --set generator.ad_events=60000")).succeeded();
+        let shown = figures(&outcome.stdout);
+        outcome.says(&["verified", "credits", " came back"]);
+        assert!(!shown.contains(" 0 came back"), "{shown}");
+        let first = first.get_or_insert_with(|| shown.clone());
+        assert!(*first == shown, "-w {workers}, round {round}:\n{first}\n\n{shown}");
+    }
+}
+
+#[test]
+fn it_replaces_no_results_but_those_of_generated_traffic() {
+    let place = Place::new();
+    place.write("in/ad-events.ndjson", crate::support::impression("10:00:00", 1));
+    place.run("--from in --data-dir out").succeeded();
+    place.run(DEMO).failed_saying(&["out", "results of the topics in", "/in;", "--fresh", "--data-dir"]);
+    place.run("verify --from in --data-dir out").verified(&["performance"]);
+    place.run(&format!("{DEMO} --fresh")).succeeded();
+}
+
 #[test]
 fn it_refuses_a_folder_of_other_topics_and_leaves_them_alone() {
     for arguments in ["--data-dir out", "--data-dir out --live"] {

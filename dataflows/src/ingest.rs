@@ -95,8 +95,51 @@ pub struct Counts {
     pub late: BTreeMap<Statement, u64>,
     /// Ad events that statement 2 left out because they name no campaign.
     pub without_campaign: u64,
+    /// Records without the ids by which they would match others.
+    #[serde(default)]
+    pub ids: IdCounts,
     /// What the good clicks cost, duplicates included.
     pub spend: Money,
+}
+
+/// How many good records lack the ids by which statements 3 and 4 match them: where all do, a field has another name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdCounts {
+    /// All CLICKs.
+    pub clicks: u64,
+    /// Those without device_id: they have no duplicates, and match a conversion by their session only.
+    pub clicks_without_device: u64,
+    /// Those without ad_id: they have no duplicates.
+    pub clicks_without_ad: u64,
+    /// Those without session_id: they match a conversion by their device only.
+    pub clicks_without_session: u64,
+    /// Records of `conversion-events` without device_id.
+    pub conversions_without_device: u64,
+    /// Those without session_id.
+    pub conversions_without_session: u64,
+}
+
+impl IdCounts {
+    /// The counts, each with what it counts.
+    pub fn named(&self) -> [(&'static str, u64); 5] {
+        [
+            ("clicks without device", self.clicks_without_device),
+            ("clicks without ad", self.clicks_without_ad),
+            ("clicks without session", self.clicks_without_session),
+            ("conversions without device", self.conversions_without_device),
+            ("conversions without session", self.conversions_without_session),
+        ]
+    }
+
+    /// Adds other counts.
+    pub fn add(&mut self, other: &IdCounts) {
+        self.clicks += other.clicks;
+        self.clicks_without_device += other.clicks_without_device;
+        self.clicks_without_ad += other.clicks_without_ad;
+        self.clicks_without_session += other.clicks_without_session;
+        self.conversions_without_device += other.conversions_without_device;
+        self.conversions_without_session += other.conversions_without_session;
+    }
 }
 
 impl Counts {
@@ -112,6 +155,7 @@ impl Counts {
             *self.late.entry(*statement).or_default() += more;
         }
         self.without_campaign += other.without_campaign;
+        self.ids.add(&other.ids);
         self.spend += other.spend;
     }
 }
@@ -437,6 +481,11 @@ impl Router {
         }
         if event.event_type == AdEventType::Click {
             self.counts.spend += event.actual_price;
+            let ids = &mut self.counts.ids;
+            ids.clicks += 1;
+            ids.clicks_without_device += u64::from(event.device_id.is_none());
+            ids.clicks_without_ad += u64::from(event.ad_id.is_none());
+            ids.clicks_without_session += u64::from(event.session_id.is_none());
             if self.runs(Statement::DuplicateDetector) {
                 self.paid_click(&event, own.duplicates, from);
             }
@@ -495,6 +544,8 @@ impl Router {
 
     fn conversion_event(&mut self, event: ConversionEvent<&str>, from: &mut Arrival<'_>) -> Result<(), BadRecord> {
         let own = from.accept(event.time, &self.settings)?.conversions;
+        self.counts.ids.conversions_without_device += u64::from(event.device_id.is_none());
+        self.counts.ids.conversions_without_session += u64::from(event.session_id.is_none());
         if !self.runs(Statement::ConversionMatcher)
             || self.is_late(Statement::ConversionMatcher, event.time, event.time, own, from)
         {

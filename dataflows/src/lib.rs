@@ -14,6 +14,6 @@ pub mod rtb_cache_updater;
 mod settings;
 
 pub use dataflow::{Inputs, Outputs, State, dataflow, replay};
-pub use ingest::{Batch, Counts, DeadLetter, Envelope, Ingest, LateEvent, PartitionCounts, PartitionHandle};
+pub use ingest::{Batch, Counts, DeadLetter, Envelope, IdCounts, Ingest, LateEvent, PartitionCounts, PartitionHandle};
 pub use journal::{Entered, Journal, Keeper, Kind, LAST, RESTORED, RateSums, RoutedClick};
 pub use settings::{Emit, MetricsSource, Settings, Statement};

@@ -91,6 +91,8 @@ pub fn run(monitor: &Monitor, used: &Used, engine: &EngineConfig) {
         HumanCount(counts.without_campaign),
         HumanCount(repeats)
     );
+    let without = counts.ids.named().map(|(what, count)| (what.to_owned(), count));
+    say!("no id      {}", listed(without.into_iter().filter(|(_, count)| *count > 0).collect()));
     let rate = records as f64 / elapsed.as_secs_f64().max(0.001);
     let cpu = used.cpu_seconds.map_or_else(String::new, |seconds| format!(", {seconds:.2} s of CPU"));
     let memory = usage::peak_memory().map_or_else(String::new, |bytes| format!(", peak memory {}", HumanBytes(bytes)));
@@ -122,6 +124,7 @@ pub fn report(monitor: &Monitor, used: &Used, file: &Path) -> anyhow::Result<()>
         "dead_letters": counts.bad,
         "late_events": late,
         "events_without_campaign": counts.without_campaign,
+        "without_id": counts.ids,
         "repeated_conversions": monitor.workers().iter().map(|worker| worker.repeats).sum::<u64>(),
     });
     std::fs::write(file, format!("{report:#}\n")).with_context(|| format!("can't write the report {}", file.display()))

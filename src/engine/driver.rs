@@ -363,6 +363,7 @@ impl Driver {
             repeats: self.state.matcher.repeats.get(),
             refunds: self.state.duplicates.refunds.get(),
         });
+        self.monitor.miss_ids(&self.plan.run.settings.statements);
     }
 }
 

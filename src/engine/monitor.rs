@@ -1,14 +1,16 @@
 //! What the workers of this process tell the rest of it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use adtide_dataflows::model::{Epoch, EventTime, Money};
 use adtide_dataflows::operators::Watermarks;
-use adtide_dataflows::{Counts, PartitionCounts, Statement};
+use adtide_dataflows::{Counts, IdCounts, PartitionCounts, Statement};
 
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use tracing::warn;
 
 use crate::checkpoint::Manifest;
 use crate::clock::Moment;
@@ -22,7 +24,11 @@ pub struct Monitor {
     heartbeat: Mutex<Heartbeat>,
     checkpoint: Mutex<Option<CheckpointStatus>>,
     epochs: Histogram,
+    has_judged_ids: AtomicBool,
 }
+
+/// How many clicks are read before ids are missed that none of them has.
+const FIRST_CLICKS: u64 = 10_000;
 
 /// The last checkpoint of this run.
 #[derive(Clone, Copy, Debug)]
@@ -118,6 +124,7 @@ impl Default for Monitor {
             heartbeat: Mutex::new(heartbeat),
             checkpoint: Mutex::default(),
             epochs,
+            has_judged_ids: AtomicBool::new(false),
         }
     }
 }
@@ -129,6 +136,23 @@ impl Monitor {
         match workers.iter_mut().find(|known| known.worker == status.worker) {
             Some(known) => *known = status,
             None => workers.push(status),
+        }
+    }
+
+    /// Warns of the ids that none of the first clicks of this process has, once: a statement that matches by them finds nothing.
+    pub fn miss_ids(&self, statements: &[Statement]) {
+        if self.has_judged_ids.load(Ordering::Relaxed) {
+            return;
+        }
+        let ids = self.counts().ids;
+        if ids.clicks < FIRST_CLICKS || self.has_judged_ids.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        for (field, without) in missed_ids(&ids, statements) {
+            warn!(
+                clicks = ids.clicks,
+                "no click so far has a {field}: {without}; is the field named otherwise, or are its values in ids.unknown?"
+            );
         }
     }
 
@@ -241,6 +265,62 @@ impl Monitor {
     }
 }
 
+/// The ids that no click has, and what these statements can't do without them.
+fn missed_ids(ids: &IdCounts, statements: &[Statement]) -> Vec<(&'static str, String)> {
+    const NO_DUPLICATES: (Statement, &str) = (Statement::DuplicateDetector, "statement 4 finds no duplicates");
+    let fields = [
+        (
+            "device_id",
+            ids.clicks_without_device,
+            &[NO_DUPLICATES, (Statement::ConversionMatcher, "statement 3 matches by session only")][..],
+        ),
+        ("ad_id", ids.clicks_without_ad, &[NO_DUPLICATES]),
+        (
+            "session_id",
+            ids.clicks_without_session,
+            &[(Statement::ConversionMatcher, "statement 3 matches by device only")],
+        ),
+    ];
+    let missed = fields.into_iter().filter(|(_, without, _)| *without == ids.clicks).map(|(field, _, effects)| {
+        let effects = effects.iter().filter(|(statement, _)| statements.contains(statement));
+        (field, effects.map(|(_, effect)| *effect).collect::<Vec<_>>().join(", and "))
+    });
+    missed.filter(|(_, effects)| !effects.is_empty()).collect()
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_missed_only_if_no_click_has_it_and_a_statement_needs_it() {
+        let some = IdCounts { clicks: 9, clicks_without_device: 8, clicks_without_session: 9, ..IdCounts::default() };
+        let missed = |ids: &IdCounts, statements: &[Statement]| missed_ids(ids, statements);
+        let session = ("session_id", "statement 3 matches by device only".to_owned());
+        assert_eq!(missed(&some, &Statement::ALL), [session]);
+        assert_eq!(missed(&some, &[Statement::DuplicateDetector]), []);
+        let none = IdCounts { clicks_without_device: 9, clicks_without_ad: 9, ..some };
+        let device = "statement 4 finds no duplicates, and statement 3 matches by session only".to_owned();
+        let fields: Vec<_> = missed(&none, &Statement::ALL).into_iter().map(|(field, _)| field).collect();
+        assert_eq!(fields, ["device_id", "ad_id", "session_id"]);
+        assert_eq!(missed(&none, &Statement::ALL)[0].1, device);
+        assert_eq!(missed(&none, &[Statement::PerformanceAggregator]), []);
+    }
+
+    #[test]
+    fn ids_are_judged_once_when_enough_clicks_were_read() {
+        let monitor = Monitor::default();
+        let report = |worker, clicks| {
+            let counts = Counts { ids: IdCounts { clicks, ..IdCounts::default() }, ..Counts::default() };
+            monitor.report(WorkerStatus { worker, counts, ..WorkerStatus::default() });
+            monitor.miss_ids(&Statement::ALL);
+            monitor.has_judged_ids.load(Ordering::Relaxed)
+        };
+        assert!(!report(0, FIRST_CLICKS / 2) && !report(1, FIRST_CLICKS / 2 - 1));
+        assert!(report(1, FIRST_CLICKS / 2));
+    }
 }

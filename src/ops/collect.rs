@@ -143,6 +143,16 @@ fn records(scrape: &mut Scrape<'_>, monitor: &Monitor, workers: &[WorkerStatus])
     let late = counts.late.into_iter().map(|(statement, count)| (vec![statement.name().to_owned()], count as f64));
     scrape.samples(&names::LATE_EVENTS, late)?;
     scrape.sample(&names::WITHOUT_CAMPAIGN, counts.without_campaign as f64)?;
+    let ids = counts.ids;
+    let by_id = |counts: &[(&str, u64)]| {
+        let samples = counts.iter().map(|(id, count)| (vec![(*id).to_owned()], *count as f64));
+        samples.collect::<Vec<_>>()
+    };
+    let clicks =
+        [("device", ids.clicks_without_device), ("ad", ids.clicks_without_ad), ("session", ids.clicks_without_session)];
+    scrape.samples(&names::CLICKS_WITHOUT_ID, by_id(&clicks))?;
+    let conversions = [("device", ids.conversions_without_device), ("session", ids.conversions_without_session)];
+    scrape.samples(&names::CONVERSIONS_WITHOUT_ID, by_id(&conversions))?;
     let repeats: u64 = workers.iter().map(|worker| worker.repeats).sum();
     scrape.sample(&names::REPEATED_CONVERSIONS, repeats as f64)?;
     // Sums are exact; only what a metric shows of them is a float, as all that Prometheus knows is.

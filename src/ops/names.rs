@@ -58,6 +58,8 @@ pub const ACTION: &str = "action";
 pub const WORKER: &str = "worker";
 /// The version of the binary.
 pub const VERSION: &str = "version";
+/// Which id: `device`, `ad` or `session`.
+pub const ID: &str = "id";
 
 macro_rules! metrics {
     ($($constant:ident = $kind:ident $name:literal [$($label:ident),*] $help:literal;)*) => {
@@ -79,6 +81,9 @@ metrics! {
     DEAD_LETTERS = Counter "adtide_dead_letters" [REASON] "Records that could not be read";
     LATE_EVENTS = Counter "adtide_late_events" [STATEMENT] "Records that came too late for a statement";
     WITHOUT_CAMPAIGN = Counter "adtide_events_without_campaign" [] "Ad events that statement 2 left out";
+    CLICKS_WITHOUT_ID = Counter "adtide_clicks_without_id" [ID] "Clicks without an id that matches them with others";
+    CONVERSIONS_WITHOUT_ID =
+        Counter "adtide_conversions_without_id" [ID] "Conversions without an id that matches them with clicks";
     REPEATED_CONVERSIONS = Counter "adtide_repeated_conversions" [] "Conversions that repeated another";
     SPEND = Counter "adtide_spend" [] "What the clicks read cost, duplicates included, in currency units";
     REFUNDS = Counter "adtide_refunds" [] "Refunds found for duplicate clicks, in currency units";

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use adtide_dataflows::model::{EventTime, Money, Topic};
 use adtide_dataflows::operators::Watermarks;
-use adtide_dataflows::{Counts, PartitionCounts, Statement};
+use adtide_dataflows::{Counts, IdCounts, PartitionCounts, Statement};
 
 use super::names::{self, Kind};
 use super::*;
@@ -55,6 +55,8 @@ fn worker(number: usize, phase: Phase) -> WorkerStatus {
     let mark = |ms| EventTime(1_767_600_000_000 + ms);
     let mut counts = Counts { spend: Money(12_345), without_campaign: 3, ..Counts::default() };
     counts.bad.insert("not_json".to_owned(), 2);
+    counts.ids =
+        IdCounts { clicks: 9, clicks_without_device: 4, conversions_without_session: 1, ..IdCounts::default() };
     counts.late.insert(Statement::DuplicateDetector, 5);
     WorkerStatus {
         restored: (0, 0),
@@ -105,6 +107,9 @@ fn the_metrics_tell_what_workers_and_sources_have_reported() {
         ("adtide_dead_letters_total{reason=\"not_json\"}", 4.0),
         ("adtide_late_events_total{statement=\"duplicate_detector\"}", 10.0),
         ("adtide_events_without_campaign_total", 6.0),
+        ("adtide_clicks_without_id_total{id=\"device\"}", 8.0),
+        ("adtide_clicks_without_id_total{id=\"ad\"}", 0.0),
+        ("adtide_conversions_without_id_total{id=\"session\"}", 2.0),
         ("adtide_repeated_conversions_total", 2.0),
         ("adtide_spend_total", 246.9),
         ("adtide_refunds_total", 1.98),

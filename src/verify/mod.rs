@@ -116,6 +116,7 @@ fn check(input: &mut dyn Input, found: &mut dyn Found, watch: &mut dyn FnMut(u64
         dead_letters: compare::dead_letters(records, found)?,
         ledger: ledger.map(|ledger| ledger.check(&compensations, records, found)).transpose()?,
         refunds: compensations.section,
+        ids: tables.ids,
         without_campaign: tables.performance.without_campaign,
         repeats: tables.attributions.repeats,
         late_by_idleness: [&records.performance.late, &records.attributions.late, &records.refunds.late]

@@ -1,7 +1,9 @@
 //! One pass over the input, for all the moments at which sinks stand.
 
-use adtide_dataflows::model::{AdEvent, CampaignEvent, ConversionEvent, EventTime, ProductMeta, ProductMetrics, Topic};
-use adtide_dataflows::{Settings, Statement};
+use adtide_dataflows::model::{
+    AdEvent, AdEventType, CampaignEvent, ConversionEvent, EventTime, ProductMeta, ProductMetrics, Topic,
+};
+use adtide_dataflows::{IdCounts, Settings, Statement};
 
 use super::batch::{self, Attributions, Claims, ClickGroups, Clicks, Performance, Rankings, Refunds};
 use super::cut::Cut;
@@ -23,6 +25,8 @@ pub struct Recomputed {
     pub refunds: Refunds,
     /// The dead letters.
     pub bad: BadRecords,
+    /// Records without the ids by which they would match others.
+    pub ids: IdCounts,
     /// How many windows of statement 2 are open.
     pub open_windows: usize,
 }
@@ -92,6 +96,7 @@ struct Part<'a> {
     clicks: Clicks,
     groups: ClickGroups,
     bad: BadRecords,
+    ids: IdCounts,
 }
 
 impl<'a> Part<'a> {
@@ -106,6 +111,7 @@ impl<'a> Part<'a> {
             clicks: Clicks::new(claims(Statement::ConversionMatcher)),
             groups: ClickGroups::new(claims(Statement::DuplicateDetector)),
             bad: BadRecords::new(),
+            ids: IdCounts::default(),
         }
     }
 
@@ -115,6 +121,13 @@ impl<'a> Part<'a> {
             self.performance.add(event, settings);
             self.clicks.add(event, settings);
             self.groups.add(event, settings);
+            let AdEvent { device_id, ad_id, session_id, .. } = &event.event;
+            if event.event.event_type == AdEventType::Click {
+                self.ids.clicks += 1;
+                self.ids.clicks_without_device += count(device_id.is_none());
+                self.ids.clicks_without_ad += count(ad_id.is_none());
+                self.ids.clicks_without_session += count(session_id.is_none());
+            }
         }
     }
 
@@ -126,7 +139,12 @@ impl<'a> Part<'a> {
         let metrics = held(cut, Topic::ProductMetrics, &events.metrics);
         let meta = held(cut, Topic::ProductMeta, &events.meta);
         let conversions = held(cut, Topic::ConversionEvents, &events.conversions);
+        for conversion in &conversions {
+            self.ids.conversions_without_device += count(conversion.event.device_id.is_none());
+            self.ids.conversions_without_session += count(conversion.event.session_id.is_none());
+        }
         let mut recomputed = Recomputed {
+            ids: self.ids,
             rankings: batch::rankings(&campaigns, &metrics, &meta, &self.performance.rows, settings),
             performance: self.performance,
             attributions: self.clicks.attribute(&conversions, settings),
@@ -137,6 +155,10 @@ impl<'a> Part<'a> {
         recomputed.keep_only(&settings.statements);
         recomputed
     }
+}
+
+fn count(is_without: bool) -> u64 {
+    u64::from(is_without)
 }
 
 impl Recomputed {

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use adtide_dataflows::IdCounts;
+
 /// How many differences of a kind are kept to show.
 const SHOWN: usize = 20;
 
@@ -83,6 +85,8 @@ pub struct Report {
     pub ledger: Option<LedgerReport>,
     /// Events that statement 2 leaves out, having no campaign_id.
     pub without_campaign: u64,
+    /// Records without the ids by which they would match others.
+    pub ids: IdCounts,
     /// Conversions that repeat another one.
     pub repeats: u64,
     /// Late events that were late only because their partition had been idle: here the run is believed.
@@ -165,6 +169,11 @@ impl fmt::Display for Report {
         }
         for note in &self.notes {
             writeln!(f, "  note: {note}")?;
+        }
+        let without = self.ids.named().into_iter().filter(|(_, count)| *count > 0);
+        let without: Vec<_> = without.map(|(what, count)| format!("{count} {what}")).collect();
+        if !without.is_empty() {
+            writeln!(f, "  no id: {}", without.join(", "))?;
         }
         write!(
             f,

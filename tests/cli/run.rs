@@ -1,6 +1,6 @@
 //! `adtide --from`: the same results however it runs, and right ones whatever is set.
 
-use crate::support::{Place, TABLES};
+use crate::support::{Place, TABLES, click, conversion};
 
 const ALL: [&str; 6] = ["rankings", "performance", "attributions", "refunds", "late events", "dead letters"];
 
@@ -104,4 +104,29 @@ fn a_database_that_is_none_is_named() {
     place.write("in/ad-events.ndjson", "");
     place.write("out/adtide.db", "this is a text and no database, whatever its name may say");
     place.run("--from in --data-dir out").failed_saying(&["out/adtide.db", "SQLite"]);
+}
+
+#[test]
+fn an_id_that_no_click_has_is_missed_once_and_counted() {
+    let place = Place::new();
+    let second = |n: u32| format!("{:02}:{:02}:{:02}", 8 + n / 3600, n / 60 % 60, n % 60);
+    let clicks: String = (0..11_000).map(|n| click(second(n), 1, "d-1")).collect();
+    place.write("in/ad-events.ndjson", clicks.replace("device_id", "deviceId"));
+    place.write("in/conversion-events.ndjson", conversion("08:00:01", "o", "d-1"));
+    let outcome = place.run("--from in --data-dir out -w 2").succeeded();
+    let missed = |field: &str| outcome.stderr.matches(&format!("no click so far has a {field}")).count();
+    assert_eq!((missed("device_id"), missed("session_id"), missed("ad_id")), (1, 1, 0), "{}", outcome.stderr);
+    outcome.says(&[
+        "no id      11,000 clicks without device, 11,000 clicks without session, 1 conversions without session",
+    ]);
+    let verified = place.run("verify --from in --data-dir out").succeeded();
+    verified.says(&["no id: 11000 clicks without device, 11000 clicks without session, 1 conversions without session"]);
+    // With devices, that no click has a session is said still.
+    place.write("in/ad-events.ndjson", clicks);
+    let outcome = place.run("--from in --data-dir out").succeeded();
+    assert!(
+        !outcome.stderr.contains("has a device_id") && outcome.stderr.contains("has a session_id"),
+        "{}",
+        outcome.stderr
+    );
 }

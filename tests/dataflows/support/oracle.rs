@@ -78,6 +78,7 @@ impl Run {
 
     fn check_counts(&self, expected: &Recomputed) {
         assert_eq!(self.counts.without_campaign, expected.performance.without_campaign);
+        assert_eq!(self.counts.ids, expected.ids);
         assert_eq!(self.repeats, expected.attributions.repeats);
         let refunds = self.compensations.0.iter().map(|(row, ..)| row.refund_amount).sum::<Money>();
         let ranked = self.rankings.last().iter().map(|row| row.total_campaigns).sum::<u64>();

@@ -227,6 +227,7 @@ fn merge_counts(counts: &mut Counts, other: Counts) {
         *counts.late.entry(statement).or_default() += other;
     }
     counts.without_campaign += other.without_campaign;
+    counts.ids.add(&other.ids);
     counts.spend += other.spend;
 }
 

@@ -4,6 +4,7 @@ use adtide_dataflows::model::{AdId, Compensation, EventTime, Money, RankingEntry
 use adtide_dataflows::{DeadLetter, LateEvent};
 use serde_json::{Map, Number, Value, json};
 
+use crate::worker::Letter;
 use crate::worker::store::{Announcement, Campaign};
 
 /// An amount as a JSON number with two decimals.
@@ -159,6 +160,21 @@ pub fn late_event(event: &LateEvent, longest: usize) -> String {
         ("watermark", json!(event.watermark.to_string())),
     ];
     fields.extend(original(event.key.as_deref(), event.timestamp, &event.value, longest));
+    object(fields)
+}
+
+/// A record of `dead-letter` that a ledger worker has left out, with at most `longest` bytes of it. `worker` says that it is
+/// one.
+pub fn left_out(worker: &str, topic: &str, letter: &Letter, longest: usize) -> String {
+    let mut fields = vec![
+        ("worker", json!(worker)),
+        ("topic", json!(topic)),
+        ("partition", json!(letter.partition.number)),
+        ("offset", json!(letter.offset)),
+        ("reason", json!(letter.unfit.reason)),
+        ("detail", json!(cut(&letter.unfit.detail, longest))),
+    ];
+    fields.extend(original(letter.key.as_deref(), letter.timestamp, &letter.value, longest));
     object(fields)
 }
 

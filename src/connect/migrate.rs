@@ -12,6 +12,7 @@ const STEPS: &[(&str, &str)] = &[
     ("V1__results", include_str!("../../migrations/V1__results.sql")),
     ("V2__ledger", include_str!("../../migrations/V2__ledger.sql")),
     ("V3__columns", include_str!("../../migrations/V3__columns.sql")),
+    ("V4__large_amounts", include_str!("../../migrations/V4__large_amounts.sql")),
 ];
 
 /// The advisory lock that is held while steps are applied: any number that nobody else uses.

@@ -5,6 +5,7 @@ pub mod migrate;
 pub mod postgres;
 pub mod redis;
 pub mod sqlite;
+pub mod text;
 pub mod topics;
 mod transient;
 mod trials;

@@ -16,7 +16,7 @@ const BUSY: Duration = Duration::from_secs(30);
 const TABLES: [&str; 2] = [include_str!("../sink/schema.sql"), include_str!("../worker/store/schema.sql")];
 
 /// Which version of the tables these are: the database's `user_version`.
-const VERSION: i64 = 2;
+const VERSION: i64 = 3;
 
 /// Columns, all of texts, that tables of earlier versions don't have.
 const ADDED: [(&str, &str); 2] = [("adtide_progress_partitions", "file"), ("worker_offsets", "file")];

@@ -252,7 +252,7 @@ fn origin(topic: Topic, partition: u32, offset: u64) -> String {
 
 /// Renders a record so that brokers take it, whose limit by default is one MB: if it is longer as a whole, what is long in
 /// it is cut. A record that no broker takes would stop everything.
-fn fit(render: impl Fn(usize) -> String) -> String {
+pub(crate) fn fit(render: impl Fn(usize) -> String) -> String {
     const LONGEST: usize = 900_000;
     /// Of each text. As JSON a character may take six bytes, and there are at most two.
     const CUT: usize = 50_000;

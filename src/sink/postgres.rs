@@ -11,13 +11,13 @@ use adtide_dataflows::Settings;
 use adtide_dataflows::model::{AttributionRow, Epoch, PerformanceRow, Text};
 use adtide_dataflows::operators::{PartitionReport, Watermarks};
 use anyhow::{Context, anyhow};
-use sha2::{Digest, Sha256};
 use tokio_postgres::types::{Json, ToSql};
 use tokio_postgres::{Row, Statement};
 
 use super::rows::Rows;
 use super::{Commit, Progress, Run, Sink, Stored, by_partition, fenced, latest, rewound};
 use crate::connect::postgres::{Client, PostgresConfig};
+use crate::connect::text::stored_text;
 use crate::connect::{Fault, migrate, persist};
 
 /// Statements 2 and 3 in PostgreSQL.
@@ -124,20 +124,6 @@ pub fn stored(client: &mut Client, name: &str) -> anyhow::Result<Option<Stored>>
         row.as_ref().map_or(Ok(None), decode)
     };
     read().context("can't read the progress in PostgreSQL, table adtide_progress")
-}
-
-/// How a text stands in the tables: as it is, unless PostgreSQL can't hold it. A text has no U+0000 there, and one of some
-/// thousand bytes fits no index. Rather than fail for ever, such a text is cut and cleaned, and ends with a hash of what it
-/// was, so that different texts stay different.
-pub fn stored_text(text: &str) -> Cow<'_, str> {
-    /// Bytes; an entry of an index may have some 2700.
-    const LONGEST: usize = 2000;
-    if text.len() <= LONGEST && !text.contains('\0') {
-        return Cow::Borrowed(text);
-    }
-    let head = text.chars().take(LONGEST / 8).map(|c| if c == '\0' { char::REPLACEMENT_CHARACTER } else { c });
-    let hash: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
-    Cow::Owned(format!("{}…{hash}", head.collect::<String>()))
 }
 
 const APPLICATION: &str = "adtide sink";

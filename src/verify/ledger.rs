@@ -14,6 +14,7 @@ use super::input::Offsets;
 use super::parse::Located;
 use super::recompute::Recomputed;
 use super::report::{LedgerReport, Section};
+use crate::connect::text::stored_text;
 use crate::sink::COMPENSATION_EVENTS;
 
 /// The workers, as they name their offsets.
@@ -137,9 +138,9 @@ impl Ledger {
             (key, entry(click.advertiser_id, click.campaign_id, click.price))
         });
         let mut debits = Expected::new(debits);
-        let credits = self
-            .refunds_before(COMPENSATION, compensations)
-            .map(|(id, refunded)| (json!(id), entry(refunded.advertiser_id, refunded.campaign_id, refunded.amount)));
+        let credits = self.refunds_before(COMPENSATION, compensations).map(|(id, refunded)| {
+            (json!(stored_text(id)), entry(refunded.advertiser_id, refunded.campaign_id, refunded.amount))
+        });
         let mut credits = Expected::new(credits);
         let (mut by_advertiser, mut by_campaign) = (Sums::new(), Sums::new());
         let mut by_group: BTreeMap<&RefundKey, i128> = BTreeMap::new();

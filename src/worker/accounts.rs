@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 
 use adtide_dataflows::model::{Money, UnknownIds};
 use adtide_dataflows::operators::FileMark;
-use adtide_dataflows::record::BadRecord;
 use tracing::warn;
 
+use super::dead_letters::Unfit;
 use super::drive::Work;
 use super::feed::{Partition, Positions, Record};
 use super::record::{self, Click, Reader, Refund};
@@ -46,7 +46,7 @@ impl Accounts {
     }
 
     /// The entry that a record makes; None if it makes none.
-    fn entry(&mut self, record: &Record<'_>, value: &[u8]) -> Result<Option<Entry>, BadRecord> {
+    fn entry(&mut self, record: &Record<'_>, value: &[u8]) -> Result<Option<Entry>, Unfit> {
         let entry_type = self.entry_type;
         let (partition, offset) = (record.partition.clone(), record.offset);
         Ok(match entry_type {
@@ -88,7 +88,7 @@ impl Accounts {
 }
 
 impl Work for Accounts {
-    fn take(&mut self, record: &Record<'_>, value: &[u8]) -> Result<(), BadRecord> {
+    fn take(&mut self, record: &Record<'_>, value: &[u8]) -> Result<(), Unfit> {
         let entry = self.entry(record, value)?;
         self.entries.extend(entry);
         Ok(())

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use adtide_dataflows::model::{Money, UnknownIds};
 use adtide_dataflows::operators::FileMark;
-use adtide_dataflows::record::BadRecord;
 
+use super::dead_letters::Unfit;
 use super::drive::Work;
 use super::feed::{Partition, Positions, Record};
 use super::record::{self, Reader};
@@ -33,7 +33,7 @@ impl BudgetWork {
 }
 
 impl Work for BudgetWork {
-    fn take(&mut self, record: &Record<'_>, value: &[u8]) -> Result<(), BadRecord> {
+    fn take(&mut self, record: &Record<'_>, value: &[u8]) -> Result<(), Unfit> {
         // Topics may have a prefix.
         if record.partition.topic.ends_with(COMPENSATION_EVENTS) {
             let record::Refund { compensation_id, campaign_id, amount, window_start, .. } =

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use adtide_dataflows::model::{ActiveCampaign, CampaignEvent, CampaignEventType, EventTime, UnknownIds};
 use adtide_dataflows::operators::FileMark;
-use adtide_dataflows::record::BadRecord;
 use serde::Deserialize;
 use tracing::info;
 
+use super::dead_letters::Unfit;
 use super::drive::Work;
 use super::feed::{Partition, Positions, Record};
 use super::outbox::Outbox;
@@ -62,7 +62,7 @@ impl CampaignStatus {
 }
 
 impl Work for CampaignStatus {
-    fn take(&mut self, record: &Record<'_>, value: &[u8]) -> Result<(), BadRecord> {
+    fn take(&mut self, record: &Record<'_>, value: &[u8]) -> Result<(), Unfit> {
         let told = &mut self.told;
         self.reader.campaign_event(record, value, |event| {
             if is_own(value) {
@@ -71,7 +71,8 @@ impl Work for CampaignStatus {
                 let order = (event.time, record.partition.number, record.offset);
                 follow_owner(told, event, order);
             }
-        })
+        })?;
+        Ok(())
     }
 
     fn pending(&self) -> usize {
@@ -170,7 +171,8 @@ fn follow_owner(told: &mut Told, event: &CampaignEvent<&str>, order: (EventTime,
 /// What stands in `campaign-events` is the newest event there, the owner's or our own. Where that is not what should be, we
 /// tell anew, with a time after both. That time comes from the events and the ledger, never from the clock.
 fn decide(campaign: &Campaign) -> Decision {
-    let is_exhausted = campaign.budget.is_some_and(|budget| campaign.debits - campaign.credits >= budget);
+    let spent = campaign.debits - campaign.credits;
+    let is_exhausted = campaign.budget.is_some_and(|budget| spent >= i128::from(budget.0));
     // One that we have not heard of yet may be active.
     let is_wanted = matches!(campaign.status.as_deref(), None | Some("ACTIVE"));
     let own_stands = campaign.announced.filter(|(time, _)| campaign.state_time.is_none_or(|state| *time > state));
@@ -212,7 +214,7 @@ mod tests {
                 bid_price: Money(100),
             }),
             budget: Some(Money(500)),
-            debits: Money(debits),
+            debits: debits.into(),
             last_entry: Some(EventTime(20)),
             is_settled: true,
             ..Campaign::default()
@@ -241,7 +243,7 @@ mod tests {
     #[test]
     fn a_refund_brings_it_back_after_everything_that_is_known() {
         let paused = Campaign { announced: Some((EventTime(20), Announcement::Pause)), ..campaign(500) };
-        let refunded = Campaign { credits: Money(1), is_exhausted: true, ..paused };
+        let refunded = Campaign { credits: 1, is_exhausted: true, ..paused };
         assert_eq!(announces(&refunded), Some((21, Announcement::Activate)));
     }
 
@@ -285,9 +287,9 @@ mod tests {
         let unknown = Campaign { status: None, state_time: None, active: None, ..campaign(500) };
         assert_eq!(announces(&unknown), Some((20, Announcement::Pause)));
         let announced = Some((EventTime(20), Announcement::Pause));
-        assert_eq!(announces(&Campaign { credits: Money(1), announced, ..unknown }), None);
+        assert_eq!(announces(&Campaign { credits: 1, announced, ..unknown }), None);
         assert_eq!(
-            announces(&Campaign { credits: Money(1), announced, is_settled: false, ..campaign(500) }),
+            announces(&Campaign { credits: 1, announced, is_settled: false, ..campaign(500) }),
             Some((21, Announcement::Activate))
         );
     }

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use adtide_dataflows::operators::FileMark;
-use adtide_dataflows::record::BadRecord;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
+use super::dead_letters::{DeadLetters, Letter, Unfit};
 use super::feed::{Change, Feed, Partition, Place, Positions, Record};
 use super::stats::WorkerStats;
 use super::store::{Advance, Outcome, Step};
@@ -27,6 +27,9 @@ const EFFECTS: usize = 5_000;
 /// How long offsets may wait that come without effects: reading those records again changes nothing.
 const OFFSETS_ONLY: Duration = Duration::from_secs(1);
 
+/// How many bytes of records that are left out are kept for one commit, or a little more.
+const LETTERS_BYTES: usize = 8 << 20;
+
 /// How often the lag is looked up, and how often what was done is logged.
 const LAG: Duration = Duration::from_secs(5);
 const REPORT: Duration = Duration::from_secs(10);
@@ -36,8 +39,8 @@ pub trait Work {
     /// Takes a record into the batch.
     ///
     /// # Errors
-    /// It can't be read. It has no effect, but is passed over.
-    fn take(&mut self, record: &Record<'_>, value: &[u8]) -> Result<(), BadRecord>;
+    /// It can't be read, or nothing can be made of it. It has no effect, and goes to the dead letters.
+    fn take(&mut self, record: &Record<'_>, value: &[u8]) -> Result<(), Unfit>;
 
     /// How many effects the batch has.
     fn pending(&self) -> usize;
@@ -89,6 +92,11 @@ pub struct Driver<'a> {
     committed: BTreeMap<Partition, u64>,
     /// Up to where it was read, where that is further.
     reached: BTreeMap<Partition, u64>,
+    /// What was left out of that.
+    letters: Vec<Letter>,
+    dead_letters: Box<dyn DeadLetters>,
+    /// How many were left out, and when it was last said.
+    left_out: (u64, Option<Instant>),
     last_commit: Instant,
     last_lag: Option<Instant>,
     last_report: Instant,
@@ -104,6 +112,7 @@ impl<'a> Driver<'a> {
         job: &'static str,
         store: &'static str,
         feeds: Vec<Box<dyn Feed>>,
+        dead_letters: Box<dyn DeadLetters>,
         stop: &'a AtomicBool,
         stats: &'a Arc<WorkerStats>,
     ) -> Driver<'a> {
@@ -115,6 +124,9 @@ impl<'a> Driver<'a> {
             feeds,
             committed: BTreeMap::new(),
             reached: BTreeMap::new(),
+            letters: Vec::new(),
+            dead_letters,
+            left_out: (0, None),
             last_commit: now,
             last_lag: None,
             last_report: now,
@@ -169,11 +181,7 @@ impl<'a> Driver<'a> {
 
     /// Tries until it succeeds. None if the worker is to stop while it does not.
     fn persist<T>(&self, what: &str, attempt: impl FnMut() -> Result<T, Fault>) -> anyhow::Result<Option<T>> {
-        let what = format!("worker {}: {what}", self.job);
-        self.stats.set_waits(Some(what.clone()));
-        let result = persist_unless(self.stop, &what, attempt);
-        self.stats.set_waits(None);
-        result
+        patiently(self.job, self.stop, self.stats, what, attempt)
     }
 
     /// Reads for a while.
@@ -183,7 +191,7 @@ impl<'a> Driver<'a> {
         let mut feeds = std::mem::take(&mut self.feeds);
         let share = if is_idle { IDLE } else { GATHER / 5 } / u32::try_from(feeds.len().max(1)).unwrap_or(1);
         let mut read = || -> anyhow::Result<()> {
-            while Instant::now() < end && work.pending() < EFFECTS && !self.stop.load(Ordering::Relaxed) {
+            while Instant::now() < end && self.has_room(work) && !self.stop.load(Ordering::Relaxed) {
                 for feed in &mut feeds {
                     match feed.poll(share, &mut |record| self.take(work, &record)) {
                         Err(Fault::Lasting(error)) => return Err(error),
@@ -206,6 +214,12 @@ impl<'a> Driver<'a> {
         }
         self.feeds = feeds;
         result
+    }
+
+    /// Whether a commit may become larger.
+    fn has_room(&self, work: &dyn Work) -> bool {
+        let bytes: usize = self.letters.iter().map(|letter| letter.value.len()).sum();
+        work.pending() + self.letters.len() < EFFECTS && bytes < LETTERS_BYTES
     }
 
     /// Logs what passes by itself, and not each time that it is met.
@@ -232,12 +246,38 @@ impl<'a> Driver<'a> {
         self.stats.records.fetch_add(1, Ordering::Relaxed);
         let taken = match value {
             Ok(value) => work.take(record, value),
-            Err(bad) => Err(bad.clone()),
+            Err(bad) => Err(bad.clone().into()),
         };
-        if let Err(bad) = taken {
+        if let Err(unfit) = taken {
             self.stats.bad.fetch_add(1, Ordering::Relaxed);
-            debug!(worker = self.job, partition = %record.partition, offset = record.offset, reason = %bad, "left out");
+            self.letters.push(Letter::new(record, unfit));
         }
+    }
+
+    /// Writes what was left out, before the offsets pass over it. False if the worker is to stop while it can't.
+    fn write_letters(&mut self) -> anyhow::Result<bool> {
+        let letters = std::mem::take(&mut self.letters);
+        let Some(last) = letters.last() else { return Ok(true) };
+        let (job, place) = (self.job, self.dead_letters.place());
+        let Driver { stop, stats, dead_letters, .. } = self;
+        let write = || dead_letters.write(job, &letters);
+        if patiently(job, stop, stats, &format!("writing to {place}"), write)?.is_none() {
+            return Ok(false);
+        }
+        self.left_out.0 += letters.len() as u64;
+        if self.left_out.1.is_none_or(|said| said.elapsed() >= REPORT) {
+            warn!(
+                worker = job,
+                records = self.left_out.0,
+                partition = %last.partition,
+                offset = last.offset,
+                reason = last.unfit.reason,
+                detail = last.unfit.detail,
+                "records had no effect; they are in {place}, and the last one was this"
+            );
+            self.left_out = (0, Some(Instant::now()));
+        }
+        Ok(true)
     }
 
     /// Commits what was read. Offsets without effects may wait, unless they must not.
@@ -255,6 +295,11 @@ impl<'a> Driver<'a> {
                 Some(Advance { partition: partition.clone(), expected, next: *next, file })
             })
             .collect();
+        if !self.write_letters()? {
+            work.clear();
+            self.reached.clear();
+            return Ok(());
+        }
         let step = Step { worker: self.job, owner: &self.owner, advances: &advances };
         let outcome = self.persist(&format!("committing to {}", self.store), || work.commit(step))?;
         work.clear();
@@ -375,4 +420,19 @@ impl<'a> Driver<'a> {
             "{what}"
         );
     }
+}
+
+/// Tries until it succeeds, and has it known meanwhile. None if the worker `job` is to stop while it does not.
+fn patiently<T>(
+    job: &str,
+    stop: &AtomicBool,
+    stats: &WorkerStats,
+    what: &str,
+    attempt: impl FnMut() -> Result<T, Fault>,
+) -> anyhow::Result<Option<T>> {
+    let what = format!("worker {job}: {what}");
+    stats.set_waits(Some(what.clone()));
+    let result = persist_unless(stop, &what, attempt);
+    stats.set_waits(None);
+    result
 }

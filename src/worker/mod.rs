@@ -14,11 +14,13 @@
 mod accounts;
 mod budget;
 mod campaign_status;
+mod dead_letters;
 pub mod demo;
 mod drive;
 pub mod feed;
 mod instance;
 mod outbox;
+mod publish;
 mod record;
 mod stats;
 pub mod store;
@@ -41,6 +43,8 @@ use crate::sink::COMPENSATION_EVENTS;
 use accounts::Accounts;
 use budget::BudgetWork;
 use campaign_status::CampaignStatus;
+pub use dead_letters::Letter;
+use dead_letters::{DeadLetters, KafkaDeadLetters};
 use drive::{Driver, Work};
 use feed::Feed;
 use feed::ends::Ends;
@@ -48,6 +52,7 @@ use feed::files::FileFeed;
 use feed::kafka::{KafkaFeed, Member};
 use instance::Instance;
 use outbox::{FileOutbox, KafkaOutbox, Outbox};
+use publish::Publisher;
 pub use stats::WorkerStats;
 use store::postgres::PostgresLedger;
 use store::redis::RedisBudgets;
@@ -276,7 +281,8 @@ fn run(
             (join(config, kafka, job, &instance, ends, stop)?, Some(instance))
         }
     };
-    Driver::new(job.name(), job.store(&config.place), feeds, stop, stats).run(work.as_mut(), until_end)
+    let dead_letters = dead_letters(&config.place)?;
+    Driver::new(job.name(), job.store(&config.place), feeds, dead_letters, stop, stats).run(work.as_mut(), until_end)
 }
 
 /// Joins the consumer group of a worker with each of its topics. None at all if it is to stop meanwhile.
@@ -301,6 +307,16 @@ fn join(
     Ok(feeds)
 }
 
+/// Where records go that a worker leaves out.
+fn dead_letters(place: &Place) -> anyhow::Result<Box<dyn DeadLetters>> {
+    Ok(match place {
+        Place::Embedded { data_dir, .. } => Box::new(SqliteStore::open(&data_dir.join(DATABASE))?),
+        Place::Services { kafka, .. } => {
+            Box::new(KafkaDeadLetters::new(Publisher::new(kafka.clone()), kafka.prefix.clone()))
+        }
+    })
+}
+
 fn work(config: &WorkerConfig, job: Job, stats: &Arc<WorkerStats>) -> anyhow::Result<Box<dyn Work>> {
     let (place, unknown_ids) = (&config.place, &config.unknown_ids);
     Ok(match job {
@@ -318,7 +334,7 @@ fn work(config: &WorkerConfig, job: Job, stats: &Arc<WorkerStats>) -> anyhow::Re
         Job::CampaignStatus => {
             let outbox: Box<dyn Outbox> = match place {
                 Place::Embedded { from, data_dir } => Box::new(FileOutbox::new(from, &data_dir.join(DATABASE))?),
-                Place::Services { kafka, .. } => Box::new(KafkaOutbox::new(kafka.clone())),
+                Place::Services { kafka, .. } => Box::new(KafkaOutbox(Publisher::new(kafka.clone()))),
             };
             let ledger = place.ledger(job.name())?;
             Box::new(CampaignStatus::new(ledger, outbox, config.status_interval, unknown_ids, stats))

@@ -7,13 +7,12 @@ use std::time::{Duration, Instant};
 
 use adtide_dataflows::record::MAX_RECORD_BYTES;
 use anyhow::{Context, anyhow, ensure};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::CAMPAIGN_EVENTS;
+use super::publish::Publisher;
 use super::store::Waiting;
 use super::store::sqlite::SqliteStore;
 use crate::connect::Fault;
-use crate::connect::kafka::{Deliveries, KafkaConfig};
 use crate::source::file::topic_files;
 
 /// Publishes campaign events.
@@ -26,49 +25,13 @@ pub trait Outbox {
     fn publish(&mut self, events: &[Waiting]) -> Result<(), Fault>;
 }
 
-/// How long the brokers may take.
-const DELIVERY: Duration = Duration::from_secs(30);
-
 /// To Kafka.
-pub struct KafkaOutbox {
-    config: KafkaConfig,
-    /// None after a failure: what is still on its way is given up with its producer.
-    producer: Option<BaseProducer<Deliveries>>,
-}
-
-impl KafkaOutbox {
-    /// An outbox that connects when it is needed.
-    pub fn new(config: KafkaConfig) -> KafkaOutbox {
-        KafkaOutbox { config, producer: None }
-    }
-
-    fn open(&self) -> Result<BaseProducer<Deliveries>, Fault> {
-        let mut client = self.config.producer_with(&[]);
-        client.set("enable.idempotence", "true").set("acks", "all");
-        client.set("message.timeout.ms", DELIVERY.as_millis().to_string());
-        client.create_with_context(Deliveries::default()).map_err(|error| self.config.fault(error))
-    }
-}
+pub struct KafkaOutbox(pub Publisher);
 
 impl Outbox for KafkaOutbox {
     fn publish(&mut self, events: &[Waiting]) -> Result<(), Fault> {
-        let topic = self.config.topic(CAMPAIGN_EVENTS);
-        let producer = match self.producer.take() {
-            Some(producer) => producer,
-            None => self.open()?,
-        };
-        for event in events {
-            let key = event.campaign_id.to_string();
-            let record = BaseRecord::to(&topic).key(&key).payload(&event.event);
-            producer.send(record).map_err(|(error, _)| self.config.fault(error))?;
-        }
-        // A record that can't be delivered fails by itself after this long.
-        producer.flush(2 * DELIVERY).map_err(|error| self.config.fault(error))?;
-        if let Some(error) = producer.context().failure() {
-            return Err(self.config.fault(error.clone()));
-        }
-        self.producer = Some(producer);
-        Ok(())
+        let records = events.iter().map(|event| (event.campaign_id.to_string(), event.event.clone()));
+        self.0.publish(CAMPAIGN_EVENTS, records)
     }
 }
 

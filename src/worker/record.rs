@@ -5,7 +5,9 @@ use adtide_dataflows::record::{self, BadRecord, Field, Scanner};
 use serde::Deserialize;
 use serde_json::Number;
 
+use super::dead_letters::Unfit;
 use super::feed::Record;
+use crate::connect::text::stored_text;
 
 /// A click that is paid for.
 pub struct Click {
@@ -66,6 +68,7 @@ fn believe(time: EventTime, record: &Record<'_>) -> Result<(), BadRecord> {
 
 /// A refund, as `compensation-events` has it.
 pub struct Refund {
+    /// As it is stored.
     pub compensation_id: String,
     pub advertiser_id: i64,
     pub campaign_id: Option<i64>,
@@ -74,7 +77,7 @@ pub struct Refund {
 }
 
 /// A record of `compensation-events`, which adtide itself writes.
-pub fn refund(record: &Record<'_>, value: &[u8]) -> Result<Refund, BadRecord> {
+pub fn refund(record: &Record<'_>, value: &[u8]) -> Result<Refund, Unfit> {
     #[derive(Deserialize)]
     struct Fields {
         compensation_id: String,
@@ -83,11 +86,22 @@ pub fn refund(record: &Record<'_>, value: &[u8]) -> Result<Refund, BadRecord> {
         refund_amount: Number,
         window_start: String,
     }
-    let fields: Fields = serde_json::from_slice(value).map_err(|error| BadRecord::NotJson(error.to_string()))?;
-    let amount = Money::parse(fields.refund_amount.to_string().as_bytes(), Money::MAX_REVENUE);
-    let amount = amount.map_err(|error| BadRecord::Money(Field::ActualPrice, error))?;
+    let fields: Fields = serde_json::from_slice(value).map_err(|error| Unfit {
+        reason: if error.is_data() { "ill_typed_field" } else { "not_json" },
+        detail: error.to_string(),
+    })?;
+    let amount = Money::parse(fields.refund_amount.to_string().as_bytes(), Money(i64::MAX));
+    let amount = amount.map_err(|error| Unfit {
+        reason: BadRecord::Money(Field::ActualPrice, error).reason(),
+        detail: format!("refund_amount: {error}"),
+    })?;
     let window_start = EventTime::parse(&fields.window_start).map_err(BadRecord::Time)?;
     believe(window_start, record)?;
-    let Fields { compensation_id, advertiser_id, campaign_id, .. } = fields;
+    // Of two without an id, one would be taken for a repeat of the other.
+    if fields.compensation_id.is_empty() {
+        return Err(Unfit { reason: "missing_field", detail: "compensation_id is empty".to_owned() });
+    }
+    let Fields { advertiser_id, campaign_id, .. } = fields;
+    let compensation_id = stored_text(&fields.compensation_id).into_owned();
     Ok(Refund { compensation_id, advertiser_id, campaign_id, amount, window_start })
 }

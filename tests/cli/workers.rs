@@ -141,6 +141,54 @@ fn an_owners_last_line_without_line_feed_stays_whole() {
 }
 
 #[test]
+fn what_is_left_out_is_kept_and_large_refunds_and_odd_texts_are_not() {
+    let place = with_refund();
+    place.append("in/ad-events.ndjson", "no record\n");
+    place.append("in/campaign-events.ndjson", campaign("09:00:00", 3, "1.25").replace("top", "t\\u0000p"));
+    place.run("--from in --data-dir out").succeeded();
+    // Refunds as nobody but adtide writes them, and behind what it has committed: the progress is made to cover them.
+    let path = "out/topics/compensation-events.ndjson";
+    let first = std::fs::read_to_string(place.path(path)).unwrap();
+    let refund = |id: &str, amount: &str| {
+        first.replace("1.00", amount).replace("\"compensation_id\":\"", &format!("\"compensation_id\":\"{id}"))
+    };
+    let large = "10000000000000.01";
+    let more = [
+        refund(&"x".repeat(9000), large),
+        refund("y\\u0000", large),
+        refund("z", "92233720368547758.08"),
+        refund("w", "-1.00"),
+        first.replace("\"compensation_id\":\"", "\"compensation\":\""),
+    ];
+    place.append(path, more.concat());
+    let progress = std::fs::read_to_string(place.path("out/topics/.adtide-progress.json")).unwrap();
+    let mut progress: Value = serde_json::from_str(&progress).unwrap();
+    progress["lengths"]["compensation-events"] = std::fs::metadata(place.path(path)).unwrap().len().into();
+    std::fs::write(place.path("out/topics/.adtide-progress.json"), progress.to_string()).unwrap();
+    let outcome = place.run(ALL).succeeded();
+    assert!(outcome.stderr.contains("WARN") && outcome.stderr.contains("worker_dead_letters"), "{}", outcome.stderr);
+    let credits = "SELECT amount FROM balance_ledger WHERE entry_type = 'CREDIT' ORDER BY partition, \"offset\"";
+    assert_eq!(place.rows(credits), ["1.00", large, large]);
+    assert_eq!(place.rows("SELECT balance FROM advertisers"), ["19999999999999.02"]);
+    let left_out = "SELECT worker, topic, \"offset\", reason FROM worker_dead_letters ORDER BY 1, 2, 3";
+    let of = |worker: &str| {
+        let refunds = ["3 bad_money", "4 negative_money", "5 ill_typed_field"];
+        refunds.map(|refund| format!("{worker} compensation-events {refund}"))
+    };
+    let ads = |worker: &str| format!("{worker} ad-events 5 not_json");
+    let mut expected = vec![ads("balance"), ads("budget")];
+    expected.extend(of("budget"));
+    expected.extend(of("compensation"));
+    assert_eq!(place.rows(left_out), expected);
+    let record = "SELECT json_extract(record, '$.value') FROM worker_dead_letters WHERE worker = 'balance'";
+    assert_eq!(place.rows(record), ["no record"]);
+    assert_eq!(place.rows("SELECT count(*) FROM campaigns WHERE status = 'ACTIVE'"), ["3"]);
+    place.run(ALL).succeeded();
+    assert_eq!(place.rows(left_out), expected);
+    assert_eq!(place.rows(UNBALANCED), Vec::<String>::new());
+}
+
+#[test]
 fn workers_follow_files_that_grow() {
     let place = with_refund();
     let mut running = place.start("all", "worker --from in --data-dir out --set worker.status_interval=50ms");

@@ -1,6 +1,7 @@
 //! The four workers on real servers, as processes, and their stores.
 
 mod groups;
+mod letters;
 mod place;
 mod stores;
 

@@ -6,10 +6,11 @@ use super::kafka::Records;
 use super::postgres::Tables;
 use super::redis::{self, Budgets, Rankings};
 use super::{BUDGETS, Found, RANKINGS, Sinks, Standing, Table, WORKER_OFFSETS, one_run};
+use crate::connect;
 use crate::connect::kafka::KafkaConfig;
 use crate::connect::postgres::PostgresConfig;
 use crate::connect::redis::RedisConfig;
-use crate::sink::{self, Stored};
+use crate::sink::Stored;
 use crate::verify::cells::Row;
 
 /// How the servers are reached.
@@ -75,7 +76,7 @@ impl Found for Services {
     }
 
     fn stored_text(&self) -> fn(&str) -> Cow<'_, str> {
-        sink::postgres::stored_text
+        connect::text::stored_text
     }
 
     fn has(&mut self, table: &Table) -> anyhow::Result<bool> {

@@ -256,5 +256,5 @@ fn hand_over(partition: &Partition, line: &Line<'_>, latest: EventTime, take: &m
         length if line.is_too_large() => Some(Err(BadRecord::TooLarge(length))),
         _ => Some(Ok(line.bytes)),
     };
-    take(Record { partition, offset: line.offset, latest, value });
+    take(Record { partition, offset: line.offset, latest, key: None, timestamp: None, value });
 }

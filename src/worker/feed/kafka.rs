@@ -227,11 +227,13 @@ impl Place {
         }
         self.next_offset = offset + 1;
         (self.at_end, self.known_end) = (false, None);
-        let stamped = message.timestamp().to_millis().map_or_else(crate::now, EventTime);
+        let timestamp = message.timestamp().to_millis().map(EventTime);
         take(Record {
             partition: &self.partition,
             offset,
-            latest: stamped.plus(max_future_skew),
+            latest: timestamp.unwrap_or_else(crate::now).plus(max_future_skew),
+            key: message.key(),
+            timestamp,
             value: Some(Ok(message.payload().unwrap_or_default())),
         });
     }

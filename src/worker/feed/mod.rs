@@ -42,6 +42,10 @@ pub struct Record<'a> {
     pub offset: u64,
     /// The greatest event time that is believed: its own timestamp (in files: now) plus `max_future_skew`.
     pub latest: EventTime,
+    /// Its key, where it has one.
+    pub key: Option<&'a [u8]>,
+    /// Its own timestamp, where it has one.
+    pub timestamp: Option<EventTime>,
     /// Its bytes; None for an empty line of a file, which is no record.
     pub value: Option<Result<&'a [u8], BadRecord>>,
 }

@@ -123,13 +123,13 @@ pub struct Posted {
     pub new_advertisers: u64,
 }
 
-/// What the entries of a batch do to the advertisers and campaigns.
+/// What the entries of a batch do to the advertisers and campaigns, in minor units: sums of amounts need not fit 64 bits.
 #[derive(Debug, Default)]
 pub(crate) struct Sums {
     /// Change of the balance.
-    pub advertisers: BTreeMap<i64, Money>,
+    pub advertisers: BTreeMap<i64, i128>,
     /// Debits, credits, greatest event time.
-    pub campaigns: BTreeMap<i64, (Money, Money, EventTime)>,
+    pub campaigns: BTreeMap<i64, (i128, i128, EventTime)>,
 }
 
 impl Sums {
@@ -139,12 +139,12 @@ impl Sums {
         entry_type: EntryType,
         advertiser: i64,
         campaign: Option<i64>,
-        amount: Money,
+        amount: i128,
         latest: EventTime,
     ) {
         let balance = self.advertisers.entry(advertiser).or_default();
         let change = match entry_type {
-            EntryType::Debit => Money::ZERO - amount,
+            EntryType::Debit => -amount,
             EntryType::Credit => amount,
         };
         *balance += change;
@@ -215,10 +215,10 @@ pub struct Campaign {
     pub active: Option<ActiveCampaign>,
     /// None for no limit.
     pub budget: Option<Money>,
-    /// All debits.
-    pub debits: Money,
+    /// All debits, in minor units.
+    pub debits: i128,
     /// All credits.
-    pub credits: Money,
+    pub credits: i128,
     /// The greatest event time among its entries.
     pub last_entry: Option<EventTime>,
     /// Whether it counts as exhausted.

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use adtide_dataflows::model::{ActiveCampaign, EventTime, Money};
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use tokio_postgres::Row;
 
 use super::{
@@ -16,6 +16,7 @@ use super::{
 use crate::connect::Fault;
 use crate::connect::migrate;
 use crate::connect::postgres::{Client, PostgresConfig, Transaction};
+use crate::connect::text::{held_text, read_text};
 use crate::json;
 use crate::worker::feed::{Partition, Positions};
 
@@ -173,9 +174,9 @@ impl Ledger for PostgresLedger {
             let mut sums = Sums::default();
             for row in insert_entries(transaction, entries)? {
                 let entry_type = if row.get::<_, &str>(0) == "DEBIT" { EntryType::Debit } else { EntryType::Credit };
-                let amount = Money(row.get(3));
+                let amount = cents(&row, 3)?;
                 posted.entries += u64::try_from(row.get::<_, i64>(4))?;
-                posted.amount += amount;
+                posted.amount += Money(i64::try_from(amount).unwrap_or(i64::MAX));
                 sums.add(entry_type, row.get(1), row.get(2), amount, EventTime(row.get(5)));
             }
             posted.new_advertisers = move_balances(transaction, &sums)?;
@@ -210,8 +211,8 @@ impl Ledger for PostgresLedger {
         self.transaction(|transaction| {
             let rows = transaction.query(
                 "SELECT campaign_id, status, (extract(epoch FROM state_time) * 1000)::bigint, advertiser_id, product_id,
-                     placement, category, (bid_price * 100)::bigint, (budget * 100)::bigint, (debits * 100)::bigint,
-                     (credits * 100)::bigint, (extract(epoch FROM last_entry) * 1000)::bigint,
+                     placement, category, (bid_price * 100)::bigint, (budget * 100)::bigint, trunc(debits * 100)::text,
+                     trunc(credits * 100)::text, (extract(epoch FROM last_entry) * 1000)::bigint,
                      budget_status = 'BUDGET_EXHAUSTED', announced,
                      (extract(epoch FROM announced_time) * 1000)::bigint, is_settled
                  FROM campaigns
@@ -220,7 +221,7 @@ impl Ledger for PostgresLedger {
                  ORDER BY campaign_id FOR UPDATE",
                 &[],
             )?;
-            let campaigns: Vec<Campaign> = rows.iter().map(campaign).collect();
+            let campaigns = rows.iter().map(campaign).collect::<Result<Vec<_>, _>>()?;
             write_decisions(transaction, &campaigns, decide)
         })
     }
@@ -272,7 +273,7 @@ fn insert_entries(transaction: &mut Transaction<'_>, entries: &[Entry]) -> Resul
         "WITH posted AS (
              INSERT INTO balance_ledger (entry_type, advertiser_id, campaign_id, amount, event_time, topic, partition,
                  \"offset\", compensation_id)
-             SELECT type, advertiser, campaign, cents::numeric / 100, ",
+             SELECT type, advertiser, campaign, cents * 0.01, ",
         timestamp!("ms"),
         ", topic, partition, \"offset\", id
              FROM UNNEST($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::int[],
@@ -281,7 +282,7 @@ fn insert_entries(transaction: &mut Transaction<'_>, entries: &[Entry]) -> Resul
              ORDER BY topic, partition, \"offset\"
              ON CONFLICT DO NOTHING
              RETURNING entry_type, advertiser_id, campaign_id, amount, event_time)
-         SELECT entry_type, advertiser_id, campaign_id, (sum(amount) * 100)::bigint, count(*),
+         SELECT entry_type, advertiser_id, campaign_id, trunc(sum(amount) * 100)::text, count(*),
              (extract(epoch FROM max(event_time)) * 1000)::bigint
          FROM posted GROUP BY entry_type, advertiser_id, campaign_id"
     ))?;
@@ -292,11 +293,12 @@ fn insert_entries(transaction: &mut Transaction<'_>, entries: &[Entry]) -> Resul
 
 /// Moves balances; how many advertisers were not known.
 fn move_balances(transaction: &mut Transaction<'_>, sums: &Sums) -> Result<u64, Error> {
-    let (ids, cents): (Vec<i64>, Vec<i64>) = sums.advertisers.iter().map(|(id, change)| (*id, change.0)).unzip();
+    let ids: Vec<i64> = sums.advertisers.keys().copied().collect();
+    let cents: Vec<String> = sums.advertisers.values().map(i128::to_string).collect();
     let row = transaction.query_one(
         "WITH moved AS (
              INSERT INTO advertisers AS a (advertiser_id, balance)
-             SELECT id, cents::numeric / 100 FROM UNNEST($1::bigint[], $2::bigint[]) AS n (id, cents) ORDER BY id
+             SELECT id, cents * 0.01 FROM UNNEST($1::bigint[], $2::text[]::numeric[]) AS n (id, cents) ORDER BY id
              ON CONFLICT (advertiser_id) DO UPDATE SET balance = a.balance + excluded.balance, updated_at = now()
              RETURNING xmax = 0 AS is_new)
          SELECT count(*) FILTER (WHERE is_new) FROM moved",
@@ -307,15 +309,16 @@ fn move_balances(transaction: &mut Transaction<'_>, sums: &Sums) -> Result<u64, 
 
 fn move_campaigns(transaction: &mut Transaction<'_>, sums: &Sums) -> Result<(), Error> {
     let ids: Vec<i64> = sums.campaigns.keys().copied().collect();
-    let debits: Vec<i64> = sums.campaigns.values().map(|(debits, _, _)| debits.0).collect();
-    let credits: Vec<i64> = sums.campaigns.values().map(|(_, credits, _)| credits.0).collect();
+    let debits: Vec<String> = sums.campaigns.values().map(|(debits, _, _)| debits.to_string()).collect();
+    let credits: Vec<String> = sums.campaigns.values().map(|(_, credits, _)| credits.to_string()).collect();
     let times: Vec<i64> = sums.campaigns.values().map(|(_, _, last)| last.0).collect();
     transaction.execute(
         concat!(
             "INSERT INTO campaigns AS c (campaign_id, debits, credits, last_entry)
-             SELECT id, debits::numeric / 100, credits::numeric / 100, ",
+             SELECT id, debits * 0.01, credits * 0.01, ",
             timestamp!("ms"),
-            " FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[]) AS n (id, debits, credits, ms)
+            " FROM UNNEST($1::bigint[], $2::text[]::numeric[], $3::text[]::numeric[], $4::bigint[])
+                 AS n (id, debits, credits, ms)
              ORDER BY id
              ON CONFLICT (campaign_id) DO UPDATE SET debits = c.debits + excluded.debits,
                  credits = c.credits + excluded.credits, last_entry = greatest(c.last_entry, excluded.last_entry),
@@ -336,8 +339,11 @@ fn follow_owners(transaction: &mut Transaction<'_>, told: &Told) -> Result<(), E
     let offsets = states().map(|state| i64::try_from(state.order.2)).collect::<Result<Vec<_>, _>>()?;
     let advertisers: Vec<_> = states().map(|state| active(state).map(|active| active.advertiser_id)).collect();
     let products: Vec<_> = states().map(|state| active(state).map(|active| active.product_id)).collect();
-    let placements: Vec<_> = states().map(|state| active(state).map(|active| active.placement)).collect();
-    let categories: Vec<_> = states().map(|state| active(state).map(|active| active.category)).collect();
+    let text = |text: fn(&ActiveCampaign) -> &str| {
+        let texts = states().map(|state| state.active.as_ref().map(|active| held_text(text(active)).into_owned()));
+        texts.collect::<Vec<_>>()
+    };
+    let (placements, categories) = (text(|active| &active.placement), text(|active| &active.category));
     let bids: Vec<_> = states().map(|state| active(state).map(|active| active.bid_price.0)).collect();
     transaction.execute(
         concat!(
@@ -345,7 +351,7 @@ fn follow_owners(transaction: &mut Transaction<'_>, told: &Told) -> Result<(), E
                  product_id, placement, category, bid_price, is_settled)
              SELECT id, status, ",
             timestamp!("ms"),
-            ", partition, \"offset\", advertiser, product, placement, category, bid::numeric / 100, FALSE
+            ", partition, \"offset\", advertiser, product, placement, category, bid * 0.01, FALSE
              FROM UNNEST($1::bigint[], $2::text[], $3::bigint[], $4::int[], $5::bigint[], $6::bigint[], $7::bigint[],
                  $8::text[], $9::text[], $10::bigint[])
                  AS n (id, status, ms, partition, \"offset\", advertiser, product, placement, category, bid)
@@ -365,13 +371,19 @@ fn follow_owners(transaction: &mut Transaction<'_>, told: &Told) -> Result<(), E
     Ok(())
 }
 
-fn campaign(row: &Row) -> Campaign {
+/// A sum in minor units, which need not fit 64 bits.
+fn cents(row: &Row, column: usize) -> Result<i128, Error> {
+    let text: &str = row.get(column);
+    Ok(text.parse::<i128>().with_context(|| format!("{text:?} is no sum"))?)
+}
+
+fn campaign(row: &Row) -> Result<Campaign, Error> {
     let active = || {
         Some(ActiveCampaign {
             advertiser_id: row.get::<_, Option<i64>>(3)?,
             product_id: row.get::<_, Option<i64>>(4)?,
-            placement: row.get::<_, Option<String>>(5)?,
-            category: row.get::<_, Option<String>>(6)?,
+            placement: read_text(row.get::<_, Option<String>>(5)?),
+            category: read_text(row.get::<_, Option<String>>(6)?),
             bid_price: Money(row.get::<_, Option<i64>>(7)?),
         })
     };
@@ -379,19 +391,19 @@ fn campaign(row: &Row) -> Campaign {
         let announcement = Announcement::of(row.get::<_, Option<&str>>(13)?)?;
         Some((EventTime(row.get::<_, Option<i64>>(14)?), announcement))
     };
-    Campaign {
+    Ok(Campaign {
         campaign_id: row.get(0),
         status: row.get(1),
         state_time: row.get::<_, Option<i64>>(2).map(EventTime),
         active: active(),
         budget: row.get::<_, Option<i64>>(8).map(Money),
-        debits: Money(row.get(9)),
-        credits: Money(row.get(10)),
+        debits: cents(row, 9)?,
+        credits: cents(row, 10)?,
         last_entry: row.get::<_, Option<i64>>(11).map(EventTime),
         is_exhausted: row.get(12),
         announced: announced(),
         is_settled: row.get(15),
-    }
+    })
 }
 
 fn write_decisions(
@@ -428,7 +440,7 @@ fn open_advertisers(transaction: &mut Transaction<'_>, catalogue: &Catalogue) ->
     let opening: Vec<i64> = accounts().map(|account| account.opening_balance.0).collect();
     transaction.execute(
         "INSERT INTO advertisers AS a (advertiser_id, name, opening_balance, balance)
-         SELECT id, name, cents::numeric / 100, cents::numeric / 100
+         SELECT id, name, cents * 0.01, cents * 0.01
          FROM UNNEST($1::bigint[], $2::text[], $3::bigint[]) AS n (id, name, cents) ORDER BY id
          ON CONFLICT (advertiser_id) DO UPDATE SET name = excluded.name, opening_balance = excluded.opening_balance,
              balance = a.balance + excluded.opening_balance - a.opening_balance, updated_at = now()",
@@ -440,7 +452,7 @@ fn open_advertisers(transaction: &mut Transaction<'_>, catalogue: &Catalogue) ->
     let cents: Vec<i64> = budgets().map(|budget| budget.budget.0).collect();
     transaction.execute(
         "INSERT INTO campaigns AS c (campaign_id, advertiser_id, budget)
-         SELECT id, advertiser, cents::numeric / 100
+         SELECT id, advertiser, cents * 0.01
          FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[]) AS n (id, advertiser, cents) ORDER BY id
          ON CONFLICT (campaign_id) DO UPDATE SET budget = excluded.budget,
              advertiser_id = coalesce(c.advertiser_id, excluded.advertiser_id), updated_at = now()",
@@ -462,7 +474,7 @@ fn open_products(transaction: &mut Transaction<'_>, catalogue: &Catalogue) -> Re
     let (ids, cents): (Vec<i64>, Vec<i64>) = catalogue.prices.iter().map(|(id, price)| (*id, price.0)).unzip();
     transaction.execute(
         "INSERT INTO product_meta_data (product_id, product_price)
-         SELECT id, cents::numeric / 100 FROM UNNEST($1::bigint[], $2::bigint[]) AS n (id, cents)
+         SELECT id, cents * 0.01 FROM UNNEST($1::bigint[], $2::bigint[]) AS n (id, cents)
          ON CONFLICT (product_id) DO UPDATE SET product_price = excluded.product_price",
         &[&ids, &cents],
     )?;

@@ -32,12 +32,8 @@ redis.call('HSET', KEYS[1], ARGV[2] .. ':owner', ARGV[3])
 redis.call('HSETNX', KEYS[1], ARGV[2] .. ':next', ARGV[4])
 return {'next', redis.call('HGET', KEYS[1], ARGV[2] .. ':next')}";
 
-/// KEYS: the hash of offsets. ARGV: a JSON object with everything else, numbers as texts; Lua's own numbers are exact below
-/// 2^53, which is checked.
+/// KEYS: the hash of offsets. ARGV: a JSON object with everything else, numbers as texts.
 const CHANGE: &str = include_str!("budget.lua");
-
-/// Below this Lua counts exactly, in cents.
-const EXACT: i64 = 1 << 53;
 
 /// The budgets in Redis.
 pub struct RedisBudgets {
@@ -107,7 +103,6 @@ impl RedisBudgets {
             "refunds": refunds.collect::<Vec<_>>(),
             "memory": self.refund_memory.as_secs().max(1).to_string(),
             "now": crate::now().to_string(),
-            "exact": EXACT.to_string(),
         })
         .to_string()
     }
@@ -161,7 +156,11 @@ impl Budgets for RedisBudgets {
 
 fn read_answer(step: Step<'_>, answer: &[String]) -> anyhow::Result<Outcome<(u64, Money)>> {
     match answer {
-        [kind, number, cents] if kind == "applied" => Ok(Outcome::Applied((number.parse()?, Money(cents.parse()?)))),
+        [kind, number, cents] if kind == "applied" => {
+            // A sum need not fit 64 bits.
+            let cents = i64::try_from(cents.parse::<u128>()?).unwrap_or(i64::MAX);
+            Ok(Outcome::Applied((number.parse()?, Money(cents))))
+        }
         [kind, stored @ ..] if kind == "refused" => {
             let stored = stored.chunks(2).map(|stored| match stored {
                 [owner, next] if !next.is_empty() => Ok(Some((owner.clone(), next.parse()?))),
@@ -173,7 +172,6 @@ fn read_answer(step: Step<'_>, answer: &[String]) -> anyhow::Result<Outcome<(u64
                 _ => Outcome::Fenced,
             })
         }
-        [kind, key] if kind == "inexact" => Err(anyhow!("{key} holds more than can be counted exactly")),
         _ => {
             ensure!(false, "an answer of Redis is not as expected: {answer:?}");
             Ok(Outcome::Fenced)

@@ -88,3 +88,15 @@ CREATE TABLE IF NOT EXISTS product_meta_data (
     product_id    INTEGER PRIMARY KEY,
     product_price TEXT NOT NULL
 );
+
+-- Records that a worker has left out, each as the JSON of a dead letter.
+CREATE TABLE IF NOT EXISTS worker_dead_letters (
+    worker     TEXT NOT NULL,
+    topic      TEXT NOT NULL,
+    partition  INTEGER NOT NULL,
+    "offset"   INTEGER NOT NULL,
+    reason     TEXT NOT NULL,
+    record     TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    PRIMARY KEY (worker, topic, partition, "offset")
+);

@@ -17,6 +17,7 @@ use super::{
 use crate::connect::{self, Fault};
 use crate::json;
 use crate::sink::COMPENSATION_EVENTS;
+use crate::worker::Letter;
 use crate::worker::feed::{Partition, Positions};
 
 /// The workers' tables in one database file.
@@ -26,7 +27,7 @@ pub struct SqliteStore {
 }
 
 /// The tables, for emptying them.
-const TABLES: [&str; 10] = [
+const TABLES: [&str; 11] = [
     "advertisers",
     "campaigns",
     "balance_ledger",
@@ -37,6 +38,7 @@ const TABLES: [&str; 10] = [
     "campaign_budget_refunds",
     "product_metrics_cache",
     "product_meta_data",
+    "worker_dead_letters",
 ];
 
 impl SqliteStore {
@@ -71,7 +73,7 @@ impl SqliteStore {
             let mut rows = credits.query([])?;
             while let Some(row) = rows.next()? {
                 let Cents(amount) = row.get(1)?;
-                *sums.advertisers.entry(row.get(0)?).or_default() += Money::ZERO - amount;
+                *sums.advertisers.entry(row.get(0)?).or_default() -= amount;
             }
             move_balances(transaction, &sums, &crate::now().to_string())?;
             transaction.execute_batch(
@@ -117,6 +119,27 @@ impl SqliteStore {
         })
     }
 
+    /// Keeps records that a worker has left out, each once.
+    ///
+    /// # Errors
+    /// The store can't do it.
+    pub fn write_dead_letters(&mut self, worker: &str, letters: &[Letter]) -> Result<(), Fault> {
+        self.transaction(|transaction| {
+            let now = crate::now().to_string();
+            let mut insert = transaction.prepare_cached(
+                "INSERT INTO worker_dead_letters (worker, topic, partition, \"offset\", reason, record, created_at)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING",
+            )?;
+            for letter in letters {
+                let Partition { topic, number } = &letter.partition;
+                let (offset, reason) = (i64::try_from(letter.offset)?, letter.unfit.reason);
+                let record = json::left_out(worker, topic, letter, usize::MAX);
+                insert.execute(params![worker, topic, number, offset, reason, record, now])?;
+            }
+            Ok(())
+        })
+    }
+
     fn transaction<T>(&mut self, run: impl FnOnce(&Transaction<'_>) -> anyhow::Result<T>) -> Result<T, Fault> {
         let attempt = || {
             let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -149,24 +172,34 @@ impl SqliteStore {
     }
 }
 
-/// Money as TEXT with two decimals; unlike amounts that come in, a balance may be negative.
-struct Cents(Money);
+/// Minor units as TEXT with two decimals; unlike amounts that come in, a balance may be negative, and need not fit 64 bits.
+struct Cents(i128);
+
+impl From<Money> for Cents {
+    fn from(money: Money) -> Cents {
+        Cents(money.0.into())
+    }
+}
 
 impl ToSql for Cents {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(self.0.to_string().into())
+        let (sign, minor) = (if self.0 < 0 { "-" } else { "" }, self.0.unsigned_abs());
+        Ok(format!("{sign}{}.{:02}", minor / 100, minor % 100).into())
     }
 }
 
 impl FromSql for Cents {
     fn column_result(value: ValueRef<'_>) -> FromSqlResult<Cents> {
         let text = value.as_str()?;
-        let amount = |text: &str| text.parse::<Money>().map_err(|error| FromSqlError::Other(error.into()));
-        match text.strip_prefix('-') {
-            Some(amount_owed) => Ok(Cents(Money::ZERO - amount(amount_owed)?)),
-            None => Ok(Cents(amount(text)?)),
-        }
+        let cents = text.split_once('.').filter(|(_, decimals)| decimals.len() == 2);
+        let cents = cents.and_then(|(whole, decimals)| format!("{whole}{decimals}").parse().ok());
+        cents.map(Cents).ok_or_else(|| FromSqlError::Other(format!("{text:?} is no amount with two decimals").into()))
     }
+}
+
+/// What is no sum fits 64 bits.
+fn saturated(cents: i128) -> Money {
+    Money(i64::try_from(cents).unwrap_or(i64::MAX))
 }
 
 /// An event time as TEXT.
@@ -270,7 +303,7 @@ impl Ledger for SqliteStore {
                     entry.entry_type.name(),
                     entry.advertiser_id,
                     entry.campaign_id,
-                    Cents(entry.amount),
+                    Cents::from(entry.amount),
                     entry.event_time.to_string(),
                     entry.partition.topic,
                     entry.partition.number,
@@ -282,7 +315,7 @@ impl Ledger for SqliteStore {
                     let Entry { entry_type, advertiser_id, campaign_id, amount, event_time, .. } = *entry;
                     posted.entries += 1;
                     posted.amount += amount;
-                    sums.add(entry_type, advertiser_id, campaign_id, amount, event_time);
+                    sums.add(entry_type, advertiser_id, campaign_id, amount.0.into(), event_time);
                 }
             }
             posted.new_advertisers = move_balances(transaction, &sums, &now)?;
@@ -346,7 +379,7 @@ impl Ledger for SqliteStore {
                 "INSERT OR REPLACE INTO product_meta_data (product_id, product_price) VALUES (?1, ?2)",
             )?;
             for (product_id, price) in &catalogue.prices {
-                prices.execute(params![product_id, Cents(*price)])?;
+                prices.execute(params![product_id, Cents::from(*price)])?;
             }
             Ok(())
         })
@@ -376,7 +409,7 @@ fn move_balances(transaction: &Transaction<'_>, sums: &Sums, now: &str) -> anyho
     for (id, change) in &sums.advertisers {
         new += insert.execute(params![id, now])? as u64;
         let Cents(balance) = select.query_row([id], |row| row.get(0))?;
-        update.execute(params![id, Cents(balance + *change), now])?;
+        update.execute(params![id, Cents(balance + change), now])?;
     }
     Ok(new)
 }
@@ -392,7 +425,7 @@ fn move_campaigns(transaction: &Transaction<'_>, sums: &Sums, now: &str) -> anyh
     for (id, (more_debits, more_credits, last)) in &sums.campaigns {
         insert.execute(params![id, now])?;
         let (Cents(debits), Cents(credits)) = select.query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let (debits, credits) = (Cents(debits + *more_debits), Cents(credits + *more_credits));
+        let (debits, credits) = (Cents(debits + more_debits), Cents(credits + more_credits));
         update.execute(params![id, debits, credits, last.to_string(), now])?;
     }
     Ok(())
@@ -426,7 +459,7 @@ fn follow(transaction: &Transaction<'_>, told: &Told, now: &str) -> anyhow::Resu
             active.map(|active| active.product_id),
             active.map(|active| &active.placement),
             active.map(|active| &active.category),
-            active.map(|active| Cents(active.bid_price)),
+            active.map(|active| Cents::from(active.bid_price)),
             now,
         ])?;
     }
@@ -456,7 +489,8 @@ fn campaigns(transaction: &Transaction<'_>) -> anyhow::Result<Vec<Campaign>> {
 
 fn campaign(row: &Row<'_>) -> rusqlite::Result<Campaign> {
     let time = |column| row.get::<_, Option<Time>>(column).map(|time| time.map(|Time(time)| time));
-    let money = |column| row.get::<_, Option<Cents>>(column).map(|money| money.map(|Cents(money)| money));
+    let cents = |column| row.get::<_, Option<Cents>>(column).map(|cents| cents.map(|Cents(cents)| cents));
+    let money = |column| cents(column).map(|cents| cents.map(saturated));
     let targeting = (row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?, money(7)?);
     let active = match targeting {
         (Some(advertiser_id), Some(product_id), Some(placement), Some(category), Some(bid_price)) => {
@@ -471,8 +505,8 @@ fn campaign(row: &Row<'_>) -> rusqlite::Result<Campaign> {
         state_time: time(2)?,
         active,
         budget: money(8)?,
-        debits: money(9)?.unwrap_or_default(),
-        credits: money(10)?.unwrap_or_default(),
+        debits: cents(9)?.unwrap_or_default(),
+        credits: cents(10)?.unwrap_or_default(),
         last_entry: time(11)?,
         is_exhausted: row.get(12)?,
         announced: time(14)?.zip(announcement),
@@ -521,7 +555,8 @@ fn open_advertisers(transaction: &Transaction<'_>, catalogue: &Catalogue, now: &
         let (id, opening) = (account.advertiser_id, account.opening_balance);
         insert.execute(params![id, now])?;
         let (Cents(before), Cents(balance)) = select.query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        update.execute(params![id, account.name, Cents(opening), Cents(balance + opening - before), now])?;
+        let moved = Cents(balance + i128::from(opening.0) - before);
+        update.execute(params![id, account.name, Cents::from(opening), moved, now])?;
     }
     let mut budget = transaction.prepare_cached(
         "INSERT INTO campaigns AS c (campaign_id, advertiser_id, budget, updated_at) VALUES (?1, ?2, ?3, ?4)
@@ -529,7 +564,7 @@ fn open_advertisers(transaction: &Transaction<'_>, catalogue: &Catalogue, now: &
              advertiser_id = coalesce(c.advertiser_id, excluded.advertiser_id), updated_at = excluded.updated_at",
     )?;
     for row in &catalogue.budgets {
-        budget.execute(params![row.campaign_id, row.advertiser_id, Cents(row.budget), now])?;
+        budget.execute(params![row.campaign_id, row.advertiser_id, Cents::from(row.budget), now])?;
     }
     Ok(())
 }
@@ -567,10 +602,11 @@ fn change_budget(
     let mut select =
         transaction.prepare_cached("SELECT spent, refunded FROM campaign_budget WHERE campaign_id = ?1")?;
     let before = select.query_row([campaign], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
-    let (Cents(spent), Cents(refunded)) = before.unwrap_or((Cents(Money::ZERO), Cents(Money::ZERO)));
+    let (Cents(spent), Cents(refunded)) = before.unwrap_or((Cents(0), Cents(0)));
+    let (spent, refunded) = (spent + i128::from(more_spent.0), refunded + i128::from(more_refunded.0));
     let mut write = transaction.prepare_cached(
         "INSERT OR REPLACE INTO campaign_budget (campaign_id, spent, refunded, updated_at) VALUES (?1, ?2, ?3, ?4)",
     )?;
-    write.execute(params![campaign, Cents(spent + more_spent), Cents(refunded + more_refunded), now])?;
+    write.execute(params![campaign, Cents(spent), Cents(refunded), now])?;
     Ok(())
 }

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use adtide::connect::postgres::PostgresConfig;
+use adtide::connect::text::stored_text;
 use adtide::connect::{Url, migrate};
-use adtide::sink::postgres::{PostgresSink, stored, stored_text};
+use adtide::sink::postgres::{PostgresSink, stored};
 use adtide::sink::{Change, Sink};
 use adtide_dataflows::model::{AdId, Money};
 use postgres::{Client, NoTls};

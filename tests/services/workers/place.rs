@@ -163,29 +163,46 @@ impl Place {
 
     /// The same, with the partition.
     pub fn own_campaign_records(&self) -> Vec<(i32, Value)> {
+        let (mut own, topic) = (Vec::new(), TOPICS[1]);
+        self.each_record(topic, &mut |partition, key, event| {
+            if event["source"] == "adtide-campaign-status" {
+                assert_eq!(key, event["campaign_id"].to_string());
+                own.push((partition, event));
+            }
+        });
+        own
+    }
+
+    /// All records of a topic: key and value.
+    pub fn records(&self, topic: &str) -> Vec<(String, Value)> {
+        let mut records = Vec::new();
+        self.each_record(topic, &mut |_, key, value| records.push((key, value)));
+        records
+    }
+
+    /// Calls `each` with partition, key and value of every record that is JSON, by partition and offset.
+    fn each_record(&self, topic: &str, each: &mut dyn FnMut(i32, String, Value)) {
         let mut client = self.client();
         client.set("group.id", &self.name).set("enable.auto.commit", "false").set("enable.partition.eof", "true");
         let consumer: BaseConsumer = client.create().unwrap();
         let mut list = TopicPartitionList::new();
         for partition in 0..self.partitions {
-            list.add_partition_offset(&self.topic(TOPICS[1]), partition, Offset::Beginning).unwrap();
+            list.add_partition_offset(&self.topic(topic), partition, Offset::Beginning).unwrap();
         }
         consumer.assign(&list).unwrap();
-        let (mut events, mut ended) = (Vec::new(), 0);
+        let mut ended = 0;
         while ended < self.partitions {
             match consumer.poll(DEADLINE).expect("Kafka does not answer") {
                 Ok(message) => {
-                    let event: Value = serde_json::from_slice(message.payload().unwrap()).unwrap();
-                    if event["source"] == "adtide-campaign-status" {
-                        assert_eq!(message.key(), Some(event["campaign_id"].to_string().as_bytes()));
-                        events.push((message.partition(), event));
+                    let key = String::from_utf8(message.key().unwrap_or_default().to_vec()).unwrap();
+                    if let Ok(value) = serde_json::from_slice(message.payload().unwrap()) {
+                        each(message.partition(), key, value);
                     }
                 }
                 Err(KafkaError::PartitionEOF(_)) => ended += 1,
                 Err(error) => panic!("{error}"),
             }
         }
-        events
     }
 
     /// What Redis has of a campaign: spent and refunded.

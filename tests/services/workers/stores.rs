@@ -126,13 +126,17 @@ fn a_commit_counts_once_and_only_the_owners_in_redis() {
         .query(&mut redis)
         .unwrap();
     assert_eq!(budget, ("90071992547409.84".to_owned(), "0.12".to_owned()), "exact below 2^53 cents");
-    // What can't be counted exactly is refused, and changes nothing.
+    // Beyond what Lua's own numbers hold.
     let mut budgets = open("test");
-    let changes = BudgetChanges { spent: BTreeMap::from([(i64::MAX, Money(8))]), refunds: Vec::new() };
-    let advances = advance(6, 7);
-    let error = budgets.change(Step { worker: "", owner: "other", advances: &advances }, &changes).unwrap_err();
-    assert!(format!("{:#}", error.into_error()).contains("exactly"));
-    assert_eq!(budgets.claim("", "other", &partition(), 0).unwrap(), 6);
+    for (offset, cents) in [(6, 9_223_372_036_854_775_807), (7, 9_223_372_036_854_775_807), (8, 1)] {
+        let changes = BudgetChanges { spent: BTreeMap::from([(i64::MAX, Money(cents))]), refunds: Vec::new() };
+        let advances = advance(offset, offset + 1);
+        let applied = budgets.change(Step { worker: "", owner: "other", advances: &advances }, &changes).unwrap();
+        assert_eq!(applied, Outcome::Applied((0, Money(0))));
+    }
+    let spent: String =
+        redis::cmd("HGET").arg(&["budget:campaign:9223372036854775807", "spent"]).query(&mut redis).unwrap();
+    assert_eq!(spent, "184557512729642925.99");
     // Another deployment would count every click once more.
     let error = open("second").claim("", "third", &partition(), 0).unwrap_err().into_error().to_string();
     assert!(error.contains("\"test\"") && error.contains("redis.url"), "{error}");

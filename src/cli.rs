@@ -140,10 +140,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
     /// Number of workers of this process
-    #[arg(short = 'w', long = "threads", value_name = "NUM", default_value_t = 1)]
+    #[arg(short = 'w', long = "threads", value_name = "NUM", default_value_t = 1, value_parser = at_least_one)]
     pub workers: usize,
     /// Number of processes
-    #[arg(short = 'n', long, value_name = "NUM", default_value_t = 1)]
+    #[arg(short = 'n', long, value_name = "NUM", default_value_t = 1, value_parser = at_least_one)]
     pub processes: usize,
     /// Which of the processes this one is, from 0
     #[arg(short = 'p', long, value_name = "IDX", default_value_t = 0)]
@@ -499,6 +499,11 @@ impl InitDemoArgs {
     pub fn overrides(&self) -> Vec<Override> {
         with_flags(&self.sources, [("sink.data_dir", path(&self.data_dir))])
     }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    let number = text.parse::<usize>().ok().filter(|number| *number >= 1);
+    number.ok_or_else(|| "a whole number from 1 on".to_owned())
 }
 
 fn with_flags<const N: usize>(sources: &ConfigSources, flags: [(&str, Option<String>); N]) -> Vec<Override> {

@@ -16,6 +16,7 @@ use serde::{Deserialize, Deserializer};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+use crate::UsageError;
 use crate::checkpoint::CheckpointConfig;
 use crate::connect::Url;
 use crate::connect::kafka::KafkaConfig;
@@ -294,8 +295,15 @@ impl Config {
     ///
     /// # Errors
     /// Names where the wrong value stands (file, environment variable or command line), its key, and what would be
-    /// right.
+    /// right. What is right without the command line is a [`UsageError`].
     pub fn load(file: Option<&Path>, overrides: &[Override]) -> anyhow::Result<Config> {
+        Config::read(file, overrides).map_err(|error| {
+            let is_usage = !overrides.is_empty() && Config::read(file, &[]).is_ok();
+            if is_usage { UsageError(format!("{error:#}")).into() } else { error }
+        })
+    }
+
+    fn read(file: Option<&Path>, overrides: &[Override]) -> anyhow::Result<Config> {
         let table = layers::merge(file, overrides)?;
         let value = serde::de::value::MapDeserializer::new(table.values.into_iter());
         let mut config: Config =

@@ -53,6 +53,19 @@ pub(crate) fn logs_json() -> bool {
     JSON_LOG.load(Ordering::Relaxed)
 }
 
+/// The arguments are wrong: starting again is of no use.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+/// An error about the arguments if `is_right` is false.
+///
+/// # Errors
+/// See above.
+pub(crate) fn usage_error(is_right: bool, what: impl FnOnce() -> String) -> anyhow::Result<()> {
+    if is_right { Ok(()) } else { Err(UsageError(what()).into()) }
+}
+
 /// Prints what ended the process, on standard error.
 pub fn complain(error: &anyhow::Error) {
     if logs_json() {

@@ -20,7 +20,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             adtide::complain(&error);
-            ExitCode::FAILURE
+            if error.is::<adtide::UsageError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

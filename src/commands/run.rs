@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use adtide_dataflows::model::Topic;
 use anyhow::{Context, bail, ensure};
 use tracing::{info, warn};
 
@@ -20,6 +21,8 @@ use crate::engine::{self, Cluster, EngineConfig, FromCheckpoint, Monitor};
 use crate::files;
 use crate::ops::Ops;
 use crate::ops::usage::Span;
+use crate::source::file;
+use crate::usage_error;
 
 /// Runs the statements over the named topics; without any, over generated ones, and then verifies the results.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
@@ -31,7 +34,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     }
     start_log(&config.log)?;
     if let Some(time) = args.backfill_from {
-        ensure!(time <= crate::now(), "--backfill-from {time} is in the future");
+        usage_error(time <= crate::now(), || format!("--backfill-from {time} is in the future"))?;
     }
     let cluster = cluster(args, &config)?;
     let stop = Arc::new(AtomicBool::new(false));
@@ -52,9 +55,38 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     };
     ensure!(!args.live, "--live generates its own topics; remove the key source.from, or leave out --live");
     ensure!(from.is_dir(), "key source.from: {} is no folder; name the folder of the topics", from.display());
+    check_topics(from, config.follows())?;
     let _lock = lock_results(args, &config)?;
     execute(args, &config, engine(args, &config), &cluster, &stop)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Makes sure that there is something to read in a folder of topics, and names what looks like data and is not read.
+///
+/// # Errors
+/// There is nothing, and nothing is waited for.
+pub(super) fn check_topics(folder: &Path, follows: bool) -> anyhow::Result<()> {
+    const NAMED: usize = 10;
+    let survey = file::survey(folder)?;
+    let mut strays: Vec<_> = survey.strays.iter().take(NAMED).map(|stray| stray.display().to_string()).collect();
+    if survey.strays.len() > NAMED {
+        strays.push(format!("{} more", survey.strays.len() - NAMED));
+    }
+    let strays = strays.join(", ");
+    let topics = Topic::ALL.map(Topic::name).join(", ");
+    let right = format!(
+        "a topic ({topics}) is DIR/<topic>/<number>.ndjson or DIR/<topic>.ndjson, uncompressed, one record a line"
+    );
+    let folder = folder.display();
+    match (survey.partitions, strays.is_empty()) {
+        (0, true) if follows => warn!("{folder} holds no topics yet; {right}"),
+        (0, false) if follows => warn!("{folder} holds no topics yet, and these are not read: {strays}; {right}"),
+        (0, true) => bail!("{folder} holds no topics; {right}"),
+        (0, false) => bail!("{folder} holds no topics, and these are not read: {strays}; {right}"),
+        (_, false) => warn!("these are not read: {strays}; {right}"),
+        (_, true) => {}
+    }
+    Ok(())
 }
 
 /// The engine's part of the configuration and the command line.
@@ -151,14 +183,10 @@ pub(super) fn lock(data_dir: &Path, name: &str) -> anyhow::Result<File> {
 
 /// The workers and processes, by timely's own flags.
 fn cluster(args: &RunArgs, config: &Config) -> anyhow::Result<Cluster> {
-    ensure!(args.workers >= 1, "-w must be at least 1");
-    ensure!(args.processes >= 1, "-n must be at least 1");
-    ensure!(
-        args.process < args.processes,
-        "-p {} must be less than -n {}: processes are numbered from 0",
-        args.process,
-        args.processes
-    );
+    usage_error(args.process < args.processes, || {
+        let (process, processes) = (args.process, args.processes);
+        format!("-p {process} must be less than -n {processes}: processes are numbered from 0")
+    })?;
     let addresses = match &args.hostfile {
         _ if args.processes == 1 => Vec::new(),
         Some(file) => read_hostfile(file, args.processes)?,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::output::say;
-use super::run::lock;
+use super::run::{check_topics, lock};
 use super::start_log;
 use super::stop_on_signal;
 use crate::cli::{InitDemoArgs, WorkerArgs};
@@ -23,7 +23,10 @@ pub fn worker(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
     let jobs: Jobs = args.worker.jobs().iter().map(|job| (*job, Arc::default())).collect();
     // In files nobody shares partitions out: one process a worker, held until the end.
     let mut locks = Vec::new();
-    if let Place::Embedded { data_dir, .. } = &workers.place {
+    if let Place::Embedded { from, data_dir } = &workers.place {
+        if from.is_dir() {
+            check_topics(from, !args.until_end)?;
+        }
         for (job, _) in &jobs {
             locks.push(lock(data_dir, &format!(".adtide-worker-{}.lock", job.name()))?);
         }

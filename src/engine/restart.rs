@@ -336,8 +336,16 @@ impl Plan {
             Restart::Resume => true,
             Restart::Fresh => false,
         };
-        let database = data_dir.join("adtide.db");
-        let stored = if wanted { sqlite::committed(&database)? } else { None };
+        let stored = match config.restart {
+            // What can't be read is replaced.
+            Restart::Fresh => None,
+            _ => sqlite::committed(&data_dir.join("adtide.db"))?,
+        };
+        let over = "start over with --fresh, or name another folder with --data-dir";
+        if let Some((before, Some(_))) = &stored {
+            check_source(&data_dir.display().to_string(), before, &run, over)?;
+        }
+        let stored = stored.filter(|_| wanted);
         let (run_before, tables) = stored.map_or((None, None), |(run, tables)| (Some(run), tables));
         let records = if run_before.is_some() { topics::committed(&data_dir.join("topics"))? } else { None };
         let held = [("sqlite", tables), ("topics", records)].map(|(name, progress)| Holding {
@@ -346,7 +354,6 @@ impl Plan {
             joins_late: false,
             is_exact: true,
         });
-        let over = "start over with --fresh, or name another folder with --data-dir";
         let plan = Plan::make(config, run, store, &held, over)?;
         let Some(run_before) = run_before else { return Ok(Plan::fresh(plan.run)) };
         check_same(&data_dir.display().to_string(), &run_before, &plan.run, Memory::Sink(over))?;
@@ -405,6 +412,17 @@ enum Memory {
     Checkpoint,
 }
 
+/// Whether this run reads the topics that an earlier one has read.
+fn check_source(place: &str, before: &Run, now: &Run, otherwise: &str) -> anyhow::Result<()> {
+    ensure!(
+        before.source == now.source,
+        "{place} holds the results of the topics in {}, not of {}; go on as before, or {otherwise}",
+        before.source,
+        now.source
+    );
+    Ok(())
+}
+
 /// Whether this run can go on with what is left of an earlier one.
 fn check_same(place: &str, before: &Run, now: &Run, memory: Memory) -> anyhow::Result<()> {
     let otherwise = match memory {
@@ -414,12 +432,7 @@ fn check_same(place: &str, before: &Run, now: &Run, memory: Memory) -> anyhow::R
              --backfill-from TIME"
         }
     };
-    ensure!(
-        before.source == now.source,
-        "{place} holds the results of the topics in {}, not of {}; go on as before, or {otherwise}",
-        before.source,
-        now.source
-    );
+    check_source(place, before, now, otherwise)?;
     if let Some((key, old, new)) = obstacle(&before.settings, &now.settings, memory) {
         bail!(
             "{place} holds results that were computed with {key} = {old}, and now it is {new}; go on as before, or {otherwise}"

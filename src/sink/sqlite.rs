@@ -64,7 +64,11 @@ pub fn committed(path: &Path) -> anyhow::Result<Option<(Run, Option<Progress>)>>
     }
     let read = || stored(&connect::sqlite::open(path)?);
     read().with_context(|| {
-        format!("can't read what {} holds; was it written by another version? start over with --fresh", path.display())
+        format!(
+            "can't read what {} holds; is it an SQLite file, and of this version of adtide? name another folder with --data-dir, \
+             or start over with --fresh",
+            path.display()
+        )
     })
 }
 

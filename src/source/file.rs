@@ -20,7 +20,7 @@ use tracing::debug;
 use super::life::{Life, Stage};
 use super::lines::{Line, Lines};
 use super::{PartitionStatus, Poll, Source, SourceStatus, Start};
-use crate::sink::Progress;
+use crate::sink::{self, Progress};
 
 /// How a run starts over.
 const OVER: &str = "with --fresh";
@@ -116,6 +116,61 @@ fn partition_files(topic: Topic, folder: &Path) -> anyhow::Result<Vec<(Topic, u3
         files.push((topic, number, path));
     }
     Ok(files)
+}
+
+/// What lies in a folder of topics.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// How many partitions there are.
+    pub partitions: usize,
+    /// What looks like data and is not read.
+    pub strays: Vec<PathBuf>,
+}
+
+/// Looks for topics in a folder, and for what may have been meant as such.
+///
+/// # Errors
+/// As [`topic_files`].
+pub fn survey(folder: &Path) -> anyhow::Result<Survey> {
+    let files = topic_files(folder)?;
+    let mut strays = Vec::new();
+    let mut look = |folder: &Path, is_topic: bool| -> anyhow::Result<()> {
+        for entry in std::fs::read_dir(folder).with_context(|| format!("can't list {}", folder.display()))? {
+            let path = entry?.path();
+            let is_known = files.iter().any(|(_, _, file)| *file == path) || is_known(&path);
+            if !is_known && (looks_like_data(&path) || !is_topic && path.is_dir() && is_nearly_topic(&path)) {
+                strays.push(path);
+            }
+        }
+        Ok(())
+    };
+    look(folder, false)?;
+    for topic in Topic::ALL.map(|topic| folder.join(topic.name())).iter().filter(|topic| topic.is_dir()) {
+        look(topic, true)?;
+    }
+    strays.sort();
+    Ok(Survey { partitions: files.len(), strays })
+}
+
+/// Whether it is a topic's folder, or a topic that adtide writes.
+fn is_known(path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let is_topic = Topic::ALL.iter().any(|topic| topic.name() == name);
+    name.starts_with('.') || is_topic || sink::TOPICS.iter().any(|topic| name.strip_suffix(".ndjson") == Some(topic))
+}
+
+fn looks_like_data(path: &Path) -> bool {
+    const WITHIN: [&str; 4] = [".ndjson", ".jsonl", ".json", ".csv"];
+    const AT_END: [&str; 5] = [".gz", ".zst", ".xz", ".bz2", ".lz4"];
+    let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+    path.is_file() && (WITHIN.iter().any(|part| name.contains(part)) || AT_END.iter().any(|end| name.ends_with(end)))
+}
+
+/// Whether a name is a topic's but for its case and what stands between the words.
+fn is_nearly_topic(path: &Path) -> bool {
+    let letters = |name: &str| name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
+    let name = path.file_name().map(|name| letters(&name.to_string_lossy())).unwrap_or_default();
+    Topic::ALL.iter().any(|topic| letters(topic.name()) == name)
 }
 
 impl FileSource {

@@ -111,9 +111,14 @@ pub struct LedgerReport {
 }
 
 impl Report {
-    /// Whether everything is as it must be.
+    /// Whether everything is as it must be, and there is anything.
     pub fn ok(&self) -> bool {
-        self.differences() == 0
+        self.differences() == 0 && self.compared() > 0
+    }
+
+    /// How many rows were compared in all.
+    pub fn compared(&self) -> u64 {
+        self.sections().iter().map(|(_, section)| section.compared).sum()
     }
 
     /// How many differences there are in all.
@@ -146,6 +151,9 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.differences() {
+            0 if self.compared() == 0 => {
+                writeln!(f, "NOTHING verified: there are no rows, neither of the run nor in the recomputation")?;
+            }
             0 => writeln!(f, "verified: every row equals its recomputation")?,
             1 => writeln!(f, "NOT verified: 1 difference")?,
             count => writeln!(f, "NOT verified: {count} differences")?,

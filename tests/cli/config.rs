@@ -66,12 +66,23 @@ fn wrong_variables_and_arguments_are_named() {
     check("ADTIDE_RANKING__LIMIT", "many").failed_saying(&["ADTIDE_RANKING__LIMIT", "ranking.limit", "many"]);
     check("ADTIDE_RANKING__LIMT", "3").failed_saying(&["ADTIDE_RANKING__LIMT", "did you mean ranking.limit?"]);
     check("ADTIDE_HOME", "/somewhere").succeeded();
-    place.run("config check --set ranking.limt=3").failed_saying(&["command line", "did you mean ranking.limit?"]);
-    place.run("--set lookback=3h").failed_saying(&["command line", "did you mean conversion.lookback?"]);
-    place.run("--statements rtb_cache").failed_saying(&["command line", "statements", "rtb_cache_updater"]);
-    place.run("--log-level loud").failed_saying(&["key log.level", "loud", "want info"]);
+    let wrong = |arguments, words: &[&str]| {
+        let outcome = place.run(arguments).exited_with(2);
+        words.iter().for_each(|word| assert!(outcome.stderr.contains(word), "{word} is not in {}", outcome.stderr));
+    };
+    wrong("config check --set ranking.limt=3", &["command line", "did you mean ranking.limit?"]);
+    wrong("--set lookback=3h", &["command line", "did you mean conversion.lookback?"]);
+    wrong("--statements rtb_cache", &["command line", "statements", "rtb_cache_updater"]);
+    wrong("--log-level loud", &["key log.level", "loud", "want info"]);
     place.run("config check --set log.level=info,adtide=debug").succeeded();
-    place.run("--epoch-interval 0s").failed_saying(&["key epoch_interval", "at least 1ms"]);
+    wrong("--epoch-interval 0s", &["key epoch_interval", "at least 1ms"]);
+    wrong("--allowed-lateness 10", &["key allowed_lateness", "no duration"]);
+    wrong("-w 0", &["--threads", "from 1 on"]);
+    wrong("-n 0", &["--processes", "from 1 on"]);
+    wrong("-p 5 -n 2", &["-p 5 must be less than -n 2"]);
+    // But not if the file is wrong.
+    place.write("bad.toml", "allowed_lateness = 'soon'");
+    place.run("--config bad.toml --epoch-interval 0s").failed_saying(&["bad.toml", "soon"]);
     let outcome = place.run("config check --set ranking.limit").exited_with(2);
     assert!(outcome.stderr.contains("KEY=VALUE"), "{}", outcome.stderr);
 }

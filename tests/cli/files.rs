@@ -55,16 +55,58 @@ fn a_topic_may_be_one_file() {
 #[test]
 fn topics_may_be_missing_or_empty() {
     let place = Place::new();
-    std::fs::create_dir(place.path("in")).unwrap();
-    run(&place);
-    assert!(place.tables("out").values().all(Vec::is_empty));
     place.write("in/ad-events/0.ndjson", "");
+    place.run("--from in --data-dir out").succeeded();
+    place.run("verify --from in --data-dir out").exited_with(1).says(&["NOTHING verified"]);
+    assert!(place.tables("out").values().all(Vec::is_empty));
     place.write("in/ad-events/1.ndjson", impression("10:00:00", 1));
     place.write("in/conversion-events.ndjson", "");
     std::fs::create_dir(place.path("in/campaign-events")).unwrap();
     place.write("in/ad-events/README", "not a partition");
     run(&place);
     assert_eq!(place.rows(PERFORMANCE), ["1 10:00 1 0 1"]);
+}
+
+#[test]
+fn a_folder_without_topics_is_an_error_and_replaces_nothing() {
+    let place = Place::new();
+    place.write("in/ad-events.ndjson", impression("10:00:00", 1));
+    run(&place);
+    let before = place.tables("out");
+    std::fs::create_dir(place.path("empty")).unwrap();
+    let read = |folder: &str| place.run(&format!("--from {folder} --data-dir out --fresh"));
+    read("empty").failed_saying(&["empty holds no topics", "ad-events", "<number>.ndjson"]);
+    // Names that are nearly right.
+    place.write("strays/ad_events/0.ndjson", impression("10:00:00", 1));
+    place.write("strays/ad-events/0.jsonl", impression("10:00:00", 1));
+    place.write("strays/ad-events/1.ndjson.gz", "compressed");
+    place.write("strays/Campaign-Events.ndjson", "");
+    place.write("strays/README.md", "");
+    let outcome =
+        read("strays").failed_saying(&["ad_events", "0.jsonl", "1.ndjson.gz", "Campaign-Events", "are not read"]);
+    assert!(!outcome.stderr.contains("README"), "{}", outcome.stderr);
+    place.run("worker all --from strays --data-dir out --until-end").failed_saying(&["ad_events", "are not read"]);
+    assert_eq!(place.tables("out"), before);
+    // Beside topics they are named, and the topics are read.
+    place.write("strays/ad-events/0.ndjson", impression("10:00:00", 1));
+    let outcome = read("strays").succeeded();
+    assert!(outcome.stderr.contains("WARN") && outcome.stderr.contains("0.jsonl"), "{}", outcome.stderr);
+    let outcome = place.run("--from in --data-dir out --fresh").succeeded();
+    assert!(!outcome.stderr.contains("not read"), "{}", outcome.stderr);
+}
+
+#[test]
+fn results_of_other_topics_are_not_replaced_unless_that_is_wanted() {
+    let place = Place::new();
+    place.write("in/ad-events.ndjson", impression("10:00:00", 1));
+    place.write("other/ad-events.ndjson", impression("10:00:00", 2));
+    run(&place);
+    let words = ["results of the topics in", "/in, not of", "/other;", "--fresh", "--data-dir"];
+    place.run("--from other --data-dir out").failed_saying(&words);
+    run(&place);
+    assert_eq!(place.rows(PERFORMANCE), ["1 10:00 1 0 1"]);
+    place.run("--from other --data-dir out --fresh").succeeded();
+    assert_eq!(place.rows(PERFORMANCE), ["2 10:00 1 0 1"]);
 }
 
 #[test]

@@ -105,6 +105,45 @@ fn a_file_that_is_cut_ends_the_run_with_its_name() {
 }
 
 #[test]
+fn whoever_comes_first_makes_the_database() {
+    for first in ["init-demo --data-dir out", "worker all --from in --data-dir out --until-end"] {
+        let place = Place::new();
+        place.write("in/ad-events.ndjson", impression("10:00:00", 1));
+        place.run(first).succeeded();
+        follow(&place, "").end_when(|| place.rows(PERFORMANCE) == ["1 10:00 1 0 0"]);
+    }
+    // As a kill in its first moments leaves it.
+    let place = Place::new();
+    place.write("in/ad-events.ndjson", impression("10:00:00", 1));
+    place.write("out/adtide.db", "");
+    follow(&place, "").end_when(|| place.rows(PERFORMANCE) == ["1 10:00 1 0 0"]);
+}
+
+#[test]
+fn links_are_not_followed_and_results_are_not_for_everybody() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let names = [".adtide.lock", "adtide.db", "topics/compensation-events.ndjson", "topics/.adtide-progress.json"];
+    for (at, name) in names.into_iter().enumerate() {
+        let place = Place::new();
+        place.write("in/ad-events.ndjson", impression("10:00:00", 1));
+        place.write("victim", "mine");
+        std::fs::create_dir_all(place.path("out/topics")).unwrap();
+        symlink(place.path("victim"), place.path("out").join(name)).unwrap();
+        let outcome = place.run("--from in --data-dir out --fresh");
+        if at < 2 {
+            outcome.failed_saying(&[name, "symbolic link"]);
+        } else {
+            outcome.succeeded();
+            for name in names {
+                let mode = std::fs::symlink_metadata(place.path("out").join(name)).unwrap().permissions().mode();
+                assert_eq!(mode & 0o137, 0, "{name} {mode:o}");
+            }
+        }
+        assert_eq!(std::fs::read_to_string(place.path("victim")).unwrap(), "mine", "{name}");
+    }
+}
+
+#[test]
 fn what_is_appended_while_it_is_not_running_is_read_when_it_starts() {
     let place = Place::new();
     place.write("in/ad-events/0.ndjson", impression("10:00:00", 1));

@@ -188,6 +188,27 @@ fn windows_that_only_show_when_closed_are_verified_at_any_moment() {
 }
 
 #[test]
+fn over_nothing_nothing_is_verified() {
+    let place = Place::new();
+    place.write("in/ad-events.ndjson", impression("10:00:00", 1));
+    // Of a database that others have made: there was no run.
+    place.run("init-demo --data-dir out").succeeded();
+    place.run("verify --from in --data-dir out").failed_saying(&[
+        "out",
+        "nothing has been committed",
+        "run adtide first",
+    ]);
+    place.run("--from in --data-dir out").succeeded();
+    place.run("verify --from in --data-dir out").verified(&["performance"]);
+    // As after a crash before the first commit.
+    let forget = "DELETE FROM adtide_progress; DELETE FROM ad_performance_metrics_realtime";
+    Connection::open(place.path("out/adtide.db")).unwrap().execute_batch(forget).unwrap();
+    fs::remove_file(place.path("out/topics/.adtide-progress.json")).unwrap();
+    let outcome = place.run("verify --from in --data-dir out").exited_with(1);
+    outcome.says(&["NOTHING verified", "its start: nothing is committed yet"]);
+}
+
+#[test]
 fn missing_results_and_topics_are_named() {
     let place = Place::new();
     place.write("in/ad-events.ndjson", "");

@@ -41,7 +41,8 @@ impl Embedded {
             Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY).with_context(unreadable)?;
         connection.execute_batch("BEGIN").with_context(unreadable)?;
         let stored = sqlite::stored(&connection).with_context(unreadable)?;
-        let (run, tables) = stored.with_context(unreadable)?;
+        let nothing = || format!("{}: nothing has been committed there; run adtide first", data_dir.display());
+        let (run, tables) = stored.with_context(nothing)?;
         let committed = "SELECT max(updated_at) FROM adtide_progress";
         let committed: Option<String> =
             connection.query_row(committed, [], |row| row.get(0)).with_context(unreadable)?;

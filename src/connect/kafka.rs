@@ -58,6 +58,9 @@ impl KafkaConfig {
         client.set("bootstrap.servers", &self.brokers);
         // A broker that went away is looked for again soon.
         client.set("reconnect.backoff.max.ms", "2000");
+        // One that is frozen keeps its connections: an answer is waited for as long as this, and a new connection too.
+        client.set("socket.timeout.ms", "10000");
+        client.set("socket.connection.setup.timeout.ms", "10000");
         for (name, value) in ours {
             client.set(*name, *value);
         }

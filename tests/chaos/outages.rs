@@ -74,47 +74,49 @@ fn outage(server: &'static str, cause: &str) {
 }
 
 /// A run and the workers.
-struct System<'a> {
+pub struct System<'a> {
     deployment: &'a Deployment,
-    /// How many were started.
-    runs: u32,
-    run: Running,
-    workers: Running,
+    /// How many of both were started.
+    starts: u32,
+    pub run: Running,
+    pub workers: Running,
     /// Where the run answers.
     address: String,
+    /// Where the workers answer.
+    workers_address: String,
     /// How many commits the run had done when the server was away.
-    commits_before: f64,
+    pub commits_before: f64,
     /// Whether one may die in librdkafka, and is then started again.
     may_die: bool,
 }
 
 impl System<'_> {
-    fn start(deployment: &Deployment, may_die: bool) -> System<'_> {
-        let run = start_run(deployment, 1);
-        let workers = deployment.start("workers", "worker all");
-        let address = address(&run);
-        System { deployment, runs: 1, run, workers, address, commits_before: 0.0, may_die }
+    pub fn start(deployment: &Deployment, may_die: bool) -> System<'_> {
+        let (run, workers) = (start_run(deployment, 1), start_workers(deployment, 1));
+        let (address, workers_address) = (address(&run), address(&workers));
+        System { deployment, starts: 1, run, workers, address, workers_address, commits_before: 0.0, may_die }
     }
 
     /// None may have ended, but see `may_die`.
-    fn look_after(&mut self) {
+    pub fn look_after(&mut self) {
         for (name, process) in [("run", &mut self.run), ("workers", &mut self.workers)] {
             let Some(status) = process.ended() else { continue };
             assert!(self.may_die && died_in_librdkafka(status), "{name} has ended: {status}\n{}", process.stderr());
             eprintln!("  {name} died in librdkafka, and is started again: {status}");
+            self.starts += 1;
             if name == "run" {
-                self.runs += 1;
-                *process = start_run(self.deployment, self.runs);
+                *process = start_run(self.deployment, self.starts);
                 self.address = address(process);
                 self.commits_before = 0.0;
             } else {
-                *process = self.deployment.start(name, "worker all");
+                *process = start_workers(self.deployment, self.starts);
+                self.workers_address = address(process);
             }
         }
     }
 
     #[track_caller]
-    fn awaits(&mut self, or_else: &str, mut is_true: impl FnMut(&System<'_>) -> bool) {
+    pub fn awaits(&mut self, or_else: &str, mut is_true: impl FnMut(&System<'_>) -> bool) {
         let becomes_true = eventually(|| {
             self.look_after();
             is_true(self)
@@ -123,8 +125,13 @@ impl System<'_> {
     }
 
     /// What it says of its readiness.
-    fn ready(&self) -> (u16, String) {
+    pub fn ready(&self) -> (u16, String) {
         get(&self.address, "/readyz").unwrap_or_else(|error| (0, error.to_string()))
+    }
+
+    /// What the workers say of theirs.
+    pub fn workers_ready(&self) -> (u16, String) {
+        get(&self.workers_address, "/readyz").unwrap_or_else(|error| (0, error.to_string()))
     }
 
     /// The values of a metric.
@@ -134,17 +141,17 @@ impl System<'_> {
     }
 
     /// How many commits each of the sinks has done at least.
-    fn commits(&self) -> f64 {
+    pub fn commits(&self) -> f64 {
         self.metric("adtide_sink_commits_total").into_iter().reduce(f64::min).unwrap_or_default()
     }
 
     /// Records that were not read yet; infinite if it does not tell.
-    fn lag(&self) -> f64 {
+    pub fn lag(&self) -> f64 {
         self.metric("adtide_source_lag_records").into_iter().reduce(|one, other| one + other).unwrap_or(f64::INFINITY)
     }
 
     /// Stops both. They must not have taken too much memory.
-    fn stop(mut self) {
+    pub fn stop(mut self) {
         for (name, process) in [("run", &mut self.run), ("workers", &mut self.workers)] {
             let peak = peak_memory(process);
             eprintln!("  {name}: at most {} MiB", peak >> 20);
@@ -157,6 +164,10 @@ impl System<'_> {
 /// Each with a log of its own.
 fn start_run(deployment: &Deployment, number: u32) -> Running {
     deployment.start(&format!("run-{number}"), "run -w 2 --listen 127.0.0.1:0")
+}
+
+fn start_workers(deployment: &Deployment, number: u32) -> Running {
+    deployment.start(&format!("workers-{number}"), "worker all --listen 127.0.0.1:0")
 }
 
 /// The address that the log names.

@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::deployment::Addresses;
+use crate::number;
 
 /// Ports that neither the servers of development nor those of a usual machine are at.
 const PORTS: [(&str, &str); 4] = [
@@ -59,15 +60,30 @@ impl Servers {
 
     fn script(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/services"));
-        command.args(arguments).env("ADTIDE_SERVICES_DIR", &self.folder).envs(PORTS).stdin(Stdio::null());
+        command.args(arguments).env("ADTIDE_SERVICES_DIR", &self.folder).stdin(Stdio::null());
+        let first = number("ADTIDE_CHAOS_PORT");
+        for (at, (variable, port)) in PORTS.into_iter().enumerate() {
+            command.env(variable, first.map_or(port.to_owned(), |first| (first + at as u64).to_string()));
+        }
         command
     }
 
     /// Sends a signal to a server's main process.
     fn signal(&self, name: &str, signal: Signal) {
+        kill(self.pid(name), signal).unwrap();
+    }
+
+    fn pid(&self, name: &str) -> Pid {
         let record = fs::read_to_string(self.folder.join("run").join(name)).unwrap();
-        let pid = record.split(' ').next().unwrap().parse().unwrap();
-        kill(Pid::from_raw(pid), signal).unwrap();
+        Pid::from_raw(record.split(' ').next().unwrap().parse().unwrap())
+    }
+
+    /// Sends a signal to all processes of a server: PostgreSQL has one for each connection.
+    pub fn signal_all(&self, name: &str, signal: Signal) {
+        for pid in with_children(self.pid(name)) {
+            // One may have ended meanwhile.
+            let _ = kill(pid, signal);
+        }
     }
 
     /// kill -9, and starts it again after a while: see [`Servers::look_after`].
@@ -121,4 +137,15 @@ impl Drop for Servers {
             let _ = fs::remove_dir_all(&self.folder);
         }
     }
+}
+
+/// A process and its children, it first: then it can start no more of them.
+fn with_children(pid: Pid) -> Vec<Pid> {
+    let parent_of = |pid: &str| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<i32>().ok()
+    };
+    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
+    let children = processes.filter(|name| parent_of(name) == Some(pid.as_raw()));
+    std::iter::once(pid).chain(children.filter_map(|name| name.parse().ok()).map(Pid::from_raw)).collect()
 }

@@ -35,7 +35,7 @@ use url::Url;
 use super::compact::compact;
 use super::segment::{self, Encoded};
 use super::{Manifest, Segment};
-use crate::connect::Wait;
+use crate::connect::{Wait, redact};
 
 /// How long what may pass is tried.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -73,7 +73,7 @@ impl Store {
         let store: Arc<dyn ObjectStore> = match url.split_once("://") {
             None => local(FilePath::new(url))?,
             Some(("file", path)) => local(FilePath::new(path))?,
-            Some(_) => cloud(url).with_context(|| format!("checkpoints at {url} (key checkpoint.url)"))?,
+            Some(_) => cloud(url).with_context(|| format!("checkpoints at {} (key checkpoint.url)", redact(url)))?,
         };
         let run = uuid::Uuid::new_v4().simple().to_string();
         Store::over(store, url, name, &run[..12])
@@ -86,7 +86,13 @@ impl Store {
     pub fn over(store: Arc<dyn ObjectStore>, place: &str, name: &str, run: &str) -> anyhow::Result<Store> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let store = Arc::new(PrefixStore::new(store, Path::from_iter([name])));
-        Ok(Store { store, runtime, place: format!("{place}/{name}"), run: run.to_owned(), written: AtomicU64::new(0) })
+        Ok(Store {
+            store,
+            runtime,
+            place: format!("{}/{name}", redact(place)),
+            run: run.to_owned(),
+            written: AtomicU64::new(0),
+        })
     }
 
     /// Where it is.

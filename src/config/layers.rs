@@ -7,7 +7,7 @@ use anyhow::{Context, anyhow, bail};
 use toml::{Table, Value};
 
 use super::{DEFAULT, Override};
-use crate::connect::redact;
+use crate::connect::{is_secret, redact};
 
 /// Environment variables of this prefix set keys: `ADTIDE_SINK__DATA_DIR` sets `sink.data_dir`.
 const PREFIX: &str = "ADTIDE_";
@@ -28,7 +28,7 @@ pub fn merge(file: Option<&Path>, overrides: &[Override]) -> anyhow::Result<Laye
     if let Some(file) = file {
         let origin = file.display().to_string();
         let text = std::fs::read_to_string(file).with_context(|| format!("can't read the config file {origin}"))?;
-        let table: Table = text.parse().map_err(|error| anyhow!("{origin}: {error}"))?;
+        let table: Table = text.parse().map_err(|error| misread(&origin, &text, &error))?;
         layers.set_table("", table, &origin)?;
     }
     for (name, value) in std::env::vars_os() {
@@ -45,6 +45,14 @@ pub fn merge(file: Option<&Path>, overrides: &[Override]) -> anyhow::Result<Laye
         layers.set_text(key, value, "command line")?;
     }
     Ok(layers)
+}
+
+/// Says where a file is no TOML, without the line, which may hold a secret.
+fn misread(origin: &str, text: &str, error: &toml::de::Error) -> anyhow::Error {
+    let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+    let (line, column) =
+        (before.matches('\n').count() + 1, before.chars().rev().take_while(|c| *c != '\n').count() + 1);
+    anyhow!("{origin}: line {line}, column {column}: {}", error.message())
 }
 
 impl Layers {
@@ -95,7 +103,7 @@ impl Layers {
             (_, value) => value,
         };
         if !known.same_type(&value) {
-            bail!("{origin}: key {key}: want a {}, as in {known}; found {value}", known.type_str());
+            bail!("{origin}: key {key}: want a {}, as in {known}; found a {}", known.type_str(), value.type_str());
         }
         *known = value;
         self.origins.insert(key.to_owned(), origin.to_owned());
@@ -119,23 +127,14 @@ impl Layers {
     }
 }
 
-/// Puts stars in place of what is secret: passwords in addresses, and properties of librdkafka that are named as such.
+/// Puts stars in place of what is secret: passwords in addresses, and whatever is named as a secret.
 pub fn hide_secrets(values: &mut Table) {
-    for section in values.iter_mut().filter_map(|(_, value)| value.as_table_mut()) {
-        for (key, value) in section.iter_mut() {
-            match value {
-                Value::String(text) if key == "url" => *text = redact(text),
-                Value::Table(properties) => {
-                    let secret = |name: &str| {
-                        ["password", "secret", ".key", "key.pem", "token", "sasl.jaas"]
-                            .iter()
-                            .any(|word| name.contains(word))
-                    };
-                    let secrets = properties.iter_mut().filter(|(name, _)| secret(name));
-                    secrets.for_each(|(_, value)| *value = Value::String("***".to_owned()));
-                }
-                _ => {}
-            }
+    for (name, value) in values.iter_mut() {
+        match value {
+            Value::Table(section) => hide_secrets(section),
+            value if is_secret(name) => *value = Value::String("***".to_owned()),
+            Value::String(text) if name.ends_with("url") || text.contains("://") => *text = redact(text),
+            _ => {}
         }
     }
 }

@@ -83,3 +83,28 @@ fn environment_variables_are_filled_in() {
     let text = complaint("[sink]\ndata_dir = \"${ADTIDE_TEST_NOT_SET}\"");
     assert!(text.contains("key sink.data_dir: the environment variable ADTIDE_TEST_NOT_SET is not set"), "{text}");
 }
+
+#[test]
+fn secrets_are_in_no_message_and_not_in_what_is_shown() {
+    let texts = [
+        "[kafka.properties]\n\"sasl.password\" = \"geheim",
+        "[kafka.properties]\n\"sasl.password\" = geheim",
+        "[postgres]\nurl = postgres://me:geheim@host/db",
+        "[postgres]\nurl = [\"postgres://me:geheim@host/db\"]",
+        "[redis]\nurl = { password = \"geheim\" }",
+    ];
+    for text in texts {
+        let said = complaint(text);
+        assert!(!said.contains("geheim"), "{said}");
+    }
+    assert!(complaint(texts[0]).contains("line 2, column "), "{}", complaint(texts[0]));
+
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let text = "postgres.url = 'host=h user=me password=geheim'\nredis.url = 'redis://:geheim@host/0'\n\
+                checkpoint.url = 's3://key:geheim@bucket'\n[kafka.properties]\n'sasl.oauthbearer.config' = 'secret=geheim'\n\
+                'ssl.key.pem' = 'geheim'\n'Sasl.PassWord' = 'geheim'\n'client.rack' = 'r1'";
+    file.write_all(text.as_bytes()).unwrap();
+    let shown = Config::show(Some(file.path()), &[]).unwrap();
+    assert!(!shown.contains("geheim"), "{shown}");
+    assert!(shown.contains("\"r1\"") && shown.contains("password=***"), "{shown}");
+}

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::OnceLock;
-use std::time::Duration;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use rdkafka::config::RDKafkaLogLevel;
@@ -105,8 +105,14 @@ impl KafkaConfig {
                     RDKafkaErrorCode::AllBrokersDown
                     | RDKafkaErrorCode::BrokerTransportFailure
                     | RDKafkaErrorCode::OperationTimedOut
-                    | RDKafkaErrorCode::Resolve,
-                ) => fault.unconnected("Kafka", "kafka.brokers"),
+                    | RDKafkaErrorCode::Resolve
+                    | RDKafkaErrorCode::SSL,
+                ) => match refusal() {
+                    Some(refusal) => fault.context(format!(
+                        "Kafka refuses the connection: {refusal}; check security.protocol, sasl.* and ssl.* under kafka.properties"
+                    )),
+                    None => fault.unconnected("Kafka", "kafka.brokers"),
+                },
                 Some(
                     RDKafkaErrorCode::UnknownTopic
                     | RDKafkaErrorCode::UnknownPartition
@@ -122,12 +128,12 @@ impl KafkaConfig {
                 | RDKafkaErrorCode::SaslAuthenticationFailed
                 | RDKafkaErrorCode::UnsupportedSASLMechanism,
             ) => "check the user and the password under kafka.properties",
-            Some(RDKafkaErrorCode::InvalidConfig | RDKafkaErrorCode::SSL) | None => {
-                "check the keys under kafka.properties"
-            }
+            Some(RDKafkaErrorCode::InvalidConfig) | None => "check the keys under kafka.properties",
             Some(_) => "give this user the right to it on the brokers",
         };
-        Fault::Lasting(anyhow!("{place}: {said}; {advice}"))
+        let login = matches!(code, Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed));
+        let refusal = refusal().filter(|_| login).map(|refusal| format!(": {refusal}")).unwrap_or_default();
+        Fault::Lasting(anyhow!("{place}: {said}{refusal}; {advice}"))
     }
 }
 
@@ -171,7 +177,7 @@ pub struct Bounds {
 /// The brokers can't be reached, or there is no such topic.
 pub fn bounds(config: &KafkaConfig, consumer: &QuietConsumer, topic: &str) -> Result<BTreeMap<u32, Bounds>, Fault> {
     let name = config.topic(topic);
-    let fault = |error| config.fault(error).context(format!("the topic {name}"));
+    let fault = |error| config.fault(explain(consumer, error)).context(format!("the topic {name}"));
     let metadata = consumer.fetch_metadata(Some(&name), ANSWER).map_err(fault)?;
     let found = metadata.topics().iter().find(|found| found.name() == name);
     let partitions = found.map_or(&[][..], |found| found.partitions());
@@ -218,12 +224,49 @@ impl ProducerContext for Deliveries {
     }
 }
 
+/// Why a broker last refused a connection: TLS, the login, another protocol. Calls that fail for it only time out; librdkafka
+/// says it in its log.
+static REFUSAL: Mutex<Option<(Instant, String)>> = Mutex::new(None);
+
+/// For how long a refusal explains what fails: librdkafka repeats its lines twice a minute.
+const EXPLAINS: Duration = Duration::from_secs(60);
+
+fn refusal() -> Option<String> {
+    let refusal = REFUSAL.lock().unwrap_or_else(PoisonError::into_inner);
+    refusal.as_ref().filter(|(at, _)| at.elapsed() < EXPLAINS).map(|(_, refusal)| refusal.clone())
+}
+
 /// A line of librdkafka's own log: it repeats itself while a broker is away, so it is for those who look for it.
 pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     debug!(?level, facility, message, "librdkafka");
+    if facility == "FAIL" {
+        note_refusal(message);
+    }
+}
+
+fn note_refusal(said: &str) {
+    if ["SSL", "SASL", "certificate", "security.protocol"].iter().any(|word| said.contains(word)) {
+        // Without the name of the thread.
+        let said = said.split_once("]: ").map_or(said, |(_, said)| said);
+        *REFUSAL.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), said.to_owned()));
+    }
+}
+
+/// What a call of a consumer has failed for. When brokers refuse a connection, the call itself only waits in vain; events say
+/// why.
+pub fn explain(consumer: &QuietConsumer, error: KafkaError) -> KafkaError {
+    let events = std::iter::from_fn(|| consumer.poll(Duration::ZERO)).filter_map(Result::err);
+    let mut refusals = events.take(100).filter(|event| {
+        matches!(
+            event.rdkafka_error_code(),
+            Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed | RDKafkaErrorCode::SSL)
+        )
+    });
+    refusals.next().unwrap_or(error)
 }
 
 /// The same for an error that concerns no call: what matters comes back as a result.
 pub fn log_error(error: &KafkaError, reason: &str) {
+    note_refusal(reason);
     debug!(%error, reason, "librdkafka");
 }

@@ -43,6 +43,39 @@ pub fn apply(client: &mut Client, config: &PostgresConfig) -> Result<Vec<String>
     Ok(applied.applied_migrations().iter().map(ToString::to_string).collect())
 }
 
+/// What the tables lack of what the steps make, in words: somebody may have changed them by hand.
+///
+/// # Errors
+/// As [`apply`].
+pub fn missing_columns(client: &mut Client, config: &PostgresConfig) -> Result<Vec<String>, Fault> {
+    let fault = |error| config.fault(error);
+    let mut transaction = client.transaction().map_err(fault)?;
+    // The same steps once more, on temporary tables that go with the transaction.
+    transaction.batch_execute("SET LOCAL search_path = pg_temp").map_err(fault)?;
+    for (_, sql) in STEPS {
+        transaction.batch_execute(sql).map_err(fault)?;
+    }
+    transaction.batch_execute("SET LOCAL search_path TO DEFAULT").map_err(fault)?;
+    let rows = transaction.query(MISSING, &[]).map_err(fault)?;
+    let missing = rows.iter().map(|row| {
+        let (table, column, kind): (&str, &str, &str) = (row.get(0), row.get(1), row.get(2));
+        format!("table {table} lacks the column {column} {kind}")
+    });
+    Ok(missing.collect())
+}
+
+/// The columns of the temporary tables that the tables of the same names don't have.
+const MISSING: &str = "
+    SELECT wanted.relname::text, a.attname::text, format_type(a.atttypid, a.atttypmod)
+    FROM pg_class AS wanted
+    JOIN pg_attribute AS a ON a.attrelid = wanted.oid AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE wanted.relnamespace = pg_my_temp_schema() AND wanted.relkind = 'r' AND NOT EXISTS (
+        SELECT FROM pg_class AS found
+        JOIN pg_attribute AS b ON b.attrelid = found.oid AND b.attname = a.attname AND NOT b.attisdropped
+        WHERE found.relname = wanted.relname AND found.relnamespace = ANY (
+            SELECT oid FROM pg_namespace WHERE nspname = ANY (current_schemas(FALSE))))
+    ORDER BY 1, a.attnum";
+
 /// Whether the database has exactly these steps.
 fn is_complete(client: &mut Client, steps: &[Migration]) -> Result<bool, tokio_postgres::Error> {
     let there: bool = client.query_one("SELECT to_regclass('refinery_schema_history') IS NOT NULL", &[])?.get(0);

@@ -9,9 +9,10 @@ use adtide_dataflows::model::Topic;
 use anyhow::{Context, anyhow, bail, ensure};
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::kafka::{KafkaConfig, QuietContext};
+use super::kafka::{KafkaConfig, QuietConsumer, QuietContext, explain};
 use super::{Fault, persist};
 use crate::sink::TOPICS as OUTPUTS;
 use crate::sink::kafka::PROGRESS;
@@ -57,6 +58,8 @@ pub fn system_topics() -> Vec<SystemTopic> {
 pub struct Admin<'a> {
     kafka: &'a KafkaConfig,
     client: AdminClient<QuietContext>,
+    /// For reading: of its failures the reasons can be had.
+    consumer: QuietConsumer,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -68,9 +71,11 @@ impl<'a> Admin<'a> {
     pub fn new(kafka: &'a KafkaConfig) -> anyhow::Result<Admin<'a>> {
         let client = AdminClient::from_config_and_context(&kafka.client(), QuietContext);
         let client = client.map_err(|error| kafka.fault(error).into_error())?;
+        let consumer =
+            kafka.client().create_with_context(QuietContext).map_err(|error| kafka.fault(error).into_error())?;
         // It waits for the client's own thread and needs no timers or sockets.
         let runtime = tokio::runtime::Builder::new_current_thread().build().context("can't start a runtime")?;
-        Ok(Admin { kafka, client, runtime })
+        Ok(Admin { kafka, client, consumer, runtime })
     }
 
     /// The system's topics as they are.
@@ -183,8 +188,8 @@ impl<'a> Admin<'a> {
     }
 
     fn partitions(&self) -> Result<BTreeMap<String, usize>, Fault> {
-        let metadata =
-            self.client.inner().fetch_metadata(None, self.patience()).map_err(|error| self.kafka.fault(error))?;
+        let metadata = self.consumer.fetch_metadata(None, self.patience());
+        let metadata = metadata.map_err(|error| self.kafka.fault(explain(&self.consumer, error)))?;
         Ok(metadata.topics().iter().map(|topic| (topic.name().to_owned(), topic.partitions().len())).collect())
     }
 

@@ -60,7 +60,6 @@ pub(super) fn kafka(code: RDKafkaErrorCode) -> bool {
             | RDKafkaErrorCode::ClusterAuthorizationFailed
             | RDKafkaErrorCode::TransactionalIdAuthorizationFailed
             | RDKafkaErrorCode::InvalidConfig
-            | RDKafkaErrorCode::SSL
     )
 }
 
@@ -122,10 +121,11 @@ mod tests {
             Code::OperationTimedOut,
             Code::LeaderNotAvailable,
             Code::NotLeaderForPartition,
+            // A broker that ends in the midst of a handshake.
+            Code::SSL,
         ];
         assert_eq!(transient.iter().find(|code| !is_transient(&fault(**code))), None);
-        let permanent =
-            [Code::SaslAuthenticationFailed, Code::TopicAuthorizationFailed, Code::SSL, Code::InvalidConfig];
+        let permanent = [Code::SaslAuthenticationFailed, Code::TopicAuthorizationFailed, Code::InvalidConfig];
         assert_eq!(permanent.iter().find(|code| is_transient(&fault(**code))), None);
     }
 }

@@ -21,7 +21,7 @@ use tracing::warn;
 use super::{
     COMPENSATION_EVENTS, Change, Commit, DEAD_LETTER, LATE_EVENTS, Progress, Run, Sink, Stored, TOPICS, fenced, rewound,
 };
-use crate::connect::kafka::{Deliveries, KafkaConfig, QuietConsumer, QuietContext};
+use crate::connect::kafka::{Deliveries, KafkaConfig, QuietConsumer, QuietContext, explain};
 use crate::connect::{Fault, persist};
 use crate::json;
 use progress::Record;
@@ -325,23 +325,11 @@ fn check_topics(config: &KafkaConfig) -> Result<(), Fault> {
         config.client().create_with_context(QuietContext).map_err(|error| config.fault(error))?;
     for name in TOPICS.into_iter().chain([PROGRESS]) {
         let topic = config.topic(name);
-        let metadata = client.fetch_metadata(Some(&topic), ANSWER).map_err(|error| refusal(&client, error));
+        let metadata = client.fetch_metadata(Some(&topic), ANSWER).map_err(|error| explain(&client, error));
         let metadata = metadata.map_err(|error| config.fault(error))?;
         if metadata.topics().iter().all(|topic| topic.partitions().is_empty()) {
             return Err(Fault::Lasting(config.missing_topics(&[topic])));
         }
     }
     Ok(())
-}
-
-/// Brokers that refuse a login are not answered for by the call that fails: it only waits in vain. They are by an event.
-fn refusal(client: &QuietConsumer, error: KafkaError) -> KafkaError {
-    let events = std::iter::from_fn(|| client.poll(Duration::ZERO)).filter_map(Result::err);
-    let mut refusals = events.take(100).filter(|event| {
-        matches!(
-            event.rdkafka_error_code(),
-            Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed | RDKafkaErrorCode::SSL)
-        )
-    });
-    refusals.next().unwrap_or(error)
 }

@@ -71,6 +71,15 @@ fn what_is_wrong_with_a_server_is_said_with_what_to_do() {
     let brokers = format!("kafka.brokers={NOBODY}");
     let commands = ["run -w 2", "run --until-end", "topics create", "topics list", "generate --to-kafka", "verify"];
     fails(&deployment, &commands, &[&brokers], &["Kafka at ", NOBODY, "kafka.brokers"]);
+    let tls = "kafka.properties.security.protocol=ssl";
+    fails(&deployment, &["run -w 2", "topics list"], &[tls], &["SSL", "ssl.* under kafka.properties"]);
+    let sasl = [
+        "kafka.properties.security.protocol=sasl_plaintext",
+        "kafka.properties.sasl.mechanism=PLAIN",
+        "kafka.properties.sasl.username=me",
+        "kafka.properties.sasl.password=wrong",
+    ];
+    fails(&deployment, &["run -w 2"], &sasl, &["SASL", "sasl.* and ssl.* under kafka.properties"]);
     let missing = ["nothing-ad-events", "`adtide topics create`"];
     fails(&deployment, &["run -w 2", "run --until-end", "generate --to-kafka"], &["kafka.prefix=nothing-"], &missing);
 }

@@ -291,6 +291,13 @@ impl KafkaSource {
         }
     }
 
+    /// The same for an error of a partition, which it names.
+    fn judge_at(&self, at: usize, error: KafkaError) -> anyhow::Result<()> {
+        let Partition { topic, number, next_offset, .. } = &self.partitions[at];
+        let name = self.config.kafka.topic(topic.name());
+        self.judge(error).with_context(|| format!("{name} [{number}] can't be read from offset {next_offset} on"))
+    }
+
     /// The partition to read next: of those that may have more, the one furthest behind in event time.
     fn furthest_behind(&self, ingest: &Ingest, skip: &[bool]) -> Option<usize> {
         (0..self.partitions.len())
@@ -311,7 +318,7 @@ impl KafkaSource {
             match partition.life.stage() {
                 Stage::Idle => {
                     if let Some(error) = partition.peek(&self.config.kafka)? {
-                        self.judge(error)?;
+                        self.judge_at(at, error)?;
                     } else if self.partitions[at].held.is_some() {
                         self.partitions[at].life.wake(epoch);
                     }
@@ -439,7 +446,7 @@ impl Source for KafkaSource {
         while let Some(at) = self.furthest_behind(ingest, &empty) {
             let (taken, error) = self.partitions[at].read(ingest, &self.config)?;
             if let Some(error) = error {
-                self.judge(error)?;
+                self.judge_at(at, error)?;
             }
             if taken > 0 {
                 self.bytes_read += taken;

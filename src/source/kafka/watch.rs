@@ -11,7 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use tracing::{info, warn};
 
-use crate::connect::kafka::{KafkaConfig, QuietConsumer, QuietContext};
+use crate::connect::kafka::{KafkaConfig, QuietConsumer, QuietContext, explain};
 use crate::connect::{Fault, persist};
 use crate::engine::loss::{Extent, Extents};
 
@@ -153,7 +153,7 @@ impl Watcher {
 
     /// Where every known partition starts or ends.
     fn offsets(&self, at: Offset) -> Result<BTreeMap<(Topic, u32), u64>, Fault> {
-        let fault = |error| self.config.fault(error);
+        let fault = |error| self.fault(error);
         let mut wanted = TopicPartitionList::new();
         for (topic, partition) in &self.known {
             let name = self.config.topic(topic.name());
@@ -172,12 +172,15 @@ impl Watcher {
         Ok(offsets)
     }
 
+    fn fault(&self, error: KafkaError) -> Fault {
+        self.config.fault(explain(&self.consumer, error))
+    }
+
     fn discover(&self) -> Result<Vec<(Topic, u32)>, Fault> {
         let (mut partitions, mut missing) = (Vec::new(), Vec::new());
         for topic in &self.topics {
             let name = self.config.topic(topic.name());
-            let metadata =
-                self.consumer.fetch_metadata(Some(&name), ANSWER).map_err(|error| self.config.fault(error))?;
+            let metadata = self.consumer.fetch_metadata(Some(&name), ANSWER).map_err(|error| self.fault(error))?;
             let found = metadata.topics().iter().find(|found| found.name() == name);
             let error = found.and_then(|found| found.error()).map(RDKafkaErrorCode::from);
             match (found, error) {

@@ -176,7 +176,7 @@ impl KafkaFeed {
             return Ok(());
         }
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
-            return Err(gone(&self.topic, &error.to_string()));
+            return Err(gone(&self.out_of_range()?, &error.to_string()));
         }
         if let KafkaError::MessageConsumptionFatal(code) = error {
             if code == RDKafkaErrorCode::FencedInstanceId {
@@ -191,6 +191,19 @@ impl KafkaFeed {
             return self.rejoin();
         }
         Err(self.fault(error))
+    }
+
+    /// The partitions whose next offset is not there, with those that are. The error itself names none.
+    fn out_of_range(&self) -> Result<String, Fault> {
+        let mut found = Vec::new();
+        for place in self.partitions.iter().flat_map(BTreeMap::values) {
+            let (low, high) = self.bounds(&place.partition)?;
+            if !(low..=high).contains(&place.next_offset) {
+                let next = place.next_offset;
+                found.push(format!("{} (offset {next} comes next, {low} to {high} are there)", place.partition));
+            }
+        }
+        Ok(if found.is_empty() { self.topic.clone() } else { found.join(", ") })
     }
 
     /// A consumer that gets nothing although there is more is replaced.

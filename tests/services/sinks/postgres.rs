@@ -218,6 +218,19 @@ fn through(url: &str, proxy: SocketAddr) -> String {
 }
 
 #[test]
+fn a_column_that_is_missing_is_found() {
+    let Some(database) = Database::create() else { return };
+    let config = database.config();
+    let mut client = config.connect("test").unwrap();
+    migrate::apply(&mut client, &config).unwrap();
+    assert_eq!(migrate::missing_columns(&mut client, &config).unwrap(), Vec::<String>::new());
+    client.batch_execute("ALTER TABLE campaigns DROP COLUMN bid_price; DROP TABLE worker_offsets").unwrap();
+    let missing = migrate::missing_columns(&mut client, &config).unwrap().join("\n");
+    assert!(missing.starts_with("table campaigns lacks the column bid_price numeric(10,2)\n"), "{missing}");
+    assert!(missing.contains("table worker_offsets lacks the column next_offset"), "{missing}");
+}
+
+#[test]
 fn a_statement_that_is_not_answered_fails_by_its_deadline() {
     let Some(database) = Database::create() else { return };
     let config = PostgresConfig { statement_timeout: Duration::from_secs(2), ..database.config() };

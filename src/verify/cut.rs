@@ -1,6 +1,6 @@
 //! The moment at which a sink stands.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use adtide_dataflows::model::{EventTime, Topic, WINDOW_MS};
 use adtide_dataflows::operators::Watermarks;
@@ -50,6 +50,11 @@ impl Cut {
     pub fn offsets(&self, topic: Topic) -> Offsets {
         let partitions = self.partitions.range((topic, 0)..=(topic, u32::MAX));
         partitions.map(|((_, partition), reached)| (*partition, reached.next_offset)).collect()
+    }
+
+    /// The topics that were read.
+    pub fn topics(&self) -> BTreeSet<Topic> {
+        self.partitions.keys().map(|(topic, _)| *topic).collect()
     }
 
     /// The watermarks that a partition had of its own: none of its records can have met greater ones.

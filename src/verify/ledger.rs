@@ -22,6 +22,14 @@ const BALANCE: &str = "balance";
 const COMPENSATION: &str = "compensation";
 const BUDGET: &str = "budget";
 
+/// All of them, with the input topic that each reads, and whether it reads `compensation-events`.
+const WORKERS: [(&str, Option<Topic>, bool); 4] = [
+    (BALANCE, Some(Topic::AdEvents), false),
+    (BUDGET, Some(Topic::AdEvents), true),
+    ("campaign-status", Some(Topic::CampaignEvents), false),
+    (COMPENSATION, None, true),
+];
+
 /// What a click of `ad-events` costs whom.
 #[derive(Clone, Copy, Debug)]
 struct PaidClick {
@@ -63,6 +71,8 @@ pub struct Ledger {
     compensation_events: String,
     /// How far each worker is in each topic.
     offsets: BTreeMap<(String, String), Offsets>,
+    /// How many records each has not taken yet: see [`Ledger::look_behind`].
+    behind: Vec<(&'static str, u64)>,
     /// The clicks that they have taken: to be filled before [`Ledger::check`].
     pub clicks: PaidClicks,
 }
@@ -92,7 +102,8 @@ impl Ledger {
             return Ok(None);
         }
         let (ad_events, compensation_events) = (found.topic(Topic::AdEvents.name()), found.topic(COMPENSATION_EVENTS));
-        let mut ledger = Ledger { ad_events, compensation_events, offsets, clicks: PaidClicks::default() };
+        let mut ledger =
+            Ledger { ad_events, compensation_events, offsets, behind: Vec::new(), clicks: PaidClicks::default() };
         for worker in [BALANCE, BUDGET] {
             for (partition, offset) in ledger.of(worker, &ledger.ad_events) {
                 let known = ledger.clicks.until.entry(partition).or_default();
@@ -100,6 +111,35 @@ impl Ledger {
             }
         }
         Ok(Some(ledger))
+    }
+
+    /// Looks up how many records of its topics each worker that has ever run has not taken yet. `behind` counts those of an input
+    /// topic behind some offsets.
+    ///
+    /// # Errors
+    /// A topic can't be read.
+    pub fn look_behind(
+        &mut self,
+        behind: &mut dyn FnMut(Topic, &Offsets) -> anyhow::Result<u64>,
+        found: &mut dyn Found,
+    ) -> anyhow::Result<()> {
+        for (worker, input, reads_refunds) in WORKERS {
+            if !self.offsets.keys().any(|(known, _)| known == worker) {
+                continue;
+            }
+            let mut waiting = match input {
+                Some(topic) => behind(topic, &self.of(worker, &found.topic(topic.name())))?,
+                None => 0,
+            };
+            if reads_refunds {
+                let taken = self.of(worker, &self.compensation_events);
+                found.each_record(COMPENSATION_EVENTS, &mut |partition, offset, _| {
+                    waiting += u64::from(taken.get(&partition).is_none_or(|taken| offset >= *taken));
+                })?;
+            }
+            self.behind.push((worker, waiting));
+        }
+        Ok(())
     }
 
     fn of(&self, worker: &str, topic: &str) -> Offsets {
@@ -116,7 +156,7 @@ impl Ledger {
         recomputed: &Recomputed,
         found: &mut dyn Found,
     ) -> anyhow::Result<LedgerReport> {
-        let mut report = LedgerReport::default();
+        let mut report = LedgerReport { behind: self.behind.clone(), ..LedgerReport::default() };
         let (by_advertiser, by_campaign) = self.entries(compensations, recomputed, found, &mut report)?;
         balances(by_advertiser, found, &mut report.balances)?;
         campaigns(by_campaign, found, &mut report.budgets)?;

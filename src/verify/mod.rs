@@ -3,9 +3,11 @@
 //! A run need not have ended. Each sink holds, with its results, how far the input had been read and which windows had
 //! closed; the recomputation stops at the same point.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 
-use adtide_dataflows::model::EventTime;
+use adtide_dataflows::model::{EventTime, Topic};
 use anyhow::Context;
 
 pub mod batch;
@@ -39,7 +41,7 @@ pub use report::{Differences, LedgerReport, Moment, Report, Section};
 
 use crate::connect::kafka::KafkaConfig;
 use found::{Embedded, Found, Services, Sinks, Standing};
-use input::KafkaTopics;
+use input::{Ends, KafkaTopics};
 
 /// Where the input topics are.
 #[derive(Clone, Debug)]
@@ -106,6 +108,11 @@ fn check(input: &mut dyn Input, found: &mut dyn Found, watch: &mut dyn FnMut(u64
         let position = cuts.iter().position(|known| known == cut);
         position.and_then(|at| recomputed.get(at)).context("a cut was not recomputed")
     };
+    let mut ends = TopicEnds::default();
+    let behind = at.iter().map(|cut| ends.behind(input, cut)).collect::<anyhow::Result<Vec<_>>>()?;
+    if let Some(ledger) = &mut ledger {
+        ledger.look_behind(&mut |topic, offsets| ends.behind_offsets(input, topic, offsets), found)?;
+    }
     let (rankings, tables, records) = (of(&at[0])?, of(&at[1])?, of(&at[2])?);
     let compensations = compensations::compare(&records.refunds.groups, found)?;
     Ok(Report {
@@ -123,18 +130,42 @@ fn check(input: &mut dyn Input, found: &mut dyn Found, watch: &mut dyn FnMut(u64
             .iter()
             .map(|late| late.by_idleness)
             .sum(),
-        moments: moments(&sinks, &at, [rankings, tables, records]),
+        moments: moments(&sinks, &at, &behind, [rankings, tables, records]),
         notes: [notes(&sinks, &at), found.notes()].concat(),
     })
 }
 
+/// Where the input topics end, each looked up once.
+#[derive(Default)]
+struct TopicEnds(BTreeMap<Topic, Ends>);
+
+impl TopicEnds {
+    /// How many records lie behind a cut in the topics that it has read.
+    fn behind(&mut self, input: &mut dyn Input, cut: &Cut) -> anyhow::Result<u64> {
+        cut.topics().into_iter().map(|topic| self.behind_offsets(input, topic, &cut.offsets(topic))).sum()
+    }
+
+    /// How many lie behind these offsets.
+    fn behind_offsets(&mut self, input: &mut dyn Input, topic: Topic, offsets: &Offsets) -> anyhow::Result<u64> {
+        let ends = match self.0.entry(topic) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(input.ends(topic)?),
+        };
+        let behind = ends.iter().map(|(partition, bounds)| {
+            bounds.end.saturating_sub(offsets.get(partition).copied().unwrap_or(bounds.start))
+        });
+        Ok(behind.sum())
+    }
+}
+
 /// Where each sink stood, a sink once.
-fn moments(sinks: &Sinks, at: &[Cut; 3], [rankings, tables, records]: [&Recomputed; 3]) -> Vec<Moment> {
+fn moments(sinks: &Sinks, at: &[Cut; 3], behind: &[u64], [rankings, tables, records]: [&Recomputed; 3]) -> Vec<Moment> {
     let parts = [(&sinks.rankings, rankings), (&sinks.tables, tables), (&sinks.topics, records)];
     let mut moments: Vec<Moment> = Vec::new();
-    for ((standing, recomputed), cut) in parts.into_iter().zip(at) {
+    for (((standing, recomputed), cut), behind) in parts.into_iter().zip(at).zip(behind) {
         if moments.iter().all(|known| known.sink != standing.sink) {
-            moments.push(Moment { sink: standing.sink, at: describe(standing, cut, recomputed) });
+            let at = describe(standing, cut, recomputed);
+            moments.push(Moment { sink: standing.sink, at, behind: *behind });
         }
     }
     moments

@@ -64,6 +64,8 @@ pub struct Moment {
     pub sink: &'static str,
     /// What it stood for, in words.
     pub at: String,
+    /// How many records lay behind that in the topics.
+    pub behind: u64,
 }
 
 /// What [`verify`](super::verify) found, result by result.
@@ -108,6 +110,8 @@ pub struct LedgerReport {
     pub credits: Section,
     /// What campaigns have spent and got back.
     pub budgets: Section,
+    /// How many records of its topics each worker has not taken yet.
+    pub behind: Vec<(&'static str, u64)>,
 }
 
 impl Report {
@@ -124,6 +128,12 @@ impl Report {
     /// How many differences there are in all.
     pub fn differences(&self) -> u64 {
         self.sections().iter().map(|(_, section)| section.differences()).sum()
+    }
+
+    /// How many records lay behind what was verified, by the sink or worker that is furthest behind.
+    pub fn behind(&self) -> u64 {
+        let ledger = self.ledger.iter().flat_map(|ledger| &ledger.behind).map(|(_, behind)| *behind);
+        self.moments.iter().map(|moment| moment.behind).chain(ledger).max().unwrap_or(0)
     }
 
     /// The results with their names, in the order of the statements, then those of the workers.
@@ -154,7 +164,14 @@ impl fmt::Display for Report {
             0 if self.compared() == 0 => {
                 writeln!(f, "NOTHING verified: there are no rows, neither of the run nor in the recomputation")?;
             }
-            0 => writeln!(f, "verified: every row equals its recomputation")?,
+            0 => match self.behind() {
+                0 => writeln!(f, "verified up to the topics' ends: every row equals its recomputation")?,
+                behind => writeln!(
+                    f,
+                    "verified up to {} before the topics' ends: every row equals its recomputation",
+                    records(behind)
+                )?,
+            },
             1 => writeln!(f, "NOT verified: 1 difference")?,
             count => writeln!(f, "NOT verified: {count} differences")?,
         }
@@ -169,8 +186,12 @@ impl fmt::Display for Report {
         if self.ledger.is_none() {
             writeln!(f, "  ledger: there is none, so balances were not checked")?;
         }
-        for Moment { sink, at } in &self.moments {
-            writeln!(f, "  {sink} as of {at}")?;
+        for Moment { sink, at, behind } in &self.moments {
+            writeln!(f, "  {sink} as of {at}; {} behind the topics' ends", records(*behind))?;
+        }
+        if let Some(ledger) = &self.ledger {
+            let behind: Vec<_> = ledger.behind.iter().map(|(worker, behind)| format!("{worker} {behind}")).collect();
+            writeln!(f, "  ledger, records behind the topics' ends: {}", behind.join(", "))?;
         }
         if self.late_by_idleness > 0 {
             writeln!(f, "  late by idleness: {}", self.late_by_idleness)?;
@@ -189,6 +210,10 @@ impl fmt::Display for Report {
             self.without_campaign, self.repeats
         )
     }
+}
+
+fn records(count: u64) -> String {
+    format!("{count} record{}", if count == 1 { "" } else { "s" })
 }
 
 fn write_differences(f: &mut fmt::Formatter<'_>, kind: &str, found: &Differences) -> fmt::Result {

@@ -110,8 +110,10 @@ impl Work for CampaignStatus {
             info!(paused = settled.paused, activated = settled.activated, "campaigns");
         }
         self.publish()?;
-        self.last_pass = Some(Instant::now());
-        Ok(true)
+        // It reads what it has published, and that may change something again.
+        let is_settled = settled.paused + settled.activated == 0;
+        self.last_pass = is_settled.then(Instant::now);
+        Ok(is_settled)
     }
 }
 

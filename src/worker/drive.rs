@@ -72,7 +72,8 @@ pub trait Work {
     /// The store can't do it.
     fn commit(&mut self, step: Step<'_>) -> Result<Outcome<()>, Fault>;
 
-    /// What is to be done beside the records, once those that are there were committed. False if it was not its time.
+    /// What is to be done beside the records, once those that are there were committed. False if it was not its time, or if
+    /// more records may come of it.
     ///
     /// # Errors
     /// The store or the topic can't be written.
@@ -160,9 +161,9 @@ impl<'a> Driver<'a> {
                 if is_settled && at_end {
                     self.stats.set_caught_up(looked);
                 }
-            }
-            if is_ending {
-                break;
+                if is_settled && is_ending {
+                    break;
+                }
             }
             self.report(work);
         }

@@ -1,7 +1,10 @@
 //! Several processes as one cluster.
 
+use std::fs;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 
@@ -194,4 +197,26 @@ fn wrong_numbers_of_processes_and_workers_are_refused() {
     run("-n 0").failed_saying(&["-n must be at least 1"]);
     run("-w 0").failed_saying(&["-w must be at least 1"]);
     assert!(!place.path("out").exists());
+}
+
+#[test]
+fn a_cluster_that_has_run_is_started_again_for_as_long_as_it_takes() {
+    let place = Place::new();
+    // The first process lives long enough; those after it fail at once, as while a server is away.
+    let process = "#!/bin/sh\nif mkdir \"$0.ran\" 2>/dev/null; then sleep 6; fi\nexit 1\n";
+    place.write("adtide", process);
+    let binary = place.path("adtide");
+    fs::set_permissions(&binary, fs::Permissions::from_mode(0o755)).unwrap();
+    let cluster = |arguments: &[&str]| {
+        let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/cluster"));
+        command.args(arguments).env("ADTIDE_CLUSTER_DIR", place.path("cluster")).env("ADTIDE_BIN", &binary);
+        command.stdout(Stdio::null()).status().unwrap()
+    };
+    assert!(cluster(&["up", "-n", "1"]).success());
+    let starts =
+        || fs::read_to_string(place.path("cluster/run/starts")).unwrap_or_default().trim().parse().unwrap_or(0);
+    let is_kept_up = eventually(|| starts() >= 5);
+    let log = fs::read_to_string(place.path("cluster/log/supervisor.log")).unwrap();
+    cluster(&["down"]);
+    assert!(is_kept_up, "{log}");
 }

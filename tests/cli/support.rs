@@ -276,7 +276,7 @@ impl Outcome {
     #[track_caller]
     pub fn verified(self, with_rows: &[&str]) {
         let outcome = self.succeeded();
-        outcome.says(&["verified: every row equals its recomputation"]);
+        outcome.says(&["verified up to ", ": every row equals its recomputation"]);
         for (name, (compared, different)) in outcome.sections() {
             assert_eq!(different, 0, "{}", outcome.stdout);
             assert!(compared > 0 || !with_rows.contains(&name), "no {name} were compared: {}", outcome.stdout);

@@ -219,3 +219,23 @@ fn missing_results_and_topics_are_named() {
     place.write("text/adtide.db", "no database at all");
     place.run("verify --from in --data-dir text").failed_saying(&["text/adtide.db"]);
 }
+
+#[test]
+fn it_says_how_far_what_it_has_verified_lies_behind_the_topics() {
+    let place = Place::new();
+    place.write("in/ad-events.ndjson", click("10:00:00", 1, "d-1") + &click("10:00:01", 1, "d-1"));
+    place.write("in/campaign-events.ndjson", campaign("09:00:00", 1, "1.25"));
+    place.run("--from in --data-dir out").succeeded();
+    place.run("worker all --from in --data-dir out --until-end").succeeded();
+    let verify = "verify --from in --data-dir out";
+    let at_end = place.run(verify).succeeded();
+    at_end.says(&["verified up to the topics' ends:", "balance 0, budget 0, campaign-status 0, compensation 0"]);
+    place.append("in/ad-events.ndjson", click("10:00:02", 1, "d-1"));
+    place.run("worker balance --from in --data-dir out --until-end").succeeded();
+    let behind = [
+        "verified up to 1 record before the topics' ends:",
+        "; 1 record behind the topics' ends",
+        "balance 0, budget 1",
+    ];
+    place.run(verify).succeeded().says(&behind);
+}

@@ -9,7 +9,8 @@ use adtide_dataflows::model::{EventTime, Topic};
 use adtide_dataflows::operators::FileMark;
 use anyhow::{Context, bail, ensure};
 
-use super::{Input, Offsets, Record};
+use super::{Ends, Input, Offsets, Record};
+use crate::connect::kafka::Bounds;
 use crate::source::lines::{self, Parts};
 
 /// The input topics of a folder.
@@ -59,6 +60,17 @@ impl Input for TopicFiles {
             );
         }
         Ok(())
+    }
+
+    fn ends(&mut self, topic: Topic) -> anyhow::Result<Ends> {
+        let end = |(partition, path): (u32, PathBuf)| {
+            let mut end = 0;
+            for part in parts(&path, self.marks.get(&(topic, partition)))? {
+                end = each_line(&part, end, u64::MAX, |_, _| {})?;
+            }
+            Ok((partition, Bounds { start: 0, end }))
+        };
+        topic_files(&self.dir, topic.name())?.into_iter().map(end).collect()
     }
 }
 

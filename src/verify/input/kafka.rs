@@ -3,7 +3,7 @@
 use adtide_dataflows::model::{EventTime, Topic};
 use rdkafka::Message;
 
-use super::{Input, Offsets, Record};
+use super::{Ends, Input, Offsets, Record};
 use crate::connect::kafka::KafkaConfig;
 use crate::verify::kafka::Reader;
 
@@ -49,6 +49,10 @@ impl Input for KafkaTopics {
             let latest = timestamp.unwrap_or_else(crate::now).plus(self.max_future_skew);
             each(Record { partition, offset, key: message.key(), value: message.payload(), latest });
         })
+    }
+
+    fn ends(&mut self, topic: Topic) -> anyhow::Result<Ends> {
+        Reader::new(&self.config)?.bounds(topic.name())
     }
 
     fn notes(&self) -> Vec<String> {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use adtide_dataflows::model::{EventTime, Topic};
 
+use crate::connect::kafka::Bounds;
+
 mod files;
 mod kafka;
 
@@ -12,6 +14,9 @@ pub use kafka::KafkaTopics;
 
 /// For each partition of a topic, the offset to stop before.
 pub type Offsets = BTreeMap<u32, u64>;
+
+/// The partitions of a topic, with where they begin and end.
+pub type Ends = BTreeMap<u32, Bounds>;
 
 /// A record as it stands in its topic.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +41,14 @@ pub trait Input {
     /// # Errors
     /// The topic can't be read, or ends before the offsets.
     fn each_record(&mut self, topic: Topic, until: &Offsets, each: &mut dyn FnMut(Record<'_>)) -> anyhow::Result<()>;
+
+    /// Where the partitions of a topic begin and end now; empty if that is not known.
+    ///
+    /// # Errors
+    /// The topic can't be read.
+    fn ends(&mut self, _topic: Topic) -> anyhow::Result<Ends> {
+        Ok(Ends::new())
+    }
 
     /// What somebody should know who relies on this input, a sentence each.
     fn notes(&self) -> Vec<String> {

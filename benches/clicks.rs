@@ -22,6 +22,7 @@ fn main() {
             (inputs, state)
         });
         let mut ingest = Ingest::new(&settings);
+        ingest.set_clock(EventTime::LAST);
         let partition = ingest.add_partition(Topic::AdEvents, 0, 0);
         let before = resident();
         for click in 0..CLICKS {
@@ -37,7 +38,7 @@ fn main() {
                 click * 7919 % 750_000,
                 click / 100_000,
             );
-            ingest.record(partition, click, record.as_bytes(), EventTime::MAX);
+            ingest.record(partition, click, record.as_bytes());
             if click % BATCH == BATCH - 1 {
                 ingest.report(partition, PartitionState::Active);
                 let epoch = inputs.epoch();

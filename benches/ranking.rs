@@ -30,13 +30,14 @@ impl Bench {
             inputs
         });
         let mut ingest = Ingest::new(&settings);
+        ingest.set_clock(EventTime::LAST);
         let metrics = ingest.add_partition(Topic::ProductMetrics, 0, 0);
         let meta = ingest.add_partition(Topic::ProductMeta, 0, 0);
         for product in 0..1000 {
             let rates = format!(r#"{{"product_id":{product},"ctr":0.0{},"cvr":0.01}}"#, 1 + product % 9);
-            ingest.record(metrics, product, rates.as_bytes(), EventTime::MAX);
+            ingest.record(metrics, product, rates.as_bytes());
             let price = format!(r#"{{"product_id":{product},"product_price":{}.99}}"#, 1 + product % 300);
-            ingest.record(meta, product, price.as_bytes(), EventTime::MAX);
+            ingest.record(meta, product, price.as_bytes());
         }
         let mut bench = Bench { inputs, ingest, probe, offset: 0 };
         // The partition of campaign events, number 2.
@@ -55,7 +56,7 @@ impl Bench {
             cents / 100,
             cents % 100,
         );
-        self.ingest.record(partition, self.offset, record.as_bytes(), EventTime::MAX);
+        self.ingest.record(partition, self.offset, record.as_bytes());
         self.offset += 1;
     }
 

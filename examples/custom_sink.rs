@@ -52,12 +52,12 @@ fn main() -> anyhow::Result<()> {
             (inputs, state)
         });
         let mut ingest = Ingest::new(&settings);
+        ingest.set_clock(adtide::now());
         let config = FileSourceConfig {
             folder,
             follow: false,
             idle_timeout: Duration::from_secs(5),
             idle_advance: false,
-            max_future_skew: settings.max_future_skew,
             hold: None,
         };
         let mut source = FileSource::new(config, 0, 1);

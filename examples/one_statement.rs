@@ -39,15 +39,16 @@ fn main() {
             first_offset: 0,
             last: None,
             file: None,
+            judgements: Vec::new(),
         };
-        reports.send(report);
+        reports.send(report.clone());
         for (epoch, second) in (1..).zip([0, 1, 2, 400]) {
             clicks.advance_to(epoch);
             reports.advance_to(epoch);
             let time = EventTime(second * 1000);
             clicks.send(PaidClick { group: click_group(), time });
             report.greatest = Some(time);
-            reports.send(report);
+            reports.send(report.clone());
         }
         // The third click moved no watermark past its window; the one at 400 s did. The end closes the rest.
         report.state = PartitionState::Finished;

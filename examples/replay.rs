@@ -47,12 +47,13 @@ fn refunds(records: Vec<Vec<u8>>, batch: usize) -> Refunds {
             inputs
         });
         let mut ingest = Ingest::new(&settings);
+        ingest.set_clock(EventTime::LAST);
         let partition = ingest.add_partition(Topic::AdEvents, 0, 0);
         ingest.report(partition, PartitionState::Active);
         let mut offset = 0;
         for records in records.chunks(batch) {
             for record in records {
-                ingest.record(partition, offset, record, EventTime::MAX);
+                ingest.record(partition, offset, record);
                 offset += 1;
             }
             ingest.report(partition, PartitionState::Active);

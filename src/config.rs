@@ -330,6 +330,19 @@ impl Config {
         Ok(toml::to_string_pretty(&values)?)
     }
 
+    /// What works, but may not be meant, a sentence each.
+    pub fn warnings(&self) -> Vec<String> {
+        let drops = self.allowed_lateness.is_zero() && !self.max_future_skew.is_zero();
+        let warning = || {
+            let skew = humantime::format_duration(self.max_future_skew);
+            format!(
+                "allowed_lateness is 0s and max_future_skew {skew}: one event that is {skew} ahead makes all others of its \
+                 partition late for up to {skew}, and late events are dropped; a smaller max_future_skew costs less"
+            )
+        };
+        drops.then(warning).into_iter().collect()
+    }
+
     fn check(&self) -> anyhow::Result<()> {
         let positive = [
             ("epoch_interval", self.epoch_interval),
@@ -342,6 +355,13 @@ impl Config {
         for (key, duration) in positive {
             ensure!(duration >= Duration::from_millis(1), "key {key} must be at least 1ms");
         }
+        ensure!(
+            self.allowed_lateness.is_zero() || self.max_future_skew <= self.allowed_lateness,
+            "key max_future_skew: {} is more than allowed_lateness, {}: one event that is so far ahead would make those that \
+             follow it too late to be counted; set it to {1} or less, or allowed_lateness to more",
+            humantime::format_duration(self.max_future_skew),
+            humantime::format_duration(self.allowed_lateness)
+        );
         ensure!(!self.statements.is_empty(), "key statements is empty; name at least one statement");
         ensure!(
             self.checkpoint.interval >= Duration::from_millis(100),
@@ -610,14 +630,12 @@ impl Config {
 
     fn source(&self) -> SourceConfig {
         let (follow, idle_timeout, idle_advance) = (self.follows(), self.idle_timeout, self.watermark.idle_advance);
-        let max_future_skew = ms(self.max_future_skew);
         match self.source.kind {
             SourceKind::Files => SourceConfig::Files(FileSourceConfig {
                 folder: self.source.from.clone(),
                 follow,
                 idle_timeout,
                 idle_advance,
-                max_future_skew,
                 hold: None,
             }),
             SourceKind::Kafka => SourceConfig::Kafka(KafkaSourceConfig {
@@ -627,7 +645,6 @@ impl Config {
                 follow,
                 idle_timeout,
                 idle_advance,
-                max_future_skew,
             }),
         }
     }

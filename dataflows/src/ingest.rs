@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::conversion_matcher::{Conversion, MatchEvent, MatchKey, StoredClick, route};
 use crate::duplicate_detector::{ClickGroup, PaidClick};
+use crate::judgement::{Judge, Stamp};
 use crate::model::{
     ActiveCampaign, AdEvent, AdEventType, CampaignEvent, ConversionEvent, EventTime, Money, ProductMeta,
     ProductMetrics, Text, Topic, UnknownIds, WINDOW_MS,
@@ -74,13 +75,13 @@ pub struct Envelope<'a> {
     /// Its key.
     pub key: Option<&'a [u8]>,
     /// Its own timestamp.
-    pub timestamp: Option<EventTime>,
+    pub stamp: Stamp,
 }
 
 impl Envelope<'_> {
     /// Of a record that has nothing but a value.
     pub fn at(offset: u64) -> Envelope<'static> {
-        Envelope { offset, key: None, timestamp: None }
+        Envelope { offset, key: None, stamp: Stamp::None }
     }
 }
 
@@ -214,6 +215,7 @@ struct Partition {
     last: Option<Fingerprint>,
     /// The file that it is read from, if it is in files.
     file: Option<FileMark>,
+    judge: Judge,
     good: u64,
     dead: u64,
 }
@@ -229,6 +231,7 @@ pub struct Ingest {
 /// What is between a parsed record and the batch.
 struct Router {
     settings: Settings,
+    clock: EventTime,
     runs: [bool; Statement::ALL.len()],
     forgotten: Watermarks,
     sums: PreAggregate,
@@ -241,7 +244,6 @@ struct Arrival<'a> {
     partition: &'a mut Partition,
     envelope: Envelope<'a>,
     bytes: &'a [u8],
-    latest: EventTime,
 }
 
 impl Ingest {
@@ -250,6 +252,7 @@ impl Ingest {
         let router = Router {
             runs: Statement::ALL.map(|statement| settings.statements.contains(&statement)),
             settings: settings.clone(),
+            clock: EventTime::MIN,
             forgotten: Watermarks::MIN,
             sums: PreAggregate::default(),
             batch: Batch::default(),
@@ -257,6 +260,16 @@ impl Ingest {
         };
         let unknown_ids = settings.unknown_ids.clone();
         Ingest { unknown_ids, scanners: Default::default(), partitions: Vec::new(), router }
+    }
+
+    /// Sets the clock by which the records that follow are judged. It is to go on steadily: what is too far ahead of it is bad.
+    pub fn set_clock(&mut self, now: EventTime) {
+        self.router.clock = now;
+    }
+
+    /// The clock.
+    pub fn clock(&self) -> EventTime {
+        self.router.clock
     }
 
     /// Adds a partition, to be read from `next_offset` on.
@@ -273,6 +286,7 @@ impl Ingest {
             wakes: None,
             last: None,
             file: None,
+            judge: Judge::default(),
             good: 0,
             dead: 0,
         });
@@ -289,6 +303,7 @@ impl Ingest {
         partition.woke = report.woke;
         partition.last = report.last;
         partition.file = report.file;
+        partition.judge = Judge::again(&report.judgements, report.next_offset, report.greatest);
     }
 
     /// Reads a partition from `next_offset` on; results of it began with `first_offset`.
@@ -336,12 +351,14 @@ impl Ingest {
         }
     }
 
-    /// For a replay of what an earlier run had read by its `report`: where that partition woke up, it follows the same
-    /// watermarks, so that the same of its records are late. Of several times since then only the last is known.
-    pub fn wake_as(&mut self, report: &PartitionReport) {
+    /// For a replay of what an earlier run had read by its `report`. The partition's records are judged by the clocks by which
+    /// they were judged then. Where it woke up, it follows the same watermarks, so that the same of its records are late; of
+    /// several times since then only the last is known.
+    pub fn replay_as(&mut self, report: &PartitionReport) {
         let key = (report.topic, report.partition);
         if let Some(partition) = self.partitions.iter_mut().find(|known| (known.topic, known.number) == key) {
             partition.wakes = report.woke.filter(|wake| wake.offset >= partition.next_offset);
+            partition.judge = Judge::again(&report.judgements, report.next_offset, report.greatest);
         }
     }
 
@@ -353,16 +370,15 @@ impl Ingest {
         }
     }
 
-    /// Takes the next record of a partition. `latest` is the greatest event time that is believed: the record's own
-    /// timestamp (for files, now) plus `max_future_skew`.
+    /// Takes the next record of a partition.
     #[inline]
-    pub fn record(&mut self, partition: PartitionHandle, offset: u64, bytes: &[u8], latest: EventTime) {
-        self.record_in(partition, Envelope::at(offset), bytes, latest);
+    pub fn record(&mut self, partition: PartitionHandle, offset: u64, bytes: &[u8]) {
+        self.record_in(partition, Envelope::at(offset), bytes);
     }
 
     /// As [`Ingest::record`], for a record with a key or a timestamp: both are kept if it is turned away.
     #[inline]
-    pub fn record_in(&mut self, partition: PartitionHandle, envelope: Envelope<'_>, bytes: &[u8], latest: EventTime) {
+    pub fn record_in(&mut self, partition: PartitionHandle, envelope: Envelope<'_>, bytes: &[u8]) {
         let partition = &mut self.partitions[partition.0];
         if let Some(wake) = partition.wakes.take_if(|wake| wake.offset <= envelope.offset) {
             partition.watermarks = partition.watermarks.max(wake.floor);
@@ -372,7 +388,7 @@ impl Ingest {
         let topic = partition.topic;
         let scanner = &mut self.scanners[topic as usize];
         let (router, unknown) = (&mut self.router, &self.unknown_ids);
-        let mut arrival = Arrival { partition, envelope, bytes, latest };
+        let mut arrival = Arrival { partition, envelope, bytes };
         let from = &mut arrival;
         let read = match topic {
             Topic::AdEvents => scanner.read(bytes, |fields| router.ad_event(record::ad_event(fields, unknown)?, from)),
@@ -403,7 +419,7 @@ impl Ingest {
     pub fn oversized(&mut self, partition: PartitionHandle, envelope: Envelope<'_>, head: &[u8], length: u64) {
         let partition = &mut self.partitions[partition.0];
         partition.next_offset = envelope.offset + 1;
-        let mut arrival = Arrival { partition, envelope, bytes: head, latest: EventTime::MAX };
+        let mut arrival = Arrival { partition, envelope, bytes: head };
         self.router.turn_away(&BadRecord::TooLarge(length), &mut arrival);
     }
 
@@ -421,6 +437,7 @@ impl Ingest {
             woke: known.woke,
             last: known.last,
             file: known.file,
+            judgements: known.judge.judgements().to_vec(),
         };
         self.router.batch.reports.push(report);
     }
@@ -451,10 +468,9 @@ impl Arrival<'_> {
     /// Accepts an event time: checks it against the clock, moves the partition on, and gives the partition's own
     /// watermarks as they were before this record.
     #[inline]
-    fn accept(&mut self, time: EventTime, settings: &Settings) -> Result<Watermarks, BadRecord> {
-        if time > self.latest {
-            return Err(BadRecord::FutureTime(time));
-        }
+    fn accept(&mut self, time: EventTime, clock: EventTime, settings: &Settings) -> Result<Watermarks, BadRecord> {
+        let Envelope { offset, stamp, .. } = self.envelope;
+        self.partition.judge.judge(offset, time, stamp, clock, settings.max_future_skew)?;
         let before = self.partition.watermarks;
         if self.partition.greatest.is_none_or(|greatest| time > greatest) {
             self.partition.greatest = Some(time);
@@ -475,7 +491,7 @@ impl Router {
 
     #[inline]
     fn ad_event(&mut self, event: AdEvent<&str>, from: &mut Arrival<'_>) -> Result<(), BadRecord> {
-        let own = from.accept(event.time, &self.settings)?;
+        let own = from.accept(event.time, self.clock, &self.settings)?;
         if self.runs(Statement::PerformanceAggregator) {
             self.aggregate(&event, own.performance, from);
         }
@@ -543,7 +559,7 @@ impl Router {
     }
 
     fn conversion_event(&mut self, event: ConversionEvent<&str>, from: &mut Arrival<'_>) -> Result<(), BadRecord> {
-        let own = from.accept(event.time, &self.settings)?.conversions;
+        let own = from.accept(event.time, self.clock, &self.settings)?.conversions;
         self.counts.ids.conversions_without_device += u64::from(event.device_id.is_none());
         self.counts.ids.conversions_without_session += u64::from(event.session_id.is_none());
         if !self.runs(Statement::ConversionMatcher)
@@ -564,7 +580,7 @@ impl Router {
     }
 
     fn campaign_event(&mut self, event: CampaignEvent<&str>, from: &mut Arrival<'_>) -> Result<(), BadRecord> {
-        from.accept(event.time, &self.settings)?;
+        from.accept(event.time, self.clock, &self.settings)?;
         if self.runs(Statement::RtbCacheUpdater) {
             let active = event.active.map(|active| ActiveCampaign {
                 advertiser_id: active.advertiser_id,
@@ -619,7 +635,7 @@ impl Router {
                 watermark,
                 is_closed,
                 key: from.envelope.key.map(<[u8]>::to_vec),
-                timestamp: from.envelope.timestamp,
+                timestamp: from.envelope.stamp.time(),
                 value: from.bytes.to_vec(),
             });
         }
@@ -635,7 +651,7 @@ impl Router {
             partition: from.partition.number,
             offset: from.envelope.offset,
             key: from.envelope.key.map(<[u8]>::to_vec),
-            timestamp: from.envelope.timestamp,
+            timestamp: from.envelope.stamp.time(),
             reason: bad.reason().to_owned(),
             detail: bad.to_string(),
             value: from.bytes.to_vec(),

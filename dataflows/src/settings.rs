@@ -49,7 +49,8 @@ pub struct Settings {
     pub statements: Vec<Statement>,
     /// How long after its closing a window still takes corrections. 0 drops every late record, as Flink does.
     pub allowed_lateness: i64,
-    /// How far a record may lead the clock of its source before it counts as bad input.
+    /// How far an event time may lead its record's timestamp, and a timestamp that its producer made up the reader's clock; where
+    /// there is no timestamp, the event time the clock. What leads by more is bad input.
     pub max_future_skew: i64,
     /// Texts that stand for an unknown id.
     #[serde(default)]
@@ -98,7 +99,7 @@ impl Default for Settings {
         Settings {
             statements: Statement::ALL.to_vec(),
             allowed_lateness: 10 * MINUTE,
-            max_future_skew: HOUR,
+            max_future_skew: 5 * MINUTE,
             unknown_ids: UnknownIds::default(),
             performance_bound: 10 * SECOND,
             conversions_bound: HOUR,

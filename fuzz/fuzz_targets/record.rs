@@ -13,6 +13,7 @@ fuzz_target!(|data: &[u8]| {
     let mut scanner = Scanner::default();
     let settings = Settings::default();
     let mut ingest = Ingest::new(&settings);
+    ingest.set_clock(EventTime::LAST);
     let partitions = Topic::ALL.map(|topic| ingest.add_partition(topic, 0, 0));
     for (record, offset) in data.split(|byte| *byte == b'\n').zip(0..) {
         let flat = scanner.read(record, |fields| Ok(format!("{fields:?}")));
@@ -23,7 +24,7 @@ fuzz_target!(|data: &[u8]| {
         let full = scanner.read_full(record, |fields| ad_event(fields, unknown).map(|event| format!("{event:?}")));
         assert_eq!(flat, full);
         for partition in partitions {
-            ingest.record(partition, offset, record, EventTime::LAST);
+            ingest.record(partition, offset, record);
         }
     }
 });

@@ -48,7 +48,10 @@ pub fn dispatch(cli: Cli) -> anyhow::Result<ExitCode> {
 fn config(command: &ConfigCommand) -> anyhow::Result<ExitCode> {
     match command {
         ConfigCommand::Check(ConfigSources { config, set }) => {
-            Config::load(config.as_deref(), set)?;
+            let loaded = Config::load(config.as_deref(), set)?;
+            for warning in loaded.warnings() {
+                say!("warning: {warning}");
+            }
             let name = config.as_ref().map_or("the configuration".to_owned(), |file| file.display().to_string());
             say!("{name} is right");
         }

@@ -36,6 +36,9 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if let Some(time) = args.backfill_from {
         usage_error(time <= crate::now(), || format!("--backfill-from {time} is in the future"))?;
     }
+    for warning in config.warnings() {
+        warn!("{warning}");
+    }
     let cluster = cluster(args, &config)?;
     let stop = Arc::new(AtomicBool::new(false));
     if config.reads_kafka() {

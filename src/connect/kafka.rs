@@ -5,12 +5,14 @@ use std::fmt;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use adtide_dataflows::Stamp;
+use adtide_dataflows::model::EventTime;
 use anyhow::anyhow;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryResult, ProducerContext};
-use rdkafka::{ClientConfig, ClientContext};
+use rdkafka::{ClientConfig, ClientContext, Message, Timestamp};
 use tracing::debug;
 
 use super::{Fault, transient};
@@ -221,6 +223,15 @@ impl ProducerContext for Deliveries {
             // Those that follow fail for the same reason, or because of it.
             let _ = self.0.set(error.clone());
         }
+    }
+}
+
+/// A message's timestamp, and whose word it is.
+pub fn stamp(message: &impl Message) -> Stamp {
+    match message.timestamp() {
+        Timestamp::CreateTime(ms) if ms >= 0 => Stamp::Created(EventTime(ms)),
+        Timestamp::LogAppendTime(ms) if ms >= 0 => Stamp::Appended(EventTime(ms)),
+        _ => Stamp::None,
     }
 }
 

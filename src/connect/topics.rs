@@ -42,6 +42,13 @@ pub struct Found {
     pub created: bool,
 }
 
+impl SystemTopic {
+    /// Whether its records have event times.
+    fn has_events(&self) -> bool {
+        [Topic::AdEvents, Topic::ConversionEvents, Topic::CampaignEvents].iter().any(|topic| topic.name() == self.name)
+    }
+}
+
 /// All topics of the system: the inputs, the outputs, and the progress of the outputs.
 pub fn system_topics() -> Vec<SystemTopic> {
     let inputs = Topic::ALL.map(|topic| SystemTopic {
@@ -93,11 +100,13 @@ impl<'a> Admin<'a> {
     }
 
     /// Creates the topics that are not there, with `partitions` partitions, or one where a topic has only one, on
-    /// `replication` brokers, or as many as the brokers' default says. What is there stays as it is.
+    /// `replication` brokers, or as many as the brokers' default says. Topics of events take no timestamp that is ahead of the
+    /// broker's clock by more than `max_future_skew`. What is there stays as it is.
     ///
     /// # Errors
     /// As [`Admin::find`], or a topic can't be created.
-    pub fn create(&self, partitions: i32, replication: Option<i32>) -> anyhow::Result<Vec<Found>> {
+    pub fn create(&self, partitions: i32, replication: Option<i32>, settings: &Settings) -> anyhow::Result<Vec<Found>> {
+        let ahead = settings.max_future_skew.to_string();
         let missing: Vec<_> = self.find()?.into_iter().filter(|found| found.partitions.is_none()).collect();
         let names: Vec<_> = missing.iter().map(|found| self.kafka.topic(found.topic.name)).collect();
         let new: Vec<_> = missing
@@ -110,7 +119,8 @@ impl<'a> Admin<'a> {
                     if topic.single { 1 } else { partitions },
                     TopicReplication::Fixed(replication.unwrap_or(-1)),
                 );
-                if topic.compacted { new.set("cleanup.policy", "compact") } else { new }
+                let new = if topic.compacted { new.set("cleanup.policy", "compact") } else { new };
+                if topic.has_events() { new.set(MOST_AHEAD, &ahead) } else { new }
             })
             .collect();
         if !new.is_empty() {
@@ -148,11 +158,11 @@ impl<'a> Admin<'a> {
         }
     }
 
-    /// What of the topics' own settings would lose data that adtide needs, in sentences.
+    /// The topics' own settings, of those that are there.
     ///
     /// # Errors
     /// As [`Admin::find`].
-    pub fn warnings(&self, found: &[Found], settings: &Settings) -> anyhow::Result<Vec<String>> {
+    pub fn configs(&self, found: &[Found]) -> anyhow::Result<Vec<(SystemTopic, ConfigResource)>> {
         let there: Vec<_> = found.iter().filter(|found| found.partitions.is_some()).map(|found| found.topic).collect();
         let names: Vec<_> = there.iter().map(|topic| self.kafka.topic(topic.name)).collect();
         let asked: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
@@ -160,13 +170,20 @@ impl<'a> Admin<'a> {
             return Ok(Vec::new());
         }
         let configs = self.ask(self.client.describe_configs(&asked, &options()))?;
-        let mut warnings = Vec::new();
-        for ((topic, name), config) in there.iter().zip(&names).zip(configs) {
-            let config = config
-                .map_err(|code| anyhow!("Kafka at {}: can't read {name}'s settings: {code}", self.kafka.brokers))?;
-            warnings.extend(complaint(topic, &config, settings).map(|complaint| format!("{name} {complaint}")));
-        }
-        Ok(warnings)
+        let named = there.into_iter().zip(&names).zip(configs).map(|((topic, name), config)| {
+            let refused = |code| anyhow!("Kafka at {}: can't read {name}'s settings: {code}", self.kafka.brokers);
+            Ok((topic, config.map_err(refused)?))
+        });
+        named.collect()
+    }
+
+    /// What of the topics' own settings would lose data that adtide needs or let wrong clocks in, in sentences.
+    pub fn warnings(&self, configs: &[(SystemTopic, ConfigResource)], settings: &Settings) -> Vec<String> {
+        let complaints = configs.iter().flat_map(|(topic, config)| {
+            let complaints = [complaint(topic, config, settings), clock_complaint(topic, config, settings)];
+            complaints.into_iter().flatten().map(|complaint| format!("{} {complaint}", self.kafka.topic(topic.name)))
+        });
+        complaints.collect()
     }
 
     /// How many offsets a topic's partitions span: records that are kept, and markers of transactions.
@@ -233,6 +250,61 @@ fn advice(code: RDKafkaErrorCode) -> &'static str {
     }
 }
 
+/// How far ahead of the broker's clock a producer's timestamp may be, in milliseconds.
+const MOST_AHEAD: &str = "message.timestamp.after.max.ms";
+
+/// Whose word the timestamps of a topic are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Timestamps {
+    /// The broker's.
+    Broker,
+    /// The producers', and so many milliseconds ahead of the broker's clock at most.
+    Producers { ahead: i64 },
+}
+
+impl Timestamps {
+    fn of(config: &ConfigResource) -> Timestamps {
+        let value = |name: &str| config.get(name).and_then(|entry| entry.value.as_deref());
+        if value("message.timestamp.type") == Some("LogAppendTime") {
+            return Timestamps::Broker;
+        }
+        // Brokers before 3.6 have one bound for both directions.
+        let ahead = value(MOST_AHEAD).or_else(|| value("message.timestamp.difference.max.ms"));
+        Timestamps::Producers { ahead: ahead.and_then(|ahead| ahead.parse().ok()).unwrap_or(i64::MAX) }
+    }
+}
+
+/// What the timestamps of a topic of events are, in words; None of other topics.
+pub fn timestamps(topic: &SystemTopic, config: &ConfigResource) -> Option<String> {
+    topic.has_events().then(|| match Timestamps::of(config) {
+        Timestamps::Broker => "timestamps by the broker".to_owned(),
+        Timestamps::Producers { ahead } => format!("timestamps up to {} ahead", shown_ahead(ahead)),
+    })
+}
+
+fn shown_ahead(ms: i64) -> String {
+    if ms > 1_000_000_000_000 { "any time".to_owned() } else { shown(ms) }
+}
+
+fn shown(ms: i64) -> String {
+    humantime::format_duration(Duration::from_millis(ms.unsigned_abs())).to_string()
+}
+
+/// Whether a topic of events takes timestamps that adtide will not believe.
+fn clock_complaint(topic: &SystemTopic, config: &ConfigResource, settings: &Settings) -> Option<String> {
+    let skew = settings.max_future_skew;
+    match Timestamps::of(config) {
+        Timestamps::Producers { ahead } if topic.has_events() && ahead > skew => Some(format!(
+            "takes timestamps that are ahead of the broker's clock by {}, more than max_future_skew ({}): whether such a record \
+             is bad input depends on when it is read, by the run and by each ledger worker; set {MOST_AHEAD}={skew}, or \
+             message.timestamp.type=LogAppendTime",
+            shown_ahead(ahead),
+            shown(skew)
+        )),
+        _ => None,
+    }
+}
+
 /// What is wrong with a topic's settings.
 fn complaint(topic: &SystemTopic, config: &ConfigResource, settings: &Settings) -> Option<String> {
     let value = |name: &str| config.get(name).and_then(|entry| entry.value.as_deref());
@@ -242,7 +314,6 @@ fn complaint(topic: &SystemTopic, config: &ConfigResource, settings: &Settings) 
         return by_age.then(|| format!("has cleanup.policy={policy}, and would forget; set cleanup.policy=compact"));
     }
     let kept: i64 = value("retention.ms")?.parse().ok().filter(|kept| *kept >= 0 && by_age)?;
-    let shown = |ms: i64| humantime::format_duration(Duration::from_millis(ms.unsigned_abs()));
     match topic.name {
         name if name == Topic::CampaignEvents.name() => Some(format!(
             "keeps records for {}: a campaign that has not changed for longer is unknown to a run without a checkpoint; \

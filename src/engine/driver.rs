@@ -5,11 +5,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adtide_dataflows::model::Epoch;
+use adtide_dataflows::model::{Epoch, EventTime};
 use adtide_dataflows::operators::Watermarks;
 use adtide_dataflows::{Ingest, Inputs, RESTORED, State, Statement};
 use timely::dataflow::operators::probe::Handle;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::checkpoint::Checkpointer;
 use super::clock::EpochClock;
@@ -20,6 +20,12 @@ use crate::source::{Poll, Source, Start};
 
 /// How often a worker that can't end an epoch says how it is doing, in milliseconds.
 const REPORT: u64 = 1000;
+
+/// How long there is no second warning of the same kind, in milliseconds.
+const WARNING: u64 = 60_000;
+
+/// The reason under which records that are too far ahead are counted.
+const FUTURE: &str = "time_in_future";
 
 /// How long a worker that waits for others may sleep.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -58,6 +64,8 @@ pub struct Driver {
     stage: Stage,
     now: Moment,
     last_report: u64,
+    /// When records that were too far ahead were last warned of, and how many there were by then.
+    warned: (u64, u64),
 }
 
 /// The parts that a driver is made of.
@@ -125,6 +133,7 @@ impl Driver {
             stage: Stage::Restoring,
             now,
             last_report: now.wall,
+            warned: (0, 0),
         }
     }
 
@@ -135,6 +144,7 @@ impl Driver {
     pub fn step(&mut self, now: Moment, stop: bool) -> anyhow::Result<Next> {
         self.now = self.steady.moment(now);
         let now = self.now.wall;
+        self.ingest.set_clock(EventTime(i64::try_from(now).unwrap_or(i64::MAX)));
         if stop {
             self.checkpointer.stop();
         }
@@ -216,7 +226,7 @@ impl Driver {
         let before = if at > 0 { self.plan.cuts.get(at - 1) } else { self.plan.checkpointed() };
         self.ingest.follow_all(before.and_then(|before| before.watermarks).unwrap_or(Watermarks::MIN));
         let cut = &self.plan.cuts[at];
-        cut.partitions.values().for_each(|report| self.ingest.wake_as(report));
+        cut.partitions.values().for_each(|report| self.ingest.replay_as(report));
         debug!(worker = self.index, epoch = cut.epoch, "replaying what a sink has committed");
         self.source.replay_to(Some(cut));
         self.stage = Stage::Replaying { cut: at, bytes_before: self.source.bytes_read() };
@@ -343,8 +353,25 @@ impl Driver {
         }
     }
 
+    /// Warns, once a minute at most, of records that were rejected because some clock is wrong; it may be this machine's.
+    fn warn_of_clocks(&mut self, now: u64) {
+        let rejected = self.ingest.counts().bad.get(FUTURE).copied().unwrap_or(0);
+        let (at, before) = self.warned;
+        if rejected > before && now >= at.saturating_add(WARNING) {
+            self.warned = (now, rejected);
+            warn!(
+                worker = self.index,
+                records = rejected - before,
+                clock = %self.ingest.clock(),
+                "records are too far in the future (key max_future_skew) and went to dead-letter; is a producer's clock wrong, \
+                 or this machine's?"
+            );
+        }
+    }
+
     fn report(&mut self, now: u64) {
         self.last_report = now;
+        self.warn_of_clocks(now);
         if let Some(status) = self.source.status() {
             self.monitor.source(self.index, status);
         }

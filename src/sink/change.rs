@@ -100,7 +100,7 @@ impl Progress {
     pub fn note(&mut self, change: &Change) -> bool {
         match change {
             Change::Report(report) => {
-                self.partitions.insert((report.topic, report.partition), *report);
+                self.partitions.insert((report.topic, report.partition), report.clone());
             }
             // A replay says ahead of a cut what takes effect behind it, and more than once: the most counts.
             Change::Watermarks(watermarks) => {

@@ -63,6 +63,7 @@ CREATE TABLE IF NOT EXISTS adtide_progress_partitions (
     state       TEXT NOT NULL,
     woke        TEXT,
     file        TEXT,
+    judgements  TEXT,
     PRIMARY KEY (sink, topic, partition)
 );
 

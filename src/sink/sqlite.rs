@@ -95,7 +95,7 @@ fn read_progress(connection: &Connection) -> anyhow::Result<Option<Progress>> {
         .optional()?;
     let Some((epoch, watermarks)) = stored else { return Ok(None) };
     let mut statement = connection.prepare(
-        "SELECT topic, partition, next_offset, greatest, watermarks, state, woke, file FROM adtide_progress_partitions
+        "SELECT topic, partition, next_offset, greatest, watermarks, state, woke, file, judgements FROM adtide_progress_partitions
          WHERE sink = ?1",
     )?;
     let mut rows = statement.query([NAME])?;
@@ -116,6 +116,11 @@ fn read_progress(connection: &Connection) -> anyhow::Result<Option<Progress>> {
             first_offset: 0,
             last: None,
             file: row.get::<_, Option<String>>(7)?.map(|file| serde_json::from_str(&file)).transpose()?,
+            judgements: row
+                .get::<_, Option<String>>(8)?
+                .map(|judgements| serde_json::from_str(&judgements))
+                .transpose()?
+                .unwrap_or_default(),
         };
         progress.partitions.insert((report.topic, report.partition), report);
     }
@@ -267,8 +272,8 @@ fn write_progress(transaction: &Transaction<'_>, sink: &str, progress: &Progress
         .execute(params![sink, i64::try_from(progress.epoch)?, watermarks, now])?;
     let mut partition = transaction.prepare_cached(
         "INSERT OR REPLACE INTO adtide_progress_partitions (sink, topic, partition, next_offset, greatest,
-             watermarks, state, woke, file)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+             watermarks, state, woke, file, judgements)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     )?;
     for report in progress.partitions.values() {
         partition.execute(params![
@@ -281,6 +286,7 @@ fn write_progress(transaction: &Transaction<'_>, sink: &str, progress: &Progress
             serde_json::to_string(&report.state)?,
             report.woke.map(|woke| serde_json::to_string(&woke)).transpose()?,
             report.file.map(|file| serde_json::to_string(&file)).transpose()?,
+            serde_json::to_string(&report.judgements)?,
         ])?;
     }
     Ok(())

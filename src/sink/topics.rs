@@ -77,7 +77,7 @@ impl TopicSink {
         let stored = ProgressFile {
             epoch: progress.epoch,
             watermarks: progress.watermarks,
-            partitions: progress.partitions.values().copied().collect(),
+            partitions: progress.partitions.values().cloned().collect(),
             generation: self.generation.clone(),
             lengths,
         };

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use adtide_dataflows::model::{Epoch, EventTime, Topic};
+use adtide_dataflows::model::{Epoch, Topic};
 use adtide_dataflows::operators::WatermarkView;
 use adtide_dataflows::{Envelope, Ingest, PartitionHandle};
 use anyhow::Context;
@@ -39,8 +39,6 @@ pub struct FileSourceConfig {
     pub idle_timeout: Duration,
     /// Let the watermark follow the clock when everything is idle.
     pub idle_advance: bool,
-    /// How far a record may lead the clock, in milliseconds.
-    pub max_future_skew: i64,
     /// While it is set, the end of topics that close no windows (campaigns and products) is waited at, though nothing is
     /// followed: somebody answers to what the closing of the windows has brought.
     pub hold: Option<Arc<AtomicBool>>,
@@ -63,8 +61,8 @@ struct Partition {
     lines: Lines,
     handle: PartitionHandle,
     life: Life,
-    /// Of a replay: the line to stop before, and the greatest event time that was good.
-    until: Option<(u64, EventTime)>,
+    /// Of a replay: the line to stop before.
+    until: Option<u64>,
 }
 
 impl FileSourceConfig {
@@ -243,14 +241,15 @@ impl Source for FileSource {
         );
         self.scan(ingest, Stage::Active)?;
         for partition in &mut self.partitions {
-            let report = |progress: &Progress| progress.partitions.get(&(partition.topic, partition.number)).copied();
-            let known = from.checkpoint.and_then(report);
+            let key = (partition.topic, partition.number);
+            let known = from.checkpoint.and_then(|checkpoint| checkpoint.partitions.get(&key));
+            let cut = from.cuts.first().and_then(|cut| cut.partitions.get(&key));
             let path = partition.lines.path().to_owned();
-            if let Some(mark) = known.or(from.cuts.first().and_then(report)).and_then(|report| report.file) {
+            if let Some(mark) = known.or(cut).and_then(|report| report.file) {
                 partition.lines = Lines::reopen(&path, &mark, OVER)?;
             }
             if let Some(report) = known {
-                ingest.restore(partition.handle, &report);
+                ingest.restore(partition.handle, report);
                 partition.lines.skip_to(report.next_offset)?;
             }
             anyhow::ensure!(
@@ -270,9 +269,7 @@ impl Source for FileSource {
         for partition in &mut self.partitions {
             partition.until = cut.map(|cut| {
                 let committed = cut.partitions.get(&(partition.topic, partition.number));
-                committed.map_or((0, EventTime::MIN), |committed| {
-                    (committed.next_offset, committed.greatest.unwrap_or(EventTime::MIN))
-                })
+                committed.map_or(0, |committed| committed.next_offset)
             });
         }
     }
@@ -288,22 +285,21 @@ impl Source for FileSource {
 
     fn poll(&mut self, ingest: &mut Ingest, epoch: Epoch, view: &WatermarkView) -> anyhow::Result<Poll> {
         self.look_held(ingest)?;
-        let latest = crate::now().plus(self.config.max_future_skew);
         let mut at_end = vec![false; self.partitions.len()];
         // A partition at its end is passed over in favour of one that has more.
         while let Some(at) = self.furthest_behind(ingest, &at_end) {
             let partition = &mut self.partitions[at];
-            if partition.read(ingest, latest)? {
+            if partition.read(ingest)? {
                 return Ok(Poll::Ready);
             }
-            if partition.turn(ingest, latest)? {
+            if partition.turn(ingest)? {
                 return Ok(Poll::Ready);
             }
             at_end[at] = true;
             if self.replaying {
-                partition.replay_rest(ingest, latest)?;
+                partition.replay_rest(ingest)?;
             } else if !(self.config.follow || self.is_held && partition.can_be_held()) {
-                partition.take_rest(ingest, latest);
+                partition.take_rest(ingest);
                 partition.life.go(Stage::Finished);
             }
         }
@@ -315,7 +311,7 @@ impl Source for FileSource {
     }
 
     fn report(&mut self, ingest: &mut Ingest) {
-        let clock = self.config.idle_advance.then(crate::now);
+        let clock = self.config.idle_advance.then(|| ingest.clock());
         for partition in &mut self.partitions {
             ingest.note_file(partition.handle, partition.lines.mark());
             partition.life.report(partition.handle, ingest, clock);
@@ -348,16 +344,16 @@ impl Partition {
 
     /// Whether it may be read further.
     fn may_have_more(&self) -> bool {
-        self.life.is_active() && self.until.is_none_or(|(line, _)| self.lines.next_offset() < line)
+        self.life.is_active() && self.until.is_none_or(|line| self.lines.next_offset() < line)
     }
 
     /// Takes what waits in memory, then reads on and takes that. False at the end, with nothing taken.
-    fn read(&mut self, ingest: &mut Ingest, latest: EventTime) -> anyhow::Result<bool> {
+    fn read(&mut self, ingest: &mut Ingest) -> anyhow::Result<bool> {
         let before = (self.lines.next_offset(), self.lines.bytes_read());
         // A replay may have stopped within it.
-        self.take_lines(ingest, latest);
+        self.take_lines(ingest);
         if self.may_have_more() && self.lines.fill()? > 0 {
-            self.take_lines(ingest, latest);
+            self.take_lines(ingest);
         }
         let taken = (self.lines.next_offset(), self.lines.bytes_read()) != before;
         if taken {
@@ -367,29 +363,27 @@ impl Partition {
     }
 
     /// Gives the complete lines that are in memory to the ingest, as far as a replay goes.
-    fn take_lines(&mut self, ingest: &mut Ingest, latest: EventTime) {
-        let latest = self.until.map_or(latest, |(_, greatest)| greatest);
+    fn take_lines(&mut self, ingest: &mut Ingest) {
         while self.may_have_more()
             && let Some(line) = self.lines.next_line()
         {
-            take(ingest, self.handle, &line, latest);
+            take(ingest, self.handle, &line);
         }
     }
 
     /// Gives a last line that has no line feed to the ingest.
-    fn take_rest(&mut self, ingest: &mut Ingest, latest: EventTime) {
-        let latest = self.until.map_or(latest, |(_, greatest)| greatest);
+    fn take_rest(&mut self, ingest: &mut Ingest) {
         if let Some(line) = self.lines.rest() {
-            take(ingest, self.handle, &line, latest);
+            take(ingest, self.handle, &line);
         }
     }
 
     /// At the end of a file that was rotated away: takes the rest of it and turns to its successor. False if there is none.
-    fn turn(&mut self, ingest: &mut Ingest, latest: EventTime) -> anyhow::Result<bool> {
+    fn turn(&mut self, ingest: &mut Ingest) -> anyhow::Result<bool> {
         let Some(successor) = self.lines.successor()? else { return Ok(false) };
         // It may have grown before the successor was begun.
-        if !self.read(ingest, latest)? && self.may_have_more() {
-            self.take_rest(ingest, latest);
+        if !self.read(ingest)? && self.may_have_more() {
+            self.take_rest(ingest);
             self.lines.turn_to(successor)?;
             self.life.has_read(Instant::now());
         }
@@ -398,8 +392,8 @@ impl Partition {
 
     /// At the file's end before the end of a replay: the earlier run may have taken a last line without line feed,
     /// but no more than that.
-    fn replay_rest(&mut self, ingest: &mut Ingest, latest: EventTime) -> anyhow::Result<()> {
-        self.take_rest(ingest, latest);
+    fn replay_rest(&mut self, ingest: &mut Ingest) -> anyhow::Result<()> {
+        self.take_rest(ingest);
         anyhow::ensure!(
             !self.may_have_more(),
             "{} holds fewer records than have been committed; a topic may only grow: put back what was cut off, or start over \
@@ -410,10 +404,10 @@ impl Partition {
     }
 }
 
-fn take(ingest: &mut Ingest, handle: PartitionHandle, line: &Line<'_>, latest: EventTime) {
+fn take(ingest: &mut Ingest, handle: PartitionHandle, line: &Line<'_>) {
     if line.is_too_large() {
         ingest.oversized(handle, Envelope::at(line.offset), line.head(), line.length);
     } else if !line.bytes.is_empty() {
-        ingest.record(handle, line.offset, line.bytes, latest);
+        ingest.record(handle, line.offset, line.bytes);
     }
 }

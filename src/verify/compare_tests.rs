@@ -112,6 +112,7 @@ fn progress(ads: usize, watermarks: Watermarks) -> Progress {
         first_offset: 0,
         last: None,
         file: None,
+        judgements: Vec::new(),
     };
     let reports =
         [report(Topic::AdEvents, ads as u64), report(Topic::ConversionEvents, 1), report(Topic::CampaignEvents, 1)];
@@ -370,7 +371,7 @@ fn what_was_late_only_because_its_partition_had_slept_is_believed_and_counted() 
 #[test]
 fn topics_that_hold_less_than_was_read_are_an_error() {
     let dir = tempfile::tempdir().unwrap();
-    let mut input = super::TopicFiles::new(dir.path(), EventTime::MAX).unwrap();
+    let mut input = super::TopicFiles::new(dir.path()).unwrap();
     write(&dir.path().join("ad-events/0.ndjson"), ADS);
     let mut read = |offsets: &[(u32, u64)]| {
         let mut records = 0;

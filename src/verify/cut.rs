@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use adtide_dataflows::Judgement;
 use adtide_dataflows::model::{EventTime, Topic, WINDOW_MS};
-use adtide_dataflows::operators::Watermarks;
+use adtide_dataflows::operators::{PartitionReport, Watermarks};
 
 use super::input::Offsets;
 use super::parse::Location;
@@ -18,9 +19,11 @@ pub struct Cut {
     partitions: BTreeMap<(Topic, u32), Reached>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Reached {
     next_offset: u64,
+    /// By which clock the run judged what is too far ahead.
+    judgements: Vec<Judgement>,
     /// By which the partition's records were late.
     watermarks: Watermarks,
 }
@@ -29,10 +32,12 @@ impl Cut {
     /// Where a sink stands; without progress it holds nothing.
     pub fn of(progress: Option<&Progress>) -> Cut {
         let reached = |progress: &Progress| {
-            let reports = progress.partitions.iter();
-            let reached =
-                reports.map(|(key, at)| (*key, Reached { next_offset: at.next_offset, watermarks: at.watermarks }));
-            reached.collect()
+            let reached = |at: &PartitionReport| Reached {
+                next_offset: at.next_offset,
+                judgements: at.judgements.clone(),
+                watermarks: at.watermarks,
+            };
+            progress.partitions.iter().map(|(key, at)| (*key, reached(at))).collect()
         };
         Cut {
             watermarks: progress.and_then(|progress| progress.watermarks).unwrap_or(Watermarks::MIN),
@@ -55,6 +60,12 @@ impl Cut {
     /// The topics that were read.
     pub fn topics(&self) -> BTreeSet<Topic> {
         self.partitions.keys().map(|(topic, _)| *topic).collect()
+    }
+
+    /// How far a partition had been read, and how its records were judged until then.
+    pub fn judgements(&self, topic: Topic, partition: u32) -> Option<(u64, &[Judgement])> {
+        let reached = self.partitions.get(&(topic, partition));
+        reached.map(|reached| (reached.next_offset, reached.judgements.as_slice()))
     }
 
     /// The watermarks that a partition had of its own: none of its records can have met greater ones.

@@ -71,11 +71,9 @@ pub fn verify(topics: &Topics, results: &Results, watch: &mut dyn FnMut(u64, u64
         Results::Embedded(data_dir) => Box::new(Embedded::open(data_dir)?),
         Results::Services(config) => Box::new(Services::open(config)?),
     };
-    let sinks = found.sinks();
-    let skew = sinks.settings.max_future_skew;
     let mut input: Box<dyn Input> = match topics {
-        Topics::Files(dir) => Box::new(TopicFiles::new(dir, sinks.committed.plus(skew))?.read_last(marks(sinks))),
-        Topics::Kafka(config) => Box::new(KafkaTopics::new(config, skew)),
+        Topics::Files(dir) => Box::new(TopicFiles::new(dir)?.read_last(marks(found.sinks()))),
+        Topics::Kafka(config) => Box::new(KafkaTopics::new(config)),
     };
     let report = check(input.as_mut(), found.as_mut(), watch)?;
     Ok(Report { notes: [report.notes, input.notes()].concat(), ..report })

@@ -39,23 +39,22 @@ pub struct Location {
 /// The records that can't be read, each with the reason.
 pub type BadRecords = BTreeMap<Location, Bad>;
 
-/// Reads a record of `topic`, where these texts stand for unknown ids. A null value deletes the product that is the key; on
+/// Reads a record of `topic` by these rules. A null value deletes the product that is the key; on
 /// other topics it is bad.
 pub fn read<E>(
     topic: Topic,
     record: &Record<'_>,
-    unknown: &[String],
+    rules: &Rules<'_>,
     parse: impl Fn(&[u8], &Rules<'_>) -> Result<E, Bad>,
 ) -> Result<E, Bad> {
-    let rules = Rules { latest: record.latest, unknown };
     match record.value {
         Some(value) if value.len() > LONGEST_VALUE => Err(Bad::new("too_large", "too long")),
-        Some(value) => parse(value, &rules),
+        Some(value) => parse(value, rules),
         None => {
             let product = record.key.filter(|_| matches!(topic, Topic::ProductMetrics | Topic::ProductMeta));
             let product = product.and_then(|key| std::str::from_utf8(key).ok()).and_then(bigint);
             let product = product.ok_or_else(|| Bad::new("not_json", "null, without a product for a key"))?;
-            parse(format!(r#"{{"product_id":{product}}}"#).as_bytes(), &rules)
+            parse(format!(r#"{{"product_id":{product}}}"#).as_bytes(), rules)
         }
     }
 }

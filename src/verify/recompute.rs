@@ -1,9 +1,11 @@
 //! One pass over the input, for all the moments at which sinks stand.
 
+use std::collections::BTreeMap;
+
 use adtide_dataflows::model::{
     AdEvent, AdEventType, CampaignEvent, ConversionEvent, EventTime, ProductMeta, ProductMetrics, Topic,
 };
-use adtide_dataflows::{IdCounts, Settings, Statement};
+use adtide_dataflows::{IdCounts, Judgement, Settings, Stamp, Statement};
 
 use super::batch::{self, Attributions, Claims, ClickGroups, Clicks, Performance, Rankings, Refunds};
 use super::cut::Cut;
@@ -60,7 +62,8 @@ pub fn recompute(
     let total = Topic::ALL.map(|topic| if topic == Topic::AdEvents { until_ads.clone() } else { until(topic) });
     let total = total.iter().flat_map(Offsets::values).sum();
     let unknown = settings.unknown_ids.texts();
-    let mut reader = Reader { input, parts: &mut parts, unknown, read: 0, total, watch };
+    let skew = settings.max_future_skew;
+    let mut reader = Reader { input, parts: &mut parts, unknown, skew, read: 0, total, watch };
     // The one topic that may not fit in memory: each statement keeps what it needs.
     reader.each_event(Topic::AdEvents, &until_ads, parse::ad_event, |parts, event| {
         if let Some(paid) = &mut paid {
@@ -214,9 +217,45 @@ struct Reader<'a, 'b> {
     input: &'a mut dyn Input,
     parts: &'a mut [Part<'b>],
     unknown: &'a [String],
+    skew: i64,
     read: u64,
     total: u64,
     watch: &'a mut dyn FnMut(u64, u64),
+}
+
+/// How a run judged what is too far ahead, in one topic: by its own clock, which is no data, so it is taken from what the run
+/// left with its results.
+struct Judged {
+    partitions: BTreeMap<u32, (u64, Vec<Judgement>)>,
+    /// Behind what the run had read.
+    beyond: Judgement,
+}
+
+impl Judged {
+    fn of(topic: Topic, until: &Offsets, parts: &[Part<'_>], skew: i64) -> Judged {
+        let furthest = |partition: u32| {
+            let judgements = parts.iter().filter_map(|part| part.cut.judgements(topic, partition));
+            judgements.max_by_key(|(next_offset, _)| *next_offset)
+        };
+        let partitions = until.keys().filter_map(|&partition| {
+            let (next_offset, judgements) = furthest(partition)?;
+            Some((partition, (next_offset, judgements.to_vec())))
+        });
+        Judged { partitions: partitions.collect(), beyond: Judgement::new(crate::now(), skew) }
+    }
+
+    /// The greatest event time that a record may have.
+    fn latest(&self, partition: u32, offset: u64, stamp: Stamp) -> EventTime {
+        let judgement = match self.partitions.get(&partition) {
+            Some((next_offset, judgements)) if offset < *next_offset => {
+                // A run of an earlier version left none.
+                let any = Judgement { clock: EventTime::MAX, ..self.beyond };
+                Judgement::at(judgements, offset).copied().unwrap_or(any)
+            }
+            _ => self.beyond,
+        };
+        judgement.latest(stamp).unwrap_or(EventTime::MIN)
+    }
 }
 
 /// How many records are read between two words of it.
@@ -230,14 +269,16 @@ impl Reader<'_, '_> {
         parse: impl Fn(&[u8], &Rules<'_>) -> Result<E, Bad>,
         mut each: impl FnMut(&mut [Part<'_>], Located<E>),
     ) -> anyhow::Result<()> {
-        let Reader { input, parts, unknown, read, total, watch } = self;
+        let Reader { input, parts, unknown, skew, read, total, watch } = self;
+        let judged = Judged::of(topic, until, parts, *skew);
         input.each_record(topic, until, &mut |record: Record<'_>| {
             *read += 1;
             if *read % WATCH_EVERY == 0 {
                 watch(*read, *total);
             }
-            let Record { partition, offset, .. } = record;
-            match parse::read(topic, &record, unknown, &parse) {
+            let Record { partition, offset, stamp, .. } = record;
+            let rules = Rules { latest: judged.latest(partition, offset, stamp), unknown };
+            match parse::read(topic, &record, &rules, &parse) {
                 Ok(event) => each(parts, Located { partition, offset, event }),
                 Err(bad) => {
                     let location = Location { topic, partition, offset };

@@ -56,7 +56,7 @@ impl Accounts {
                 Entry { entry_type, advertiser_id, campaign_id, amount, event_time, partition, offset, compensation_id }
             }),
             EntryType::Credit => {
-                let refund = record::refund(record, value)?;
+                let refund = record::refund(value)?;
                 let Refund { advertiser_id, campaign_id, amount, window_start: event_time, .. } = refund;
                 let compensation_id = Some(refund.compensation_id);
                 Some(Entry {

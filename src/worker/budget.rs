@@ -36,8 +36,7 @@ impl Work for BudgetWork {
     fn take(&mut self, record: &Record<'_>, value: &[u8]) -> Result<(), Unfit> {
         // Topics may have a prefix.
         if record.partition.topic.ends_with(COMPENSATION_EVENTS) {
-            let record::Refund { compensation_id, campaign_id, amount, window_start, .. } =
-                record::refund(record, value)?;
+            let record::Refund { compensation_id, campaign_id, amount, window_start, .. } = record::refund(value)?;
             // One without campaign is nobody's budget.
             let refund = |campaign_id| Refund { compensation_id, window_start, campaign_id, amount };
             self.changes.refunds.extend(campaign_id.map(refund));

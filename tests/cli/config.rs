@@ -13,6 +13,21 @@ fn a_good_file_is_right() {
 }
 
 #[test]
+fn a_clock_may_be_ahead_by_no_more_than_what_lateness_makes_up_for() {
+    let place = Place::new();
+    let check = |lateness: &str, skew: &str| {
+        place.write("adtide.toml", format!("allowed_lateness = '{lateness}'\nmax_future_skew = '{skew}'\n"));
+        place.run("config check --config adtide.toml")
+    };
+    assert!(!check("10m", "10m").succeeded().stdout.contains("warning"));
+    let words = ["key max_future_skew: 10m 1s", "allowed_lateness", "set it to 10m or less"];
+    check("10m", "10m 1s").failed_saying(&words);
+    place.run("--config adtide.toml").failed_saying(&words);
+    check("0s", "5m").succeeded().says(&["warning: allowed_lateness is 0s", "5m ahead"]);
+    assert!(!check("0s", "0s").succeeded().stdout.contains("warning"));
+}
+
+#[test]
 fn a_bad_file_is_named_with_the_key_and_what_would_be_right() {
     let place = Place::new();
     let complaints: [(&str, &[&str]); 9] = [
@@ -48,7 +63,7 @@ fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
     let show = "config show --config adtide.toml --set idle_timeout=33s --set watermark.idle_advance=true";
     let outcome = place.run_with(show, &environment).succeeded();
     outcome.says(&["idle_timeout = \"33s\"", "epoch_interval = \"22ms\"", "allowed_lateness = \"11m\""]);
-    outcome.says(&["limit = 22", "idle_advance = true", "max_future_skew = \"1h\""]);
+    outcome.says(&["limit = 22", "idle_advance = true", "max_future_skew = \"5m\""]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::support::{PERFORMANCE, Place, click, conversion, impression};
+use crate::support::{PERFORMANCE, Place, click, conversion, eventually, impression};
 
 /// Epochs so small that a crash finds many of them on their way.
 const SMALL_EPOCHS: &str = "--epoch-interval 5ms --set epoch.catch_up_interval=5ms --set epoch.max_bytes=200000";
@@ -103,4 +103,31 @@ fn results_that_it_cant_go_on_with_are_named_with_what_to_do() {
     // Another order or case is the same list.
     let list = "N/A,none,null,undefined,Unknown,00000000-0000-0000-0000-000000000000";
     resume(&format!("--set ids.unknown={list}")).succeeded();
+}
+
+#[test]
+fn what_was_too_far_in_the_future_is_rejected_in_a_replay_though_the_clock_has_reached_it() {
+    let place = Place::new();
+    let now = adtide::now().0;
+    let follow = "--from in --data-dir out --follow --set max_future_skew=5s --set checkpoint.interval=10m";
+    place.write("in/ad-events.ndjson", click(now, 1, "d-1") + &click(now + 20_000, 1, "d-1") + &click(now, 1, "d-2"));
+    let mut running = place.start("first", follow);
+    assert!(eventually(|| place.topic("dead-letter").len() == 1));
+    let clicks = "SELECT sum(click_count) FROM ad_performance_metrics_realtime";
+    place.await_rows(clicks, &["2"]);
+    // By now it would be accepted, and others are.
+    assert!(eventually(|| adtide::now().0 > now + 16_000));
+    place.append("in/ad-events.ndjson", click(now + 20_000, 1, "d-3"));
+    place.await_rows(clicks, &["3"]);
+    running.end(Signal::SIGKILL);
+    place.append("in/ad-events.ndjson", click(now, 1, "d-4") + &click(now + 20_000, 1, "d-5"));
+    let mut running = place.start("second", &format!("{follow} -w 2"));
+    place.await_rows(clicks, &["5"]);
+    running.end(Signal::SIGTERM).succeeded();
+    let rejected = place.topic("dead-letter");
+    assert_eq!(
+        (rejected.len(), &rejected[0]["reason"], &rejected[0]["offset"]),
+        (1, &"time_in_future".into(), &1.into())
+    );
+    place.run("verify --from in --data-dir out").verified(&["performance", "dead letters"]);
 }

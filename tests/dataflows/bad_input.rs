@@ -83,6 +83,7 @@ struct Flood {
 impl Flood {
     fn new() -> Flood {
         let mut ingest = Ingest::new(&small());
+        ingest.set_clock(NOW);
         let partitions = Topic::ALL.map(|topic| (topic, ingest.add_partition(topic, 0, 0), 0)).to_vec();
         let huge = vec![b'['; MAX_RECORD_BYTES];
         Flood { ingest, partitions, records: good_records(), huge, dice: Dice::new(1) }
@@ -103,7 +104,7 @@ impl Flood {
         let counted =
             |ingest: &Ingest| (ingest.counts().good[topic as usize], ingest.counts().bad.values().sum::<u64>());
         let before = counted(&self.ingest);
-        self.ingest.record(*handle, at, &bytes, NOW);
+        self.ingest.record(*handle, at, &bytes);
         let after = counted(&self.ingest);
         if after == (before.0 + 1, before.1) {
             return;

@@ -4,7 +4,7 @@ use adtide_dataflows::Settings;
 use adtide_dataflows::model::{Epoch, EventTime, Topic};
 use adtide_dataflows::operators::PartitionState::{Active, Finished, Idle};
 
-use crate::support::{History, MINUTE, Run, SECOND, click, impression, sale, small, window_end};
+use crate::support::{History, MINUTE, NOW, Run, SECOND, click, impression, sale, small, window_end};
 
 /// The watermarks of statements 2, 3 and 4 in effect in an epoch, those that were reached before any came as -1.
 fn watermarks(run: &Run, epoch: Epoch) -> [i64; 3] {
@@ -222,10 +222,39 @@ fn results_never_depend_on_the_epochs() {
 #[test]
 fn an_event_later_than_the_clock_by_more_than_max_future_skew_is_bad_and_moves_no_watermark() {
     let settings = Settings { max_future_skew: MINUTE, ..small() };
-    let latest = crate::support::NOW.0 + MINUTE;
+    let latest = NOW.0 + MINUTE;
     let run = History::new().epoch([impression(latest + 1), impression(0)]).epoch([impression(latest)]).epoch([]);
     let run = run.run(&settings);
     assert_eq!(run.counts.bad["time_in_future"], 1);
     assert_eq!(watermarks(&run, 1), of(0));
     assert_eq!(watermarks(&run, 2), of(latest));
+}
+
+/// One click so many milliseconds ahead, and then a thousand that are on time, each with a duplicate, in many epochs.
+fn one_clock_ahead(lead: i64) -> Run {
+    let on_time = |at: i64| click(NOW.0 - 1_000_000 + at * 1000).with("device_id", format!("d-{}", at / 2));
+    let ahead = History::new().epoch([click(NOW.0 + lead).with("device_id", "ahead")]);
+    let epochs = (0..1000).step_by(100);
+    epochs.fold(ahead, |history, from| history.epoch((from..from + 100).map(on_time))).run(&Settings::default())
+}
+
+fn refunded(run: &Run) -> i64 {
+    run.compensations.last().iter().map(|row| row.refund_amount.0).sum()
+}
+
+#[test]
+fn one_clock_that_is_58_minutes_ahead_makes_nothing_late_and_costs_no_refund() {
+    let run = one_clock_ahead(58 * MINUTE);
+    assert_eq!((run.late.len(), run.counts.bad["time_in_future"]), (0, 1));
+    assert_eq!(refunded(&run), 500 * 150);
+}
+
+#[test]
+fn what_is_ahead_by_the_skew_leaves_room_for_corrections() {
+    let run = one_clock_ahead(5 * MINUTE);
+    // The first windows are older than the lateness, as of the event that is ahead.
+    let in_time = |late: &i64| NOW.0 + 5 * MINUTE - late < 10 * MINUTE;
+    let late: Vec<i64> = run.late.iter().map(|(late, _)| late.event_time.0).collect();
+    assert!(!late.iter().any(in_time), "{late:?}");
+    assert!(run.counts.bad.is_empty(), "{:?}", run.counts.bad);
 }

@@ -56,6 +56,7 @@ fn progress(epoch: u64) -> Progress {
         first_offset: 0,
         last: None,
         file: None,
+        judgements: Vec::new(),
     };
     let reports = [
         report(Topic::AdEvents, 0, PartitionState::Active),

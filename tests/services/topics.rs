@@ -149,7 +149,16 @@ fn topics_are_created_once_and_listed() {
     let line = |topic: &str| listed.lines().find(|line| line.starts_with(&place.kafka.topic(topic))).unwrap();
     assert!(line("product-meta").contains("3 partitions, compacted"), "{listed}");
     assert!(line("adtide-progress").contains("1 partition, compacted"), "{listed}");
-    assert!(line("ad-events").contains("3 partitions ") && line("ad-events").contains(" 0 offsets"), "{listed}");
+    assert!(line("late-events").contains("3 partitions ") && line("late-events").contains(" 0 offsets"), "{listed}");
+    for topic in ["ad-events", "conversion-events", "campaign-events"] {
+        assert!(line(topic).contains("3 partitions, timestamps up to 5m ahead"), "{listed}");
+    }
+    assert!(!listed.contains("max_future_skew"), "{listed}");
+    // Such a topic takes no record that is further ahead, and a smaller skew finds it too wide.
+    let listed = place.succeeds("topics list --set max_future_skew=1m");
+    let warnings: Vec<_> = listed.lines().filter(|line| line.contains("max_future_skew (1m)")).collect();
+    assert_eq!(warnings.len(), 3, "{listed}");
+    assert!(warnings[0].contains("set message.timestamp.after.max.ms=60000"), "{listed}");
 }
 
 #[test]
@@ -161,21 +170,24 @@ fn settings_of_topics_that_would_lose_data_are_named() {
         ["ad-events", "campaign-events", "product-meta", "conversion-events"].map(|topic| place.kafka.topic(topic));
     let new = |name| rdkafka::admin::NewTopic::new(name, 1, rdkafka::admin::TopicReplication::Fixed(1));
     let topics = [
-        new(&names[0]).set("retention.ms", "3600000"),
+        new(&names[0]).set("retention.ms", "3600000").set("message.timestamp.type", "LogAppendTime"),
         new(&names[1]).set("retention.ms", "3600000"),
         new(&names[2]).set("cleanup.policy", "delete"),
-        new(&names[3]).set("retention.ms", "604800000"),
+        new(&names[3]).set("retention.ms", "604800000").set("message.timestamp.after.max.ms", "300000"),
     ];
     for result in runtime.block_on(admin.create_topics(&topics, &AdminOptions::new())).unwrap() {
         result.unwrap();
     }
     let listed = place.succeeds("topics create --set conversion.lookback=2h --set allowed_lateness=10m");
     let warnings: Vec<_> = listed.lines().filter(|line| line.starts_with("warning: ")).collect();
-    assert_eq!(warnings.len(), 3, "{listed}");
+    assert_eq!(warnings.len(), 4, "{listed}");
     let warned = |name: &str, words: &str| warnings.iter().any(|line| line.contains(name) && line.contains(words));
     assert!(warned(&names[0], "keeps records for 1h, less than") && warned(&names[0], "2h 10m"), "{listed}");
     assert!(warned(&names[1], "unknown to a run without a checkpoint"), "{listed}");
     assert!(warned(&names[2], "set cleanup.policy=compact"), "{listed}");
+    // The broker's own default is an hour.
+    assert!(warned(&names[1], "takes timestamps that are ahead of the broker's clock by 1h"), "{listed}");
+    assert!(listed.contains("timestamps by the broker"), "{listed}");
     let listed = place.succeeds("topics list --set conversion.lookback=30m --set allowed_lateness=10m");
     assert!(!listed.contains(&format!("warning: {}", names[0])), "{listed}");
 }

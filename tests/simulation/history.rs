@@ -9,7 +9,7 @@ use adtide::engine::driver::Next;
 use adtide::engine::{EngineConfig, EpochConfig, FromCheckpoint, Monitor, Plan, Restart, SinkConfig, SourceConfig};
 use adtide::sink::Run;
 use adtide::source::file::FileSourceConfig;
-use adtide_dataflows::{Emit, MetricsSource, Settings, Statement};
+use adtide_dataflows::{DeadLetter, Emit, MetricsSource, Settings, Statement};
 use anyhow::{Context, bail, ensure};
 use tokio::runtime::Runtime;
 use tracing::debug;
@@ -18,7 +18,7 @@ use crate::check;
 use crate::clock::Clock;
 use crate::cluster::{Cluster, Queue, Setup};
 use crate::dice::Dice;
-use crate::log::{self, Log, MINUTE};
+use crate::log::{self, Clocks, Log, MINUTE};
 use crate::sinks::{Keeps, Server};
 use crate::source::Reading;
 use crate::store::{FaultyStore, Tear};
@@ -49,6 +49,10 @@ pub struct World {
     pub reading: Reading,
     /// Out of a hundred rounds, in how many each server does something.
     pub pace: [usize; 3],
+    /// The same for the store, of those rounds in which it might.
+    pub store_pace: usize,
+    /// Whether the wall clock was ever set back.
+    pub was_set_back: bool,
     /// Whether anything goes wrong still.
     pub has_faults: bool,
     pub runtime: Runtime,
@@ -131,15 +135,16 @@ pub fn play(seed: u64, twist: Twist) -> (anyhow::Result<()>, Vec<String>) {
 impl World {
     fn draw(seed: u64, twist: Twist) -> anyhow::Result<World> {
         let mut dice = Dice::new(seed);
-        let settings = settings(&mut dice);
+        let mut more = Dice::new(!seed);
+        let settings = settings(&mut dice, &mut more);
         let kind = log::Kind {
             records: 20 + dice.below(100),
             span: dice.ms(5 * MINUTE, 30 * MINUTE),
             grows: dice.percent(30),
             pauses: dice.percent(40),
-            max_future_skew: settings.max_future_skew,
+            clocks: more.mostly_first(&[Clocks::Right, Clocks::Producers, Clocks::ProducersOnly, Clocks::Unstamped]),
         };
-        let log = Arc::new(Log::draw(&mut dice, &kind));
+        let log = Arc::new(Log::draw(&mut dice, &mut more, &kind));
         let config = config(&mut dice, settings);
         let idle_timeout = if dice.percent(50) { dice.ms(10_000, 120_000) } else { 100_000_000 };
         let reading = Reading {
@@ -155,19 +160,21 @@ impl World {
             Server::new("records", dice.one_of(&[Keeps::All, Keeps::SomeOf]), false),
         ];
         let pace = [(); 3].map(|()| dice.one_of(&[90, 90, 50, 15]));
+        let store_pace = more.one_of(&[100, 100, 100, 30, 5]);
         let story = vec![format!(
-            "{} records in {} s, grows: {}, pauses: {}; {reading:?}; {:?}; checkpoints every {:?}; pace {pace:?}; {:?}",
+            "{} records in {} s, grows: {}, pauses: {}, clocks: {:?}; {reading:?}; {:?}; checkpoints every {:?}; pace {pace:?}; {:?}",
             kind.records,
             kind.span / 1000,
             kind.grows,
             kind.pauses,
+            kind.clocks,
             config.epochs,
             config.checkpoints.as_ref().map(|checkpoints| checkpoints.interval),
             config.settings,
         )];
         Ok(World {
             dice,
-            more: Dice::new(!seed),
+            more,
             clock: Arc::new(Clock::new()),
             log,
             servers,
@@ -176,6 +183,8 @@ impl World {
             config,
             reading,
             pace,
+            store_pace,
+            was_set_back: false,
             has_faults: true,
             runtime: tokio::runtime::Builder::new_current_thread().build()?,
             runs: 0,
@@ -314,7 +323,9 @@ impl World {
                 }
             }
         }
-        let dies = self.queue.len() > 0 && self.dice.percent(60) && self.work(&engine.store)?;
+        let works =
+            self.queue.len() > 0 && self.dice.percent(60) && (!self.has_faults || self.more.percent(self.store_pace));
+        let dies = works && self.work(&engine.store)?;
         Ok(dies.then_some(End::Crash))
     }
 
@@ -332,8 +343,10 @@ impl World {
         };
         self.clock.advance(ms);
         if self.has_faults && self.dice.below(200) == 0 {
-            let ms = self.dice.ms(-120_000, 60_000);
+            let small = self.dice.ms(-120_000, 60_000);
+            let ms = if self.more.percent(20) { self.more.ms(-60 * MINUTE, 30 * MINUTE) } else { small };
             self.clock.set_by(ms);
+            self.was_set_back |= ms < 0;
             self.say(format_args!("the clock is set by {ms} ms"));
         }
     }
@@ -442,11 +455,19 @@ impl World {
         if !knows_more(tables) {
             check::tables(&tables.tables(), &expected(tables)?).context("statements 2 and 3")?;
         }
-        check::records(&records.tables(), &expected(records)?).context("records")
+        check::records(&records.tables(), &expected(records)?).context("records")?;
+        // By which clock a run judged is taken from what it stored. So whatever that says: who is not ahead is not rejected.
+        let is_right = |dead: &DeadLetter| {
+            let record = self.log.record((dead.topic, dead.partition), dead.offset, i64::MAX);
+            dead.reason == "time_in_future" && record.is_some_and(|record| !record.leads)
+        };
+        let wronged = records.tables().dead.into_iter().find(|dead| !self.was_set_back && is_right(dead));
+        ensure!(wronged.is_none(), "rejected, and not ahead: {wronged:?}");
+        Ok(())
     }
 }
 
-fn settings(dice: &mut Dice) -> Settings {
+fn settings(dice: &mut Dice, more: &mut Dice) -> Settings {
     let product_metrics = dice.one_of(&[MetricsSource::Topic, MetricsSource::Live { windows: 2 }]);
     Settings {
         statements: Statement::ALL.to_vec(),
@@ -454,6 +475,7 @@ fn settings(dice: &mut Dice) -> Settings {
         conversions_bound: 20_000,
         duplicates_bound: 30_000,
         allowed_lateness: dice.one_of(&[0, MINUTE, 4 * MINUTE]),
+        max_future_skew: more.one_of(&[MINUTE, 2 * MINUTE]),
         lookback: dice.one_of(&[2 * MINUTE, 10 * MINUTE]),
         ranking_limit: dice.one_of(&RANKING_LIMITS),
         product_metrics,
@@ -469,7 +491,6 @@ fn config(dice: &mut Dice, settings: Settings) -> EngineConfig {
         follow: true,
         idle_timeout: Duration::MAX,
         idle_advance: false,
-        max_future_skew: settings.max_future_skew,
         hold: None,
     };
     let checkpoints = CheckpointConfig {

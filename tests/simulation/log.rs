@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use adtide::verify::{Input, Offsets, Record as Verified};
+use adtide_dataflows::Stamp;
 use adtide_dataflows::model::{EventTime, Topic};
 use serde_json::{Value, json};
 
@@ -20,6 +21,9 @@ pub type Place = (Topic, u32);
 /// A record, and when it was appended.
 pub struct Record {
     pub at: i64,
+    pub stamp: Stamp,
+    /// Whether its event time or its timestamp is ahead of when it was appended.
+    pub leads: bool,
     pub value: Vec<u8>,
 }
 
@@ -35,8 +39,6 @@ pub struct Log {
     pub partitions: BTreeMap<Place, Partition>,
     /// When the last record is appended.
     pub end: i64,
-    /// How far a record may lead the moment at which it was appended.
-    pub max_future_skew: i64,
 }
 
 /// What kind of log.
@@ -47,11 +49,25 @@ pub struct Kind {
     pub grows: bool,
     /// Partitions are quiet for long.
     pub pauses: bool,
-    pub max_future_skew: i64,
+    /// For what of it clocks decide.
+    pub clocks: Clocks,
+}
+
+/// Whose clocks go wrong, and what the records' timestamps are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clocks {
+    /// None; timestamps are the producers'.
+    Right,
+    /// Some producers'; timestamps are theirs.
+    Producers,
+    /// Some producers'; timestamps are the broker's.
+    ProducersOnly,
+    /// Some producers'; there are no timestamps.
+    Unstamped,
 }
 
 impl Log {
-    pub fn draw(dice: &mut Dice, kind: &Kind) -> Log {
+    pub fn draw(dice: &mut Dice, more: &mut Dice, kind: &Kind) -> Log {
         let mut partitions = BTreeMap::new();
         for topic in Topic::ALL {
             for number in 0..1 + dice.below(3) as u32 {
@@ -76,13 +92,22 @@ impl Log {
                 continue;
             }
             let place = dice.one_of(&places);
-            let time = at - delay(dice);
+            let lead = lead(more, kind.clocks);
+            let time = at - delay(dice) + lead;
             let value = draw_value(dice, topic, time);
+            // A producer that is wrong about the event may be right about the record, or the reverse.
+            let created = at + if more.percent(80) { lead } else { self::lead(more, kind.clocks) };
+            let stamp = match kind.clocks {
+                Clocks::Right | Clocks::Producers => Stamp::Created(EventTime(created)),
+                Clocks::ProducersOnly => Stamp::Appended(EventTime(at)),
+                Clocks::Unstamped => Stamp::None,
+            };
             if let Some(partition) = partitions.get_mut(&place) {
-                partition.records.push(Record { at, value });
+                let leads = time > at || stamp.time().is_some_and(|stamp| stamp.0 > at);
+                partition.records.push(Record { at, stamp, leads, value });
             }
         }
-        Log { partitions, end: START + kind.span, max_future_skew: kind.max_future_skew }
+        Log { partitions, end: START + kind.span }
     }
 
     /// The partitions that are there at `now`.
@@ -120,6 +145,20 @@ fn topic(dice: &mut Dice) -> Topic {
         16..18 => Topic::CampaignEvents,
         18 => Topic::ProductMetrics,
         _ => Topic::ProductMeta,
+    }
+}
+
+/// How far ahead a producer's clock is: mostly not at all, else within the skew, about the skew, or beyond.
+fn lead(dice: &mut Dice, clocks: Clocks) -> i64 {
+    if clocks == Clocks::Right {
+        return 0;
+    }
+    match dice.below(24) {
+        0..20 => 0,
+        20 => dice.ms(0, 2 * MINUTE),
+        21 => dice.ms(MINUTE, 3 * MINUTE),
+        22 => dice.ms(0, 40 * MINUTE),
+        _ => 7000 * 365 * 24 * 60 * MINUTE,
     }
 }
 
@@ -209,8 +248,8 @@ impl Input for &Log {
         for (&number, &end) in until {
             let Some(partition) = self.partitions.get(&(topic, number)) else { continue };
             for (record, offset) in partition.records.iter().zip(0..end) {
-                let latest = EventTime(record.at + self.max_future_skew);
-                each(Verified { partition: number, offset, key: None, value: Some(&record.value), latest });
+                let (value, stamp) = (Some(record.value.as_slice()), record.stamp);
+                each(Verified { partition: number, offset, key: None, value, stamp });
             }
         }
         Ok(())

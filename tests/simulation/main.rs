@@ -92,7 +92,7 @@ fn histories_end_as_if_nothing_had_happened() {
 #[test]
 fn a_sink_that_forgets_how_far_it_got_is_noticed() {
     let twist = Twist { forgetful: true };
-    assert!((0..50).any(|seed| failure(seed, twist).is_some()), "50 histories, and nobody has noticed");
+    assert!((0..200).any(|seed| failure(seed, twist).is_some()), "200 histories, and nobody has noticed");
 }
 
 #[test]

@@ -102,9 +102,8 @@ impl LogSource {
             Some((ingest.greatest(partition.handle), partition, record))
         });
         let Some((_, partition, record)) = ready.min_by_key(|(greatest, ..)| *greatest) else { return false };
-        let at = EventTime(record.at);
-        let envelope = Envelope { offset: partition.next_offset, key: None, timestamp: Some(at) };
-        ingest.record_in(partition.handle, envelope, &record.value, at.plus(self.log.max_future_skew));
+        let envelope = Envelope { offset: partition.next_offset, key: None, stamp: record.stamp };
+        ingest.record_in(partition.handle, envelope, &record.value);
         partition.next_offset += 1;
         partition.life.has_read(now);
         self.bytes_read += record.value.len() as u64 + 1;

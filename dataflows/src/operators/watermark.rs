@@ -13,7 +13,7 @@ use timely::dataflow::operators::vec::Broadcast;
 
 use super::Stash;
 use crate::model::{Epoch, EventTime, Topic};
-use crate::{RESTORED, Settings, Statement};
+use crate::{Judgement, RESTORED, Settings, Statement};
 
 /// Whether a partition holds the watermark back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -28,7 +28,7 @@ pub enum PartitionState {
 }
 
 /// How far a source has read a partition by the end of an epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PartitionReport {
     /// The partition's topic.
     pub topic: Topic,
@@ -54,6 +54,9 @@ pub struct PartitionReport {
     /// The file that it was read from, if it is in files.
     #[serde(default)]
     pub file: Option<FileMark>,
+    /// By which clock its records were judged, from which offset on.
+    #[serde(default)]
+    pub judgements: Vec<Judgement>,
 }
 
 /// A record that can be recognised when it is read again: a topic that was deleted and created anew has another one there.
@@ -279,11 +282,12 @@ type Partitions = BTreeMap<(Topic, u32), PartitionReport>;
 
 fn update(partitions: &mut Partitions, view: &mut WatermarkView, report: PartitionReport) {
     let key = (report.topic, report.partition);
+    let (state, own) = (report.state, report.watermarks);
     let before = partitions.insert(key, report);
     let was_awake = before.is_some_and(|before| !matches!(before.state, PartitionState::Idle(_)));
-    if !was_awake && report.state == PartitionState::Active {
+    if !was_awake && state == PartitionState::Active {
         // Its own watermarks are later where it goes on from a checkpoint; else its floor before or its greatest time gave them.
-        view.floors.insert(key, view.reached.max(report.watermarks));
+        view.floors.insert(key, view.reached.max(own));
     }
 }
 

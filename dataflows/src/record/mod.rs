@@ -54,6 +54,9 @@ pub enum BadRecord {
     /// Later than the record's own timestamp by more than `max_future_skew`.
     #[error("timestamp_field {0} lies further in the future than max_future_skew allows")]
     FutureTime(crate::model::EventTime),
+    /// The record's own timestamp is ahead of the reader's clock by more than `max_future_skew`.
+    #[error("the record's timestamp {0} lies further ahead of the clock than max_future_skew allows")]
+    FutureTimestamp(crate::model::EventTime),
     /// No amount of money.
     #[error("field {0}: {1}")]
     Money(Field, MoneyError),
@@ -73,7 +76,7 @@ impl BadRecord {
             BadRecord::UnknownEventType(_) => "unknown_event_type",
             BadRecord::Time(TimeError::Format | TimeError::Calendar) => "ill_typed_field",
             BadRecord::Time(_) => "time_out_of_range",
-            BadRecord::FutureTime(_) => "time_in_future",
+            BadRecord::FutureTime(_) | BadRecord::FutureTimestamp(_) => "time_in_future",
             BadRecord::Money(_, MoneyError::Negative) => "negative_money",
             BadRecord::Money(..) => "bad_money",
         }

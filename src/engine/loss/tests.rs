@@ -63,6 +63,7 @@ fn report(topic: Topic, first_offset: u64, next_offset: u64) -> PartitionReport 
         woke: None,
         file: None,
         last: None,
+        judgements: Vec::new(),
     }
 }
 

@@ -28,7 +28,7 @@ use tracing::{info, warn};
 use super::life::{Life, Stage};
 use super::{PartitionStatus, Poll, Source, SourceStatus, Start};
 use crate::connect::Fault;
-use crate::connect::kafka::{CATCHING_UP, KafkaConfig, log};
+use crate::connect::kafka::{CATCHING_UP, KafkaConfig, log, stamp};
 use crate::engine::loss::Gap;
 use crate::sink::Progress;
 
@@ -56,8 +56,6 @@ pub struct KafkaSourceConfig {
     pub idle_timeout: Duration,
     /// Let the watermark follow the clock when everything is idle.
     pub idle_advance: bool,
-    /// How far a record may lead its own timestamp, in milliseconds.
-    pub max_future_skew: i64,
 }
 
 /// One worker's partitions.
@@ -425,8 +423,9 @@ impl Source for KafkaSource {
     fn replay_to(&mut self, cut: Option<&Progress>) {
         self.replaying = cut.is_some();
         for partition in &mut self.partitions {
-            let committed = |cut: &Progress| cut.partitions.get(&(partition.topic, partition.number)).copied();
-            partition.until = cut.map(|cut| committed(cut).map_or(0, |committed| committed.next_offset));
+            let committed =
+                |cut: &Progress| cut.partitions.get(&(partition.topic, partition.number)).map(|at| at.next_offset);
+            partition.until = cut.map(|cut| committed(cut).unwrap_or(0));
         }
     }
 
@@ -465,7 +464,7 @@ impl Source for KafkaSource {
     }
 
     fn report(&mut self, ingest: &mut Ingest) {
-        let clock = self.config.idle_advance.then(crate::now);
+        let clock = self.config.idle_advance.then(|| ingest.clock());
         for partition in &mut self.partitions {
             partition.life.report(partition.handle, ingest, clock);
         }
@@ -525,7 +524,7 @@ impl Partition {
         let (mut bytes, mut last, mut trouble) = (0, None, None);
         if let Some(held) = self.held.take_if(|held| offset_of(held) < limit) {
             last = Some(self.recognise(&held, &config.kafka)?);
-            bytes += take(ingest, (self.topic, self.handle), &held, config.max_future_skew);
+            bytes += take(ingest, (self.topic, self.handle), &held);
             self.has_taken(offset_of(&held));
         }
         for _ in 0..BATCH {
@@ -540,7 +539,7 @@ impl Partition {
                     // What an earlier run read last was read again only to be compared.
                     let is_new = offset >= self.next_offset;
                     if is_new {
-                        bytes += take(ingest, (self.topic, self.handle), &message, config.max_future_skew);
+                        bytes += take(ingest, (self.topic, self.handle), &message);
                     }
                     drop(message);
                     if is_new {
@@ -618,21 +617,14 @@ fn offset_of(message: &impl Message) -> u64 {
 }
 
 /// Gives a record to the ingest. How many bytes it has, and one more, so that an empty one counts.
-fn take(
-    ingest: &mut Ingest,
-    (topic, handle): (Topic, PartitionHandle),
-    message: &impl Message,
-    max_future_skew: i64,
-) -> u64 {
-    let timestamp = message.timestamp().to_millis().filter(|ms| *ms >= 0).map(EventTime);
-    let latest = timestamp.unwrap_or_else(crate::now).plus(max_future_skew);
-    let envelope = Envelope { offset: offset_of(message), key: message.key(), timestamp };
+fn take(ingest: &mut Ingest, (topic, handle): (Topic, PartitionHandle), message: &impl Message) -> u64 {
+    let envelope = Envelope { offset: offset_of(message), key: message.key(), stamp: stamp(message) };
     match message.payload() {
         Some(value) if value.len() > MAX_RECORD_BYTES => {
             ingest.oversized(handle, envelope, &value[..OVERSIZED_HEAD], value.len() as u64);
         }
-        Some(value) => ingest.record_in(handle, envelope, value, latest),
-        None => ingest.record_in(handle, envelope, tombstone(topic, message.key()).as_bytes(), latest),
+        Some(value) => ingest.record_in(handle, envelope, value),
+        None => ingest.record_in(handle, envelope, tombstone(topic, message.key()).as_bytes()),
     }
     message.payload().map_or(0, <[u8]>::len) as u64 + 1
 }

@@ -5,7 +5,6 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use adtide_dataflows::model::EventTime;
 use anyhow::{Context, ensure};
 use rusqlite::{Connection, OpenFlags};
 
@@ -43,10 +42,6 @@ impl Embedded {
         let stored = sqlite::stored(&connection).with_context(unreadable)?;
         let nothing = || format!("{}: nothing has been committed there; run adtide first", data_dir.display());
         let (run, tables) = stored.with_context(nothing)?;
-        let committed = "SELECT max(updated_at) FROM adtide_progress";
-        let committed: Option<String> =
-            connection.query_row(committed, [], |row| row.get(0)).with_context(unreadable)?;
-        let committed = committed.and_then(|time| EventTime::parse(&time).ok()).unwrap_or_else(crate::now);
         let folder = data_dir.join("topics");
         let (topics, lengths) = topics::committed_lengths(&folder)?.unzip();
         let sinks = Sinks {
@@ -54,7 +49,6 @@ impl Embedded {
             tables: Standing { sink: "sqlite", progress: tables },
             topics: Standing { sink: "topics", progress: topics },
             settings: run.settings,
-            committed,
         };
         Ok(Embedded { path, connection, folder, lengths: lengths.unwrap_or_default(), sinks })
     }

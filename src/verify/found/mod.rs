@@ -6,7 +6,6 @@
 use std::borrow::Cow;
 
 use adtide_dataflows::Settings;
-use adtide_dataflows::model::EventTime;
 use anyhow::{Context, ensure};
 
 use super::cells::Row;
@@ -169,8 +168,6 @@ pub struct Sinks {
     pub topics: Standing,
     /// The settings that the run worked by.
     pub settings: Settings,
-    /// The wall clock at the last commit of the tables.
-    pub committed: EventTime,
 }
 
 /// What a run wrote.

@@ -1,6 +1,5 @@
 //! Tables in PostgreSQL.
 
-use adtide_dataflows::model::EventTime;
 use anyhow::{Context, bail};
 use tokio_postgres::types::Type;
 
@@ -31,18 +30,12 @@ impl Tables {
         Ok(Tables { config: config.clone(), client })
     }
 
-    /// What the deployment `name` has committed, and when by the wall clock.
+    /// What the deployment `name` has committed.
     ///
     /// # Errors
     /// It can't be read.
-    pub fn stored(&mut self, name: &str) -> anyhow::Result<(Option<Stored>, EventTime)> {
-        let stored = sink::postgres::stored(&mut self.client, name)?;
-        if stored.is_none() {
-            return Ok((None, crate::now()));
-        }
-        let sql = "SELECT to_char(updated_at, 'YYYY-MM-DD HH24:MI:SS.MS') FROM adtide_progress WHERE sink = $1";
-        let row = self.client.query_one(sql, &[&name]).map_err(|error| self.config.fault(error).into_error())?;
-        Ok((stored, EventTime::parse(row.get(0)).context("adtide_progress.updated_at")?))
+    pub fn stored(&mut self, name: &str) -> anyhow::Result<Option<Stored>> {
+        sink::postgres::stored(&mut self.client, name)
     }
 
     /// Whether a table is there.

@@ -43,7 +43,7 @@ impl Services {
     /// A server can't be reached or read, or nothing was ever committed to any.
     pub fn open(config: &ServicesConfig) -> anyhow::Result<Services> {
         let mut tables = Tables::open(&config.postgres)?;
-        let (in_tables, committed) = tables.stored(&config.name)?;
+        let in_tables = tables.stored(&config.name)?;
         let mut connection = redis::connect(&config.redis)?;
         let Rankings { rows, stored: in_rankings } = redis::rankings(&config.redis, &mut connection, &config.name)?;
         let budgets = redis::budgets(&config.redis, &mut connection, &config.name)?;
@@ -53,8 +53,7 @@ impl Services {
         let run = one_run(&all, &format!("the deployment {} (key name)", config.name))?;
         let [tables_at, rankings_at, topics_at] =
             all.map(|(sink, stored)| Standing { sink, progress: stored.map(|stored| stored.progress) });
-        let sinks =
-            Sinks { rankings: rankings_at, tables: tables_at, topics: topics_at, settings: run.settings, committed };
+        let sinks = Sinks { rankings: rankings_at, tables: tables_at, topics: topics_at, settings: run.settings };
         Ok(Services { config: config.clone(), tables, rankings: rows, budgets, records, sinks })
     }
 }

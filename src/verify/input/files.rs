@@ -5,7 +5,8 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use adtide_dataflows::model::{EventTime, Topic};
+use adtide_dataflows::Stamp;
+use adtide_dataflows::model::Topic;
 use adtide_dataflows::operators::FileMark;
 use anyhow::{Context, bail, ensure};
 
@@ -17,7 +18,6 @@ use crate::source::lines::{self, Parts};
 #[derive(Debug)]
 pub struct TopicFiles {
     dir: PathBuf,
-    latest: EventTime,
     marks: Marks,
 }
 
@@ -25,13 +25,13 @@ pub struct TopicFiles {
 pub type Marks = BTreeMap<(Topic, u32), FileMark>;
 
 impl TopicFiles {
-    /// The topics in `dir`. An event time after `latest` is too far ahead: lines have no timestamps of their own.
+    /// The topics in `dir`.
     ///
     /// # Errors
     /// There is no such folder.
-    pub fn new(dir: &Path, latest: EventTime) -> anyhow::Result<TopicFiles> {
+    pub fn new(dir: &Path) -> anyhow::Result<TopicFiles> {
         ensure!(dir.is_dir(), "{}: no such folder; name the one with the topic files that the run read", dir.display());
-        Ok(TopicFiles { dir: dir.to_owned(), latest, marks: Marks::new() })
+        Ok(TopicFiles { dir: dir.to_owned(), marks: Marks::new() })
     }
 
     /// The same, where a run has read these files last: there may be others before and behind them.
@@ -50,7 +50,7 @@ impl Input for TopicFiles {
             let mut lines = 0;
             for part in parts(&path, self.marks.get(&(topic, partition)))? {
                 lines = each_line(&part, lines, until, |offset, value| {
-                    each(Record { partition, offset, key: None, value: Some(value), latest: self.latest });
+                    each(Record { partition, offset, key: None, value: Some(value), stamp: Stamp::None });
                 })?;
             }
             ensure!(

@@ -1,24 +1,22 @@
 //! Topics in Kafka.
 
-use adtide_dataflows::model::{EventTime, Topic};
+use adtide_dataflows::model::Topic;
 use rdkafka::Message;
 
 use super::{Ends, Input, Offsets, Record};
-use crate::connect::kafka::KafkaConfig;
+use crate::connect::kafka::{KafkaConfig, stamp};
 use crate::verify::kafka::Reader;
 
 /// The input topics of a cluster.
 pub struct KafkaTopics {
     config: KafkaConfig,
-    max_future_skew: i64,
     notes: Vec<String>,
 }
 
 impl KafkaTopics {
-    /// The topics there. An event time is too far ahead if it leads the record's own timestamp by more than
-    /// `max_future_skew` milliseconds.
-    pub fn new(config: &KafkaConfig, max_future_skew: i64) -> KafkaTopics {
-        KafkaTopics { config: config.clone(), max_future_skew, notes: Vec::new() }
+    /// The topics there.
+    pub fn new(config: &KafkaConfig) -> KafkaTopics {
+        KafkaTopics { config: config.clone(), notes: Vec::new() }
     }
 
     /// Says where records are gone that results rest on.
@@ -45,9 +43,7 @@ impl Input for KafkaTopics {
         let reader = Reader::new(&self.config)?;
         self.note_gaps(&reader, topic, until)?;
         reader.read(topic.name(), until, &mut |partition, offset, message| {
-            let timestamp = message.timestamp().to_millis().filter(|ms| *ms >= 0).map(EventTime);
-            let latest = timestamp.unwrap_or_else(crate::now).plus(self.max_future_skew);
-            each(Record { partition, offset, key: message.key(), value: message.payload(), latest });
+            each(Record { partition, offset, key: message.key(), value: message.payload(), stamp: stamp(message) });
         })
     }
 

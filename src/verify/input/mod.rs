@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use adtide_dataflows::model::{EventTime, Topic};
+use adtide_dataflows::Stamp;
+use adtide_dataflows::model::Topic;
 
 use crate::connect::kafka::Bounds;
 
@@ -29,8 +30,8 @@ pub struct Record<'a> {
     pub key: Option<&'a [u8]>,
     /// The value; None for null.
     pub value: Option<&'a [u8]>,
-    /// A greater event time is too far ahead.
-    pub latest: EventTime,
+    /// Its timestamp.
+    pub stamp: Stamp,
 }
 
 /// The input topics.

@@ -14,6 +14,7 @@ use adtide_dataflows::operators::FileMark;
 use adtide_dataflows::record::BadRecord;
 
 use super::{Change, Feed, Partition, Place as Start, Positions, Record};
+use crate::clock::steady_now;
 use crate::connect::Fault;
 use crate::sink::topics::committed_part;
 use crate::source::file::topic_files;
@@ -113,7 +114,7 @@ impl FileFeed {
         if self.last_scan.is_none_or(|last| last.elapsed() >= RESCAN) {
             self.scan()?;
         }
-        let latest = crate::now().plus(self.max_future_skew);
+        let latest = steady_now().plus(self.max_future_skew);
         let mut any = false;
         for place in &mut self.places {
             any |= place.read(latest, self.until_end, take)?;

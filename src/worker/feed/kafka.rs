@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use adtide_dataflows::Judgement;
 use adtide_dataflows::model::EventTime;
 use anyhow::anyhow;
 use rdkafka::config::RDKafkaLogLevel;
@@ -19,8 +20,9 @@ use tracing::{debug, warn};
 
 use super::ends::Ends;
 use super::{Bell, Change, Feed, Partition, Positions, Record};
+use crate::clock::steady_now;
 use crate::connect::Fault;
-use crate::connect::kafka::{KafkaConfig, log, log_error};
+use crate::connect::kafka::{KafkaConfig, log, log_error, stamp};
 
 /// How long an answer of the broker may take.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -240,13 +242,14 @@ impl Place {
         }
         self.next_offset = offset + 1;
         (self.at_end, self.known_end) = (false, None);
-        let timestamp = message.timestamp().to_millis().map(EventTime);
+        let stamp = stamp(message);
+        let judgement = Judgement::new(steady_now(), max_future_skew);
         take(Record {
             partition: &self.partition,
             offset,
-            latest: timestamp.unwrap_or_else(crate::now).plus(max_future_skew),
+            latest: judgement.latest(stamp).unwrap_or(EventTime::MIN),
             key: message.key(),
-            timestamp,
+            timestamp: stamp.time(),
             value: Some(Ok(message.payload().unwrap_or_default())),
         });
     }

@@ -40,7 +40,7 @@ pub struct Record<'a> {
     pub partition: &'a Partition,
     /// Its offset.
     pub offset: u64,
-    /// The greatest event time that is believed: its own timestamp (in files: now) plus `max_future_skew`.
+    /// The greatest event time that is accepted, by the rule of the statements ([`Judgement`](adtide_dataflows::Judgement)).
     pub latest: EventTime,
     /// Its key, where it has one.
     pub key: Option<&'a [u8]>,

@@ -54,7 +54,8 @@ impl Run {
         let mut live = entered.clone();
         live.retain_live(&forgotten, settings.lookback);
         let reports = self.reports.iter().take_while(|(_, reported)| *reported <= epoch);
-        let reports: BTreeMap<_, _> = reports.map(|(report, _)| ((report.topic, report.partition), *report)).collect();
+        let reports: BTreeMap<_, _> =
+            reports.map(|(report, _)| ((report.topic, report.partition), report.clone())).collect();
         let pieces = scattered(live, dice);
         Checkpoint { epoch, entered, pieces, watermarks, forgotten, reports: reports.into_values().collect() }
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 use adtide::sink::Progress;
 use adtide::verify::batch::{LateRecords, RefundKey};
 use adtide::verify::{Cut, Location, Recomputed, Task, TopicFiles, recompute};
+use adtide_dataflows::Judgement;
 use adtide_dataflows::model::{Compensation, Epoch, EventTime, Money, PerformanceKey, PerformanceRow, Topic};
 use adtide_dataflows::operators::{PartitionReport, PartitionState, Watermarks};
 use adtide_dataflows::{Emit, LateEvent, Settings, Statement};
@@ -180,13 +181,14 @@ fn recomputed(history: &History, epoch: Epoch, settings: &Settings) -> Recompute
             first_offset: 0,
             last: None,
             file: None,
+            judgements: vec![Judgement::new(NOW, settings.max_future_skew)],
         };
         cut.partitions.insert((topic, partition), report);
         let folder = dir.path().join(topic.name());
         std::fs::create_dir_all(&folder).expect("a folder for the topic");
         write_lines(&folder.join(format!("{partition}.ndjson")), &records);
     }
-    let mut input = TopicFiles::new(dir.path(), NOW.plus(settings.max_future_skew)).expect("the folder is there");
+    let mut input = TopicFiles::new(dir.path()).expect("the folder is there");
     let cuts = [Cut::of(Some(&cut))];
     let task = Task { cuts: &cuts, settings, claims: &[], watch: &mut |_, _| () };
     let recomputed = recompute(&mut input, task, None).expect("the files can be read");

@@ -282,7 +282,7 @@ fn work(worker: &mut Worker, history: &History, settings: &Settings, plan: &Plan
     };
     // Partitions are dealt out as by the source of files.
     let mine = |place: &Place| (place.0 as usize + place.1 as usize) % peers == index;
-    let latest = NOW.plus(settings.max_future_skew);
+    feeder.ingest.set_clock(NOW);
     match &plan.restore {
         Some(checkpoint) => feeder.restore(checkpoint, mine),
         None => feeder.start(history.initial_partitions().into_iter().filter(mine)),
@@ -291,7 +291,7 @@ fn work(worker: &mut Worker, history: &History, settings: &Settings, plan: &Plan
         match step {
             Step::Record(place, bytes) if mine(place) => {
                 let partition = feeder.partitions.get_mut(place).expect("it is there");
-                feeder.ingest.record(partition.handle, partition.next_offset, bytes, latest);
+                feeder.ingest.record(partition.handle, partition.next_offset, bytes);
                 partition.next_offset += 1;
                 partition.changed = true;
             }

@@ -44,6 +44,54 @@ fn told(place: &Place, file: &str) -> Vec<Value> {
 }
 
 #[test]
+fn a_click_of_the_statements_is_a_click_of_the_ledger_in_whatever_form_it_comes() {
+    let place = Place::new();
+    let time = "\"2026-01-05 10:00:00\"";
+    let form = |old: &str, new: &str| {
+        let click = click("10:00:00", 1, "d-1");
+        assert!(click.contains(old), "{old}");
+        click.replacen(old, new, 1)
+    };
+    let good = [
+        form("{", "\u{feff}{"),
+        form("0.50", "\"5e-1\""),
+        form("0.50", "0.5000"),
+        form("\"advertiser_id\":1", "\"advertiser_id\":1.0"),
+        form(time, "\"2026-01-05t19:00:00.0004+0900\""),
+        form(time, "1767607200000"),
+        form("\"campaign_id\":1", "\"campaign_id\":\"none\""),
+        form("\"d-1\"", "\"\""),
+        form("\"d-1\"", "\"00000000-0000-0000-0000-000000000000\""),
+        form("\"toys\"", "[]"),
+    ];
+    let bad = [
+        form(time, "1767607200"),
+        form(time, "\"2026-01-05 10:00\""),
+        form("\"advertiser_id\":1", "\"advertiser_id\":\"N/A\""),
+        form("\"product_id\":7", "\"product_id\":\"\""),
+        form("0.50", "0.505"),
+        form("{", "{\"payload\":{").replace('}', "}}"),
+    ];
+    place.write("in/ad-events.ndjson", good.concat() + &bad.concat() + &impression("10:06:00", 1));
+    place.run("--from in --data-dir out").succeeded();
+    assert_eq!(place.topic("dead-letter").len(), bad.len());
+    let spend = "SELECT sum(click_count), sum(total_spend) FROM ad_performance_metrics_realtime";
+    assert_eq!(place.rows(spend), ["9 4.5"], "one has no campaign");
+    let outcome = place.run(ALL).succeeded();
+    assert!(outcome.stderr.contains(&format!("bad={}", bad.len())), "{}", outcome.stderr);
+    // Duplicates are the seven of campaign 1 and device d-1.
+    assert_eq!(place.rows(LEDGER), ["DEBIT 10 500", "CREDIT 1 300"]);
+    assert_eq!(place.rows(UNBALANCED), [""; 0]);
+    place.run("verify --from in --data-dir out").verified(&[
+        "performance",
+        "refunds",
+        "dead letters",
+        "debits",
+        "credits",
+    ]);
+}
+
+#[test]
 fn clicks_are_debited_and_refunds_credited_once() {
     let place = with_refund();
     place.append("in/ad-events.ndjson", "no record\n\n");

@@ -99,7 +99,7 @@ pub fn open(
     let run = Run { settings: config.settings.clone(), source };
     match &config.sinks {
         SinkConfig::None => {
-            let checkpoint = choose(config, &run, store, &[])?;
+            let checkpoint = if wants_to_resume(config) { choose(config, &run, store, &[])? } else { None };
             Ok((Plan::continuing(run, Vec::new(), checkpoint), Vec::new()))
         }
         SinkConfig::Embedded(data_dir) => {
@@ -119,6 +119,15 @@ pub fn open(
             let plan = Plan::make(config, run, store, &held, "set another name (key name) to start over")?;
             Ok((plan, sinks))
         }
+    }
+}
+
+/// Whether this run continues an earlier one where it can say so by itself.
+fn wants_to_resume(config: &EngineConfig) -> bool {
+    match config.restart {
+        Restart::Auto => config.source.follows(),
+        Restart::Resume => true,
+        Restart::Fresh => false,
     }
 }
 
@@ -331,11 +340,6 @@ impl Plan {
 
     /// Looks at what the embedded sinks hold.
     fn of_folder(config: &EngineConfig, run: Run, store: Option<&Store>, data_dir: &Path) -> anyhow::Result<Plan> {
-        let wanted = match config.restart {
-            Restart::Auto => config.source.follows(),
-            Restart::Resume => true,
-            Restart::Fresh => false,
-        };
         let stored = match config.restart {
             // What can't be read is replaced.
             Restart::Fresh => None,
@@ -345,7 +349,7 @@ impl Plan {
         if let Some((before, Some(_))) = &stored {
             check_source(&data_dir.display().to_string(), before, &run, over)?;
         }
-        let stored = stored.filter(|_| wanted);
+        let stored = stored.filter(|_| wants_to_resume(config));
         let (run_before, tables) = stored.map_or((None, None), |(run, tables)| (Some(run), tables));
         let records = if run_before.is_some() { topics::committed(&data_dir.join("topics"))? } else { None };
         let held = [("sqlite", tables), ("topics", records)].map(|(name, progress)| Holding {

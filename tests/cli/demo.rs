@@ -90,3 +90,28 @@ fn it_needs_topics_to_follow_and_processes_need_topics_to_share() {
     place.run("-n 2 -p 0").failed_saying(&["one process", "adtide generate", "--from"]);
     assert!(!place.path("adtide-data").exists());
 }
+
+/// The sequence of commands that README.md shows for files, with less traffic.
+#[test]
+fn the_commands_of_the_readme_work_one_after_the_other() {
+    let readme = include_str!("../../README.md");
+    let section = readme.split("## On files").nth(1).unwrap();
+    let block = section.split("```console\n").nth(1).unwrap().split("```").next().unwrap();
+    let commands: Vec<_> = block.lines().filter_map(|line| line.split('#').next()?.strip_prefix("adtide ")).collect();
+    assert!(commands.len() >= 6 && commands[0].contains("--ad-events 1000000"), "{block}");
+    let place = Place::new();
+    for (at, command) in commands.iter().enumerate() {
+        let command = command.replace("1000000", "20000");
+        if command.contains("--follow") || command.contains("--live") {
+            let mut running = place.start(&format!("command-{at}"), &command);
+            // It is interrupted when it has its signal handlers.
+            let folder = if command.contains("--live") { "adtide-data" } else { "live" };
+            let rows = "SELECT 1 FROM ad_performance_metrics_realtime LIMIT 1";
+            assert!(eventually(|| place.rows_in(folder, rows) == ["1"]), "{command}: {}", running.stderr());
+            running.end(Signal::SIGINT).succeeded();
+        } else {
+            place.run(&command).succeeded();
+        }
+    }
+    assert!(place.path("run.json").is_file());
+}

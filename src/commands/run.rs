@@ -17,6 +17,7 @@ use super::stop::RunFile;
 use super::{demo, start_log, stop_on_signal, summary};
 use crate::cli::RunArgs;
 use crate::config::Config;
+use crate::connect::fill_fresh_memory;
 use crate::engine::{self, Cluster, EngineConfig, FromCheckpoint, Monitor};
 use crate::files;
 use crate::ops::Ops;
@@ -31,6 +32,9 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     if is_shown && config.log.is_default {
         // Who looks at the demonstration looks at its results.
         config.log.level = "warn".to_owned();
+    }
+    if config.reads_kafka() {
+        fill_fresh_memory();
     }
     start_log(&config.log)?;
     if let Some(time) = args.backfill_from {

@@ -11,13 +11,16 @@ use super::start_log;
 use super::stop_on_signal;
 use crate::cli::{InitDemoArgs, WorkerArgs};
 use crate::config::Config;
-use crate::connect::persist;
+use crate::connect::{fill_fresh_memory, persist};
 use crate::ops::Ops;
 use crate::worker::{self, Jobs, Place, demo};
 
 /// Runs workers until Ctrl-C or SIGTERM, or to the end of what is there.
 pub fn worker(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(args.sources.config.as_deref(), &args.overrides())?;
+    if config.reads_kafka() {
+        fill_fresh_memory();
+    }
     start_log(&config.log)?;
     let workers = config.worker()?;
     let jobs: Jobs = args.worker.jobs().iter().map(|job| (*job, Arc::default())).collect();

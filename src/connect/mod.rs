@@ -1,5 +1,6 @@
 //! Connections to the servers: how each is reached, and which of its errors pass by themselves.
 
+mod fill;
 pub mod kafka;
 pub mod migrate;
 pub mod postgres;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 use backon::{BlockingRetryable, ExponentialBuilder};
 use tracing::{info, warn};
 
+pub use fill::fill_fresh_memory;
 pub use redact::{is_secret, redact};
 pub(crate) use trials::Wait;
 pub use trials::{Trial, Trouble, is_waiting, trials, troubles};

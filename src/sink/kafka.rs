@@ -290,9 +290,12 @@ fn transact(
     for record in records.iter().chain([last]) {
         send(producer, record, deadline)?;
     }
-    // Not `flush`: it looks for acknowledgements ten times a second only.
+    // Not `flush`: it looks for acknowledgements ten times a second only. And not a poll with a timeout: that one spins
+    // through its last millisecond.
+    let sent = Instant::now();
     while producer.in_flight_count() > 0 {
-        producer.poll(Duration::from_millis(1));
+        producer.poll(Duration::ZERO);
+        std::thread::sleep((sent.elapsed() / 8).clamp(Duration::from_micros(500), Duration::from_millis(50)));
         if Instant::now() > deadline {
             return Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
         }
@@ -311,7 +314,8 @@ fn send(producer: &TransactionalProducer, record: &Outgoing, deadline: Instant) 
         match producer.send(waiting) {
             Ok(()) => return Ok(()),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) if Instant::now() < deadline => {
-                producer.poll(Duration::from_millis(10));
+                producer.poll(Duration::ZERO);
+                std::thread::sleep(Duration::from_millis(5));
                 waiting = back;
             }
             Err((error, _)) => return Err(error),

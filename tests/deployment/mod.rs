@@ -157,6 +157,9 @@ impl Deployment {
                 command.env_remove(name);
             }
         }
+        if std::env::var_os("ADTIDE_CHAOS_PLAIN").is_some() {
+            command.env("GLIBC_TUNABLES", "");
+        }
         command.args(arguments.split_whitespace()).args(["--config", "adtide.toml"]).current_dir(self.folder.path());
         command.stdin(Stdio::null());
         command

@@ -14,7 +14,7 @@ use crate::{number, steady_traffic};
 const RATE: u64 = 2_000;
 
 /// For how many seconds each server is frozen, unless ADTIDE_CHAOS_FREEZE says otherwise.
-const FROZEN: u64 = 15;
+const FROZEN: u64 = 12;
 
 /// What may pass before somebody has said that the server does not answer, and after its return until all is caught up. The
 /// figures are 15 s and 10 s; twice that here, as a machine that runs tests may be busy.
@@ -31,7 +31,7 @@ fn each_server_may_freeze_for_a_while() {
     let frozen = Duration::from_secs(number("ADTIDE_CHAOS_FREEZE").unwrap_or(FROZEN));
     let rate = number("ADTIDE_CHAOS_RATE").unwrap_or(RATE);
     let deployment = Deployment::new(&servers.addresses, 0, "");
-    let seconds = 20 + 3 * (frozen.as_secs() + 15);
+    let seconds = 20 + 3 * (frozen.as_secs() + 14);
     let mut traffic = steady_traffic(&deployment, seconds, rate);
     let mut system = System::start(&deployment, false);
     system.awaits("it is not ready", |system| system.ready().0 == 200 && system.commits() > 0.0);

@@ -9,8 +9,8 @@
 //! | `ADTIDE_CHAOS_ROUNDS` | how many rounds of kills, 20 if not set; of a cluster's processes, 3 |
 //! | `ADTIDE_CHAOS_SEED` | only this round, or as many as are set from this one on |
 //! | `ADTIDE_CHAOS_OUTAGE` | for how many seconds a server is away, 20 if not set |
-//! | `ADTIDE_CHAOS_FREEZE` | for how many seconds each server is frozen, 15 if not set; 60 and 180 before a release |
-//! | `ADTIDE_CHAOS_KILLS` | how often a broker is killed in a row, 2 if not set; 50 before a release |
+//! | `ADTIDE_CHAOS_FREEZE` | for how many seconds each server is frozen, 12 if not set; 60 and 180 before a release |
+//! | `ADTIDE_CHAOS_KILLS` | how often a broker is killed in a row, once if not set; 50 before a release |
 //! | `ADTIDE_CHAOS_PLAIN` | without the way around librdkafka's fault: see `returns` |
 //! | `ADTIDE_CHAOS_PORT` | the first of four ports for the servers, where those of these tests are taken; with another `TMPDIR`, too |
 //! | `ADTIDE_CHAOS_RATE` | ad events a second meanwhile, 20000 if not set, for a cluster and for freezes 2000; for more, add `--release` |

@@ -11,7 +11,7 @@ use crate::supervisor::{Supervisor, died_in_librdkafka};
 use crate::{number, steady_traffic};
 
 /// How many kills there are, unless ADTIDE_CHAOS_KILLS says otherwise.
-const KILLS: u64 = 2;
+const KILLS: u64 = 1;
 
 /// Ad events a second.
 const RATE: u64 = 500;

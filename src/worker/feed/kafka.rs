@@ -22,7 +22,7 @@ use super::ends::Ends;
 use super::{Bell, Change, Feed, Partition, Positions, Record};
 use crate::clock::steady_now;
 use crate::connect::Fault;
-use crate::connect::kafka::{KafkaConfig, log, log_error, stamp};
+use crate::connect::kafka::{KafkaConfig, QuietConsumer, QuietContext, explain, log, log_error, stamp};
 
 /// How long an answer of the broker may take.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -151,7 +151,12 @@ impl KafkaFeed {
     /// The offsets of the oldest record and behind the newest one.
     fn bounds(&self, partition: &Partition) -> Result<(u64, u64), Fault> {
         let number = i32::try_from(partition.number).map_err(|error| Fault::Lasting(error.into()))?;
-        let bounds = self.consumer.fetch_watermarks(&partition.topic, number, ANSWER);
+        // After a broker was away, librdkafka may hold a partition for one without a leader, or for none, until its consumer is
+        // closed (issue 5430 there). A new client asks anew.
+        let bounds = self.consumer.fetch_watermarks(&partition.topic, number, ANSWER).or_else(|_| {
+            let fresh: QuietConsumer = self.config.client().create_with_context(QuietContext)?;
+            fresh.fetch_watermarks(&partition.topic, number, ANSWER).map_err(|error| explain(&fresh, error))
+        });
         let (low, high) = bounds.map_err(|error| self.fault(error))?;
         Ok((low.max(0).unsigned_abs(), high.max(0).unsigned_abs()))
     }

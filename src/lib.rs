@@ -18,6 +18,7 @@ pub mod json;
 pub mod ops;
 pub mod sink;
 pub mod source;
+mod terminal;
 pub mod verify;
 pub mod worker;
 

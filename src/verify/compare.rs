@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::batch::Claims;
 use super::cells::{Cell, Row, differing, in_full, ranking_cells};
+use super::copies::{Copied, Copies};
 use super::found::{ATTRIBUTIONS, Found, PERFORMANCE, RANKINGS, Table};
 use super::parse::Location;
 use super::recompute::Recomputed;
@@ -175,7 +176,7 @@ fn attribution_row(row: &AttributionRow, stored_text: fn(&str) -> Cow<'_, str>) 
     ]
 }
 
-/// A record of `late-events` or `dead-letter`, as far as it says which record it is about.
+/// A record of `late-events` or `dead-letter`.
 #[derive(Deserialize)]
 struct Rejected {
     /// The ledger worker that has left the record out; none for those of the run.
@@ -187,72 +188,126 @@ struct Rejected {
     partition: u32,
     offset: u64,
     #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    event_time: String,
+    #[serde(default)]
     watermark: String,
+    #[serde(flatten)]
+    copied: Copied,
 }
 
-/// The records that the run says were late, by statement. What is not readable is found by [`late_events`].
+impl Rejected {
+    /// The record that it is about; None if there can't be one.
+    fn location(&self) -> Option<Location> {
+        let topic = Topic::ALL.into_iter().find(|topic| topic.name() == self.topic)?;
+        Some(Location { topic, partition: self.partition, offset: self.offset })
+    }
+}
+
+/// What the run says of the records that it left out.
+#[derive(Default)]
+pub struct LeftOut {
+    /// Those that were late, by statement.
+    pub claims: Vec<(Statement, Claims)>,
+    /// The copies of all.
+    pub copies: Copies,
+}
+
+/// Reads what the run says of the records that it left out. What is not readable is found by [`late_events`] and
+/// [`dead_letters`].
 ///
 /// # Errors
-/// The topic can't be read.
-pub fn claims(found: &mut dyn Found) -> anyhow::Result<Vec<(Statement, Claims)>> {
+/// The topics can't be read.
+pub fn left_out(found: &mut dyn Found) -> anyhow::Result<LeftOut> {
     let mut claims = Statement::ALL.map(|statement| (statement, Claims::new()));
-    found.each_record(LATE_EVENTS, &mut |_, _, value| {
-        let Ok(late) = serde_json::from_slice::<Rejected>(value) else { return };
-        let topic = Topic::ALL.into_iter().find(|topic| topic.name() == late.topic);
-        let of = claims.iter_mut().find(|(statement, _)| statement.name() == late.statement);
-        if let (Some(topic), Some((_, claims)), Ok(met)) = (topic, of, EventTime::parse(&late.watermark)) {
-            claims.insert(Location { topic, partition: late.partition, offset: late.offset }, met);
-        }
-    })?;
-    Ok(claims.into())
+    let mut copies = Copies::default();
+    for topic in [LATE_EVENTS, DEAD_LETTER] {
+        found.each_record(topic, &mut |_, _, value| {
+            let Ok(record) = serde_json::from_slice::<Rejected>(value) else { return };
+            let Some(location) = record.location() else { return };
+            copies.add(topic, location, &record.copied);
+            let of = claims.iter_mut().find(|(statement, _)| statement.name() == record.statement);
+            if let (Some((_, claims)), Ok(met)) = (of, EventTime::parse(&record.watermark)) {
+                claims.insert(location, met);
+            }
+        })?;
+    }
+    Ok(LeftOut { claims: claims.into(), copies })
 }
 
 /// Compares the topic of late events.
 ///
 /// # Errors
 /// The topic can't be read.
-pub fn late_events(recomputed: &Recomputed, found: &mut dyn Found) -> anyhow::Result<Section> {
+pub fn late_events(recomputed: &Recomputed, copies: &Copies, found: &mut dyn Found) -> anyhow::Result<Section> {
     let by_statement = [
         (Statement::PerformanceAggregator, &recomputed.performance.late),
         (Statement::ConversionMatcher, &recomputed.attributions.late),
         (Statement::DuplicateDetector, &recomputed.refunds.late),
     ];
     let expected = by_statement.iter().flat_map(|(statement, late)| {
-        late.locations.iter().map(move |Location { topic, partition, offset }| {
-            (json!([statement.name(), topic.name(), partition, offset]), "a late event".to_string())
+        let times = late.times.iter().map(|(time, watermark)| (time.to_string(), watermark.to_string()));
+        late.locations.iter().zip(times).map(move |(Location { topic, partition, offset }, (time, watermark))| {
+            (json!([statement.name(), topic.name(), partition, offset]), late_row(&time, &watermark))
         })
     });
-    rejected(found, LATE_EVENTS, Expected::new(expected), |late| {
-        json!([late.statement, late.topic, late.partition, late.offset])
+    rejected(found, LATE_EVENTS, copies, Expected::new(expected), |late| {
+        let row = vec![
+            ("event_time".into(), Cell::Text(late.event_time.clone())),
+            ("watermark".into(), Cell::Text(late.watermark.clone())),
+            ("reason".into(), Cell::Text(late.reason.clone())),
+        ];
+        (json!([late.statement, late.topic, late.partition, late.offset]), row)
     })
+}
+
+fn late_row(time: &str, watermark: &str) -> Row {
+    let reason = format!("its partition's watermark, {watermark}, had passed its deadline and the allowed lateness");
+    vec![
+        ("event_time".into(), Cell::Text(time.to_owned())),
+        ("watermark".into(), Cell::Text(watermark.to_owned())),
+        ("reason".into(), Cell::Text(reason)),
+    ]
 }
 
 /// Compares the topic of records that can't be read.
 ///
 /// # Errors
 /// The topic can't be read.
-pub fn dead_letters(recomputed: &Recomputed, found: &mut dyn Found) -> anyhow::Result<Section> {
-    let expected = recomputed.bad.iter().map(|(Location { topic, partition, offset }, why)| {
-        (json!([topic.name(), partition, offset]), format!("a dead letter ({why})"))
+pub fn dead_letters(recomputed: &Recomputed, copies: &Copies, found: &mut dyn Found) -> anyhow::Result<Section> {
+    let row = |reason: &str| vec![("reason".into(), Cell::Text(reason.to_owned()))];
+    let expected = recomputed.bad.iter().map(|(Location { topic, partition, offset }, bad)| {
+        (json!([topic.name(), partition, offset]), row(bad.reason))
     });
-    rejected(found, DEAD_LETTER, Expected::new(expected), |dead| json!([dead.topic, dead.partition, dead.offset]))
+    rejected(found, DEAD_LETTER, copies, Expected::new(expected), |dead| {
+        (json!([dead.topic, dead.partition, dead.offset]), row(&dead.reason))
+    })
 }
 
-/// Compares the records that an output topic names with those it must name, each once.
+/// Compares the records that an output topic names with those it must name, each once, with all that it says of them.
 fn rejected(
     found: &mut dyn Found,
     topic: &str,
-    mut expected: Expected<String>,
-    key: impl Fn(&Rejected) -> serde_json::Value,
+    copies: &Copies,
+    mut expected: Expected<Row>,
+    row: impl Fn(&Rejected) -> (serde_json::Value, Row),
 ) -> anyhow::Result<Section> {
     let mut section = Section::default();
     found.each_record(topic, &mut |partition, offset, value| match serde_json::from_slice::<Rejected>(value) {
         Ok(record) if record.worker.is_some() => {}
         Ok(record) => {
-            expected.find(&mut section, &key(&record).to_string(), "a record");
+            let (key, mut found) = row(&record);
+            let key = key.to_string();
+            let Some(mut expected) = expected.find(&mut section, &key, in_full(&found)).cloned() else { return };
+            if let Some(part) = record.location().and_then(|location| copies.differs(topic, location)) {
+                expected.push((part.into(), Cell::Text("as in the topic".into())));
+                found.push((part.into(), Cell::Text("another".into())));
+            }
+            check(&mut section, &key, &expected, &found);
         }
         Err(error) => section.unexpected(format_args!("{topic} [{partition}, {offset}]"), error),
     })?;
-    expected.finish(&mut section, String::clone);
+    expected.finish(&mut section, in_full);
     Ok(section)
 }

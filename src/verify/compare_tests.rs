@@ -89,9 +89,31 @@ fn write(path: &Path, text: &str) {
 
 /// Verifies a run that is right but for `sql` and the compensations.
 pub fn verified(sql: &str, compensations: &[String]) -> Report {
-    let late = r#"{"statement":"performance_aggregator","topic":"ad-events","partition":0,"offset":6}"#;
-    let dead = r#"{"topic":"ad-events","partition":0,"offset":4,"reason":"not JSON"}"#;
-    verified_with(ADS, sql, compensations, late, dead)
+    verified_with(ADS, sql, compensations, &late(), &dead())
+}
+
+/// What `late-events` says of statement 2 and one of the ads.
+fn late_record(offset: usize, watermark: EventTime) -> String {
+    let value = ADS.lines().nth(offset).unwrap();
+    let time =
+        serde_json::from_str::<serde_json::Value>(value).unwrap()["timestamp_field"].as_str().unwrap().to_owned();
+    let reason = format!("its partition's watermark, {watermark}, had passed its deadline and the allowed lateness");
+    json!({
+        "statement": "performance_aggregator", "topic": "ad-events", "partition": 0, "offset": offset, "reason": reason,
+        "event_time": format!("{time}.000"), "watermark": watermark.to_string(), "value": value,
+    })
+    .to_string()
+}
+
+fn late() -> String {
+    late_record(6, EventTime::parse("1970-01-01 02:29:50").unwrap())
+}
+
+fn dead() -> String {
+    let value = ADS.lines().nth(4).unwrap();
+    let (topic, detail) = ("ad-events", "in other words than here");
+    json!({"topic": topic, "partition": 0, "offset": 4, "reason": "not_json", "detail": detail, "value": value})
+        .to_string()
 }
 
 fn verified_with(ads: &str, sql: &str, compensations: &[String], late: &str, dead: &str) -> Report {
@@ -184,7 +206,32 @@ fn only_the_first_differences_are_kept() {
         INSERT INTO rtb_ranking_cache SELECT 'p' || i, 'c', '[]', 0, '' FROM n";
     let report = verified(many, &whole());
     assert_eq!((report.rankings.unexpected.count, report.rankings.unexpected.lines.len()), (50, 20));
-    assert!(report.to_string().contains("and 30 more"));
+    assert!(report.to_string().contains("and 31 more"), "{report}");
+}
+
+#[test]
+fn differences_print_within_twenty_lines_and_each_kind_gets_its_share() {
+    let many = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50)
+        INSERT INTO rtb_ranking_cache SELECT 'p' || i, 'c', '[]', 0, '' FROM n;
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 50)
+        INSERT INTO conversion_attribution_results (order_id, product_id) SELECT printf('%.*c', 9000, 'o') || i, i FROM n;
+        UPDATE ad_performance_metrics_realtime SET click_count = 4; DELETE FROM rtb_ranking_cache WHERE placement = 'top'";
+    let report = verified(many, &whole());
+    let text = report.to_string();
+    let differences: Vec<_> = text.lines().filter(|line| line.starts_with("    ")).collect();
+    assert!(differences.len() <= 20, "{text}");
+    assert!(differences.last().unwrap().starts_with("    and "), "{text}");
+    for kind in ["unexpected [\"p1\"", "missing [\"top\",\"toys\"]", "wrong [5,7,", "unexpected [\"ooo"] {
+        assert!(differences.iter().any(|line| line.trim_start().starts_with(kind)), "{kind}: {text}");
+    }
+    assert!(text.lines().all(|line| line.len() < 600), "{text}");
+}
+
+#[test]
+fn what_a_report_shows_of_ids_is_no_code_for_the_terminal() {
+    let clears = "UPDATE rtb_ranking_cache SET placement = char(27) || '[2J' || char(155) || '1mtop'";
+    let text = verified(clears, &whole()).to_string();
+    assert!(text.contains("[2J") && !text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
 }
 
 #[test]
@@ -238,7 +285,7 @@ fn a_refund_record_that_lists_the_first_of_very_many_clicks_is_right() {
     };
     let all = &mut [1000, 2000].into_iter().chain(3000..);
     let first = times(&mut all.take(1000));
-    let verified = |compensations: &[String]| verified_with(&ads, "", compensations, LATE, DEAD).refunds;
+    let verified = |compensations: &[String]| verified_with(&ads, "", compensations, &late(), &dead()).refunds;
     let whole = record(4003, "6003.00", first.clone(), true);
     assert_eq!(verified(std::slice::from_ref(&whole)).differences(), 0);
     // A click that came late is listed by its own record.
@@ -264,7 +311,7 @@ fn a_refund_record_whose_device_is_too_long_for_it_is_right() {
     let ads = ADS.replace("\"device_id\":\"d\"", &whole);
     let id = Compensation { device_id: long.as_str().into(), ..group(3) }.id();
     let record = compensation(3, "3.00").replace(&compensation_id(3), &id).replace("\"device_id\":\"d\"", &cut);
-    let verified = |record: String| verified_with(&ads, "", &[record], LATE, DEAD).refunds.differences();
+    let verified = |record: String| verified_with(&ads, "", &[record], &late(), &dead()).refunds.differences();
     assert_eq!(verified(record.replace("\"reason\"", "\"truncated\":true,\"reason\"")), 0);
     assert_eq!(verified(record), 2);
 }
@@ -279,6 +326,38 @@ fn late_events_and_dead_letters_are_compared_by_their_place() {
     let report = verified_with(ADS, "", &whole(), "nonsense", "");
     assert_eq!((report.late_events.missing.count, report.late_events.unexpected.count), (1, 1));
     assert!(report.dead_letters.missing.lines[0].contains(r#"["ad-events",0,4]"#), "{report}");
+}
+
+#[test]
+fn every_field_of_late_events_and_dead_letters_is_compared() {
+    let late_changes = [
+        ("\"offset\":6", "\"offset\":6,\"key\":\"k\"", "key"),
+        ("\"offset\":6", "\"offset\":6,\"timestamp\":7", "timestamp"),
+        ("\"event_time\":\"1970-01-01 00:00:01", "\"event_time\":\"1970-01-01 00:00:02", "event_time"),
+        ("\"watermark\":\"1970-01-01 02:29:50", "\"watermark\":\"1970-01-01 02:29:49", "watermark"),
+        ("had passed", "has passed", "reason"),
+        ("IMPRESSION", "IMPRESSIOM", "value"),
+        ("\"value\"", "\"value_hex\"", "value"),
+        ("\"value\"", "\"other\"", "value"),
+    ];
+    for (from, to, field) in late_changes {
+        let section = verified_with(ADS, "", &whole(), &late().replace(from, to), &dead()).late_events;
+        let named = section.wrong.lines.iter().all(|line| line.contains(&format!("{field}=")));
+        assert!((section.differences(), section.wrong.count) == (1, 1) && named, "{field}: {section:?}");
+    }
+    for (from, to, field) in [("not_json", "not_utf8", "reason"), ("not a record", "not a recorD", "value")] {
+        let section = verified_with(ADS, "", &whole(), &late(), &dead().replace(from, to)).dead_letters;
+        assert_eq!((section.differences(), section.wrong.count), (1, 1), "{section:?}");
+        assert!(section.wrong.lines[0].contains(&format!("{field}=")), "{section:?}");
+    }
+    // Bytes that are no text, and a value of which only the beginning fits a record.
+    let hex: String = "not a record".bytes().map(|byte| format!("{byte:02x}")).collect();
+    let dead_in_hex = dead().replace("\"value\":\"not a record\"", &format!("\"value_hex\":\"{hex}\""));
+    let head = dead().replace("\"value\":\"not a record\"", "\"value\":\"not a\u{FFFD}\",\"value_truncated\":true");
+    for right in [dead_in_hex, head] {
+        let report = verified_with(ADS, "", &whole(), &late(), &right);
+        assert!(report.ok(), "{report}");
+    }
 }
 
 #[test]
@@ -310,9 +389,6 @@ fn up_to(watermark: i64) -> Watermarks {
     let time = EventTime(watermark);
     Watermarks { performance: time, conversions: time, duplicates: time }
 }
-
-const LATE: &str = r#"{"statement":"performance_aggregator","topic":"ad-events","partition":0,"offset":6}"#;
-const DEAD: &str = r#"{"topic":"ad-events","partition":0,"offset":4,"reason":"not JSON"}"#;
 
 #[test]
 fn at_a_cut_only_what_was_read_counts_and_only_what_was_closed_is_final() {
@@ -346,24 +422,18 @@ fn at_a_cut_only_what_was_read_counts_and_only_what_was_closed_is_final() {
 fn what_was_late_only_because_its_partition_had_slept_is_believed_and_counted() {
     // The first click, had its partition slept while another went on.
     let sql = "UPDATE ad_performance_metrics_realtime SET click_count = 2, total_spend = '3.00', ctr = 200";
-    let late = |watermark: i64| {
-        let met = EventTime(watermark);
-        format!(
-            r#"{{"statement":"performance_aggregator","topic":"ad-events","partition":0,"offset":1,"watermark":"{met}"}}"#
-        ) + "\n"
-            + LATE
-    };
+    let late = |watermark: i64| format!("{}\n{}", late_record(1, EventTime(watermark)), late());
     let deadline = 300_000 - 1 + Settings::default().allowed_lateness;
-    let report = verified_with(ADS, sql, &whole(), &late(deadline + 1), DEAD);
+    let report = verified_with(ADS, sql, &whole(), &late(deadline + 1), &dead());
     assert!(report.ok(), "{report}");
     assert_eq!(report.late_by_idleness, 1);
     assert!(report.to_string().contains("late by idleness: 1"), "{report}");
 
     // A watermark that had not passed its deadline makes nothing late, nor does one that the partition can't have met.
-    let report = verified_with(ADS, sql, &whole(), &late(deadline), DEAD);
+    let report = verified_with(ADS, sql, &whole(), &late(deadline), &dead());
     assert_eq!((report.late_events.unexpected.count, report.performance.wrong.count), (1, 1), "{report}");
     let met_less = progress(ADS.lines().count(), up_to(deadline));
-    let report = verified_at(ADS, sql, &whole(), &late(deadline + 1), DEAD, &met_less);
+    let report = verified_at(ADS, sql, &whole(), &late(deadline + 1), &dead(), &met_less);
     assert_eq!(report.late_events.unexpected.count, 1, "{report}");
     assert_eq!(report.late_by_idleness, 0);
 }

@@ -104,6 +104,8 @@ pub struct Refunded {
     pub campaign_id: Option<i64>,
     /// How much.
     pub amount: Money,
+    /// The start of its window, as the record has it.
+    pub window_start: String,
     /// For which clicks, if they are known.
     pub group: Option<RefundKey>,
 }
@@ -134,6 +136,7 @@ pub fn compare(groups: &Groups, topic: &mut dyn Found) -> anyhow::Result<Compens
             campaign_id: record.campaign_id,
             // An amount that is none has been reported as a difference.
             amount: record.refund().unwrap_or(Money::ZERO),
+            window_start: record.window_start.clone(),
             group: group.cloned(),
         });
         if let Some(group) = group {

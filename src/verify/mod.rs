@@ -16,6 +16,7 @@ mod compare;
 #[cfg(test)]
 mod compare_tests;
 mod compensations;
+mod copies;
 mod cut;
 mod fields;
 mod forms;
@@ -25,6 +26,7 @@ mod kafka;
 mod ledger;
 #[cfg(test)]
 mod ledger_tests;
+mod owners;
 mod parse;
 #[cfg(test)]
 mod parse_tests;
@@ -40,6 +42,8 @@ pub use recompute::{Recomputed, Task, recompute};
 pub use report::{Differences, LedgerReport, Moment, Report, Section};
 
 use crate::connect::kafka::KafkaConfig;
+use compare::LeftOut;
+use copies::Watched;
 use found::{Embedded, Found, Services, Sinks, Standing};
 use input::{Ends, KafkaTopics};
 
@@ -98,10 +102,11 @@ fn check(input: &mut dyn Input, found: &mut dyn Found, watch: &mut dyn FnMut(u64
             cuts.push(cut.clone());
         }
     }
-    let claims = compare::claims(found)?;
-    let mut ledger = ledger::Ledger::open(found)?;
+    let LeftOut { claims, mut copies } = compare::left_out(found)?;
+    let mut ledger = ledger::Ledger::open(found, &sinks.settings)?;
     let task = Task { cuts: &cuts, settings: &sinks.settings, claims: &claims, watch };
-    let recomputed = recompute(input, task, ledger.as_mut().map(|ledger| &mut ledger.clicks))?;
+    let (clicks, owners) = ledger.as_mut().map(|ledger| (&mut ledger.clicks, &mut ledger.owners)).unzip();
+    let recomputed = recompute(&mut Watched { input, copies: &mut copies, owners }, task, clicks)?;
     let of = |cut: &Cut| {
         let position = cuts.iter().position(|known| known == cut);
         position.and_then(|at| recomputed.get(at)).context("a cut was not recomputed")
@@ -117,8 +122,8 @@ fn check(input: &mut dyn Input, found: &mut dyn Found, watch: &mut dyn FnMut(u64
         rankings: compare::rankings(rankings, found)?,
         performance: compare::performance(tables, found)?,
         attributions: compare::attributions(tables, found)?,
-        late_events: compare::late_events(records, found)?,
-        dead_letters: compare::dead_letters(records, found)?,
+        late_events: compare::late_events(records, &copies, found)?,
+        dead_letters: compare::dead_letters(records, &copies, found)?,
         ledger: ledger.map(|ledger| ledger.check(&compensations, records, found)).transpose()?,
         refunds: compensations.section,
         ids: tables.ids,

@@ -4,8 +4,16 @@ use std::fmt;
 
 use adtide_dataflows::IdCounts;
 
+use crate::terminal::plain;
+
 /// How many differences of a kind are kept to show.
 const SHOWN: usize = 20;
+
+/// How many lines all differences take in a report at most.
+const LINES: usize = 20;
+
+/// How many characters of a difference are shown.
+const WIDTH: usize = 400;
 
 /// Differences of one kind: all counted, the first ones kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,6 +50,10 @@ impl Section {
     /// How many differences there are, of all kinds.
     pub fn differences(&self) -> u64 {
         self.wrong.count + self.missing.count + self.unexpected.count
+    }
+
+    fn kinds(&self) -> [(&'static str, &Differences); 3] {
+        [("wrong", &self.wrong), ("missing", &self.missing), ("unexpected", &self.unexpected)]
     }
 
     pub(super) fn wrong(&mut self, key: impl fmt::Display, expected: impl fmt::Display, found: impl fmt::Display) {
@@ -175,13 +187,23 @@ impl fmt::Display for Report {
             1 => writeln!(f, "NOT verified: 1 difference")?,
             count => writeln!(f, "NOT verified: {count} differences")?,
         }
-        for (name, section) in self.sections() {
-            writeln!(f, "  {name:<13}{:>10} compared {:>8} different", section.compared, section.differences())?;
-            for (kind, found) in
-                [("wrong", &section.wrong), ("missing", &section.missing), ("unexpected", &section.unexpected)]
-            {
-                write_differences(f, kind, found)?;
+        let sections = self.sections();
+        let mut shown = shares(&sections).into_iter();
+        let mut hidden = self.differences();
+        for (name, section) in sections {
+            write!(f, "  {name:<13}{:>10} compared {:>8} different", section.compared, section.differences())?;
+            let there = section.kinds().into_iter().filter(|(_, found)| found.count > 0);
+            let counts: Vec<_> = there.map(|(kind, found)| format!("{kind}: {}", found.count)).collect();
+            writeln!(f, "{}", if counts.is_empty() { String::new() } else { format!(" ({})", counts.join(", ")) })?;
+            for (kind, found) in section.kinds() {
+                for line in found.lines.iter().take(shown.next().unwrap_or_default()) {
+                    writeln!(f, "    {kind} {}", shortened(line))?;
+                    hidden -= 1;
+                }
             }
+        }
+        if hidden > 0 {
+            writeln!(f, "    and {hidden} more")?;
         }
         if self.ledger.is_none() {
             writeln!(f, "  ledger: there is none, so balances were not checked")?;
@@ -216,16 +238,31 @@ fn records(count: u64) -> String {
     format!("{count} record{}", if count == 1 { "" } else { "s" })
 }
 
-fn write_differences(f: &mut fmt::Formatter<'_>, kind: &str, found: &Differences) -> fmt::Result {
-    if found.count == 0 {
-        return Ok(());
+/// How many lines each kind of difference of each section gets: they take turns until there are enough.
+fn shares(sections: &[(&'static str, &Section)]) -> Vec<usize> {
+    let kinds: Vec<_> = sections.iter().flat_map(|(_, section)| section.kinds()).map(|(_, found)| found).collect();
+    let total: u64 = kinds.iter().map(|found| found.count).sum();
+    // The last line says how many more there are.
+    let mut left = if total > LINES as u64 { LINES - 1 } else { LINES };
+    let mut shares = vec![0; kinds.len()];
+    let mut has_more = true;
+    while has_more && left > 0 {
+        has_more = false;
+        for (share, found) in shares.iter_mut().zip(&kinds) {
+            if left > 0 && *share < found.lines.len() {
+                *share += 1;
+                left -= 1;
+                has_more = true;
+            }
+        }
     }
-    writeln!(f, "    {kind}: {}", found.count)?;
-    for line in &found.lines {
-        writeln!(f, "      {line}")?;
-    }
-    match found.count.saturating_sub(found.lines.len() as u64) {
-        0 => Ok(()),
-        more => writeln!(f, "      and {more} more"),
+    shares
+}
+
+/// A difference as it is shown.
+fn shortened(line: &str) -> String {
+    match line.char_indices().nth(WIDTH) {
+        Some((end, _)) => format!("{} ...", plain(&line[..end])),
+        None => plain(line).into_owned(),
     }
 }

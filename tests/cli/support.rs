@@ -262,9 +262,8 @@ impl Outcome {
     pub fn sections(&self) -> BTreeMap<&'static str, (u64, u64)> {
         let names = ["rankings", "performance", "attributions", "refunds", "late events", "dead letters"];
         let section = |name: &'static str| {
-            let line =
-                self.stdout.lines().find_map(|line| line.trim_start().strip_prefix(name)?.strip_suffix(" different"));
-            let (compared, different) = line?.split_once(" compared ")?;
+            let line = self.stdout.lines().find_map(|line| line.trim_start().strip_prefix(name));
+            let (compared, different) = line?.split_once(" different")?.0.split_once(" compared ")?;
             Some((name, (compared.trim().parse().ok()?, different.trim().parse().ok()?)))
         };
         let sections: BTreeMap<_, _> = names.into_iter().filter_map(section).collect();

@@ -296,7 +296,7 @@ const GENERATOR: &str = "--set generator.ad_events=9000 --set generator.campaign
 /// Differences by section.
 fn differences(report: &str) -> BTreeMap<String, u64> {
     let section = |line: &str| {
-        let (name, rest) = line.strip_suffix(" different")?.trim_start().split_at(13);
+        let (name, rest) = line.split_once(" different")?.0.trim_start().split_at(13);
         Some((name.trim().to_owned(), rest.rsplit_once(' ')?.1.parse().ok()?))
     };
     report.lines().filter_map(section).collect()

@@ -36,13 +36,14 @@ struct Lateness {
     claims: Claims,
 }
 
-/// By what a record is too late.
+/// How a record is too late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Late {
-    /// By its partition's watermark.
-    ByPartition,
-    /// By the watermark that its partition, waking from idleness, had to follow.
-    ByIdleness,
+struct Late {
+    event_time: EventTime,
+    /// What it met: the watermark of its partition's events, or the one that its partition, waking from idleness, had to follow.
+    watermark: EventTime,
+    /// Whether only the latter makes it late.
+    by_idleness: bool,
 }
 
 impl Lateness {
@@ -55,11 +56,9 @@ impl Lateness {
     fn see(&mut self, location: Location, time: EventTime, last: EventTime, bound: i64) -> Option<Late> {
         let greatest = self.greatest.get(&location.partition).copied();
         self.greatest.insert(location.partition, greatest.map_or(time, |greatest| greatest.max(time)));
-        if greatest.is_some_and(|greatest| greatest > last.plus(bound)) {
-            Some(Late::ByPartition)
-        } else {
-            self.claims.get(&location).filter(|met| **met > last).map(|_| Late::ByIdleness)
-        }
+        let own = greatest.map_or(EventTime::MIN, |greatest| greatest.plus(-bound));
+        let watermark = self.claims.get(&location).map_or(own, |met| own.max(*met));
+        (watermark > last).then_some(Late { event_time: time, watermark, by_idleness: own <= last })
     }
 }
 
@@ -68,6 +67,8 @@ impl Lateness {
 pub struct LateRecords {
     /// All of them.
     pub locations: Vec<Location>,
+    /// Of each, its event time and the watermark that it met.
+    pub times: Vec<(EventTime, EventTime)>,
     /// How many of them came too late only because their partition had been idle.
     pub by_idleness: u64,
 }
@@ -75,11 +76,13 @@ pub struct LateRecords {
 impl LateRecords {
     fn add(&mut self, location: Location, late: Late) {
         self.locations.push(location);
-        self.by_idleness += u64::from(late == Late::ByIdleness);
+        self.times.push((late.event_time, late.watermark));
+        self.by_idleness += u64::from(late.by_idleness);
     }
 
     fn append(&mut self, mut others: LateRecords) {
         self.locations.append(&mut others.locations);
+        self.times.append(&mut others.times);
         self.by_idleness += others.by_idleness;
     }
 }

@@ -115,7 +115,20 @@ pub const ADVERTISERS: Table = Table {
 pub const CAMPAIGNS: Table = Table {
     name: "campaigns",
     key: &[("campaign_id", Kind::Integer)],
-    values: &[("debits", Kind::Money), ("credits", Kind::Money)],
+    values: &[
+        ("debits", Kind::Money),
+        ("credits", Kind::Money),
+        ("last_entry", Kind::Time),
+        ("status", Kind::Text),
+        ("state_time", Kind::Time),
+        ("state_partition", Kind::Integer),
+        ("state_offset", Kind::Integer),
+        ("advertiser_id", Kind::Integer),
+        ("product_id", Kind::Integer),
+        ("placement", Kind::Text),
+        ("category", Kind::Text),
+        ("bid_price", Kind::Money),
+    ],
 };
 
 /// The ledger.
@@ -127,6 +140,7 @@ pub const LEDGER: Table = Table {
         ("advertiser_id", Kind::Integer),
         ("campaign_id", Kind::Integer),
         ("amount", Kind::Money),
+        ("event_time", Kind::Time),
         ("topic", Kind::Text),
         ("partition", Kind::Integer),
         ("offset", Kind::Integer),

@@ -27,6 +27,24 @@ pub struct Cli {
     help: Option<bool>,
 }
 
+impl Cli {
+    /// Reads the command line of this process. Prints help, or what is wrong, and ends it then.
+    pub fn read() -> Cli {
+        Cli::try_parse().unwrap_or_else(|error| with_advice(error).exit())
+    }
+}
+
+/// `-h` is timely's letter for its hostfile: whoever looks for help is shown the way.
+fn with_advice(mut error: clap::Error) -> clap::Error {
+    use clap::error::{ContextKind, ContextValue};
+    let of_hostfile = |value: &ContextValue| matches!(value, ContextValue::String(text) if text.starts_with("-h") || text.starts_with("--hostfile"));
+    if error.get(ContextKind::InvalidArg).is_some_and(of_hostfile) {
+        let advice = "-h names the hostfile of a cluster, as in timely; for help, use --help";
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![advice.into()]));
+    }
+    error
+}
+
 /// What adtide can do.
 #[derive(Debug, Subcommand)]
 #[command(disable_help_flag = true)]
@@ -110,22 +128,22 @@ pub struct RunArgs {
     #[arg(long, value_name = "NAMES")]
     pub statements: Option<String>,
     /// How long after its window's closing an event still counts, e.g. 0s, 10m, 100h [default: 10m]
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub allowed_lateness: Option<String>,
     /// How far an event may lie ahead of its record's timestamp, in files of now [default: 1h]
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub max_future_skew: Option<String>,
     /// How fresh results are [default: 100ms]
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub epoch_interval: Option<String>,
     /// How long before a conversion its click may lie [default: 24h]
-    #[arg(long, value_name = "DURATION")]
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
     pub lookback: Option<String>,
     /// Where statement 1 takes its rates from: topic or live [default: topic]
     #[arg(long, value_name = "SOURCE")]
     pub product_metrics: Option<String>,
     /// Length of a ranking, 0 for all [default: 100]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     pub ranking_limit: Option<String>,
     /// When statement 2 writes: on_update or on_close [default: on_update]
     #[arg(long, value_name = "WHEN")]

@@ -4,7 +4,6 @@ use std::process::ExitCode;
 
 use adtide::cli::Cli;
 use adtide::commands;
-use clap::Parser;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -16,7 +15,7 @@ fn main() -> ExitCode {
         report(panic);
         std::process::abort();
     }));
-    match commands::dispatch(Cli::parse()) {
+    match commands::dispatch(Cli::read()) {
         Ok(code) => code,
         Err(error) => {
             adtide::complain(&error);

@@ -10,7 +10,7 @@ use adtide_dataflows::model::EventTime;
 use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
 use tracing::info;
 
-use super::output::tell;
+use super::output::{BARS, tell};
 use crate::engine::{Monitor, Phase};
 
 /// How often there is a line where there is no terminal.
@@ -28,7 +28,7 @@ pub struct Bar {
 impl Bar {
     /// A bar of `total` units.
     pub fn new(name: &'static str, total: u64, unit: &'static str) -> Bar {
-        let bar = if std::io::stderr().is_terminal() { ProgressBar::new(total) } else { ProgressBar::hidden() };
+        let bar = shown(std::io::stderr().is_terminal(), total);
         let template = format!("{name:>11} [{{bar:30}}] {{human_pos}}/{{human_len}} {unit}  {{msg}}");
         if let Ok(style) = ProgressStyle::with_template(&template) {
             bar.set_style(style.progress_chars("=> "));
@@ -54,6 +54,11 @@ impl Bar {
     pub fn finish(&self) {
         self.bar.finish();
     }
+}
+
+/// A bar, if it can be shown.
+fn shown(terminal: bool, total: u64) -> ProgressBar {
+    if terminal { BARS.add(ProgressBar::new(total)) } else { ProgressBar::hidden() }
 }
 
 /// Shows the progress of a run until it is dropped.
@@ -85,8 +90,8 @@ impl Drop for RunProgress {
 
 fn show(monitor: &Monitor, follow: bool, running: &AtomicBool, stop: &AtomicBool) {
     let terminal = std::io::stderr().is_terminal();
-    let bar = if terminal { ProgressBar::new(0) } else { ProgressBar::hidden() };
-    let template = if follow { "    running {spinner} {msg}" } else { "    running [{bar:30}] {msg}" };
+    let bar = shown(terminal, 0);
+    let template = if follow { "    running {spinner} {wide_msg}" } else { "    running [{bar:10}] {wide_msg}" };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style.progress_chars("=> "));
     }
@@ -112,7 +117,7 @@ fn show(monitor: &Monitor, follow: bool, running: &AtomicBool, stop: &AtomicBool
             if crate::logs_json() {
                 info!("{STOPPING}");
             } else {
-                bar.suspend(|| tell!("{STOPPING}; again to stop at once"));
+                tell!("{STOPPING}; again to stop at once");
             }
         }
         if !running.load(Ordering::Relaxed) {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use adtide_dataflows::model::{Money, Topic};
 use anyhow::Context;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use indicatif::{HumanBytes, HumanCount};
 use rusqlite::{Connection, OpenFlags, Row};
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::output::say;
 use crate::engine::{EngineConfig, Monitor, Services, SinkConfig, SourceConfig};
 use crate::ops::usage::{self, Used};
+use crate::terminal::plain;
 
 /// How many rows of each result are shown.
 const SHOWN: i64 = 5;
@@ -58,7 +59,7 @@ pub fn balances(data_dir: &Path) -> anyhow::Result<()> {
         "5  Budgets and balances: {debits} debited, {credits} credited; {exhausted} campaigns paused, {back} came back; the \
          greatest spenders"
     );
-    print(&title, &["campaign", "advertiser", "budget", "debits", "credits", "status"], 2, rows);
+    print(&title, &["campaign", "advertiser", "budget", "debits", "credits", "status"], 2, &["advertiser"], rows);
     Ok(())
 }
 
@@ -130,23 +131,58 @@ pub fn report(monitor: &Monitor, used: &Used, file: &Path) -> anyhow::Result<()>
     std::fs::write(file, format!("{report:#}\n")).with_context(|| format!("can't write the report {}", file.display()))
 }
 
-/// Prints a table; columns from `first_number` on are aligned to the right.
+/// How much of a cell is shown: ids may be of any length.
+const CELL: usize = 40;
+
+/// Prints a table; columns from `first_number` on are aligned to the right. Where the terminal is too narrow for it, the columns
+/// named in `spare` are left out, one after the other, until it fits; cells break only if that is not enough.
 ///
 /// The title says what the rows are behind a semicolon; without rows there is nothing more to say.
-fn print(title: &str, header: &[&str], first_number: usize, rows: Vec<Vec<String>>) {
+fn print(title: &str, header: &[&str], first_number: usize, spare: &[&str], rows: Vec<Vec<String>>) {
     if rows.is_empty() {
         say!("\n{}", title.split(';').next().unwrap_or(title));
         return;
     }
+    let terminal = Table::new().width();
+    let (mut header, mut rows, mut first_number) = (header.to_vec(), rows, first_number);
+    let mut spare = spare.iter();
+    let table = loop {
+        let table = table(&header, first_number, &rows);
+        let width = table.lines().map(|line| line.chars().count()).max().unwrap_or_default();
+        let column = spare.next().and_then(|name| header.iter().position(|column| column == name));
+        match (terminal, column) {
+            (Some(terminal), Some(column)) if width > usize::from(terminal) => {
+                header.remove(column);
+                rows.iter_mut().for_each(|row| drop(row.remove(column)));
+                first_number -= usize::from(column < first_number);
+            }
+            (Some(_), _) => {
+                let mut table = table;
+                break table.set_content_arrangement(ContentArrangement::Dynamic).to_string();
+            }
+            (None, _) => break table.to_string(),
+        }
+    };
+    say!("\n{title}\n{table}");
+}
+
+fn table(header: &[&str], first_number: usize, rows: &[Vec<String>]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_BORDERS_ONLY).set_header(header.to_vec());
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| shortened(cell)));
     }
     for column in table.column_iter_mut().skip(first_number) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    say!("\n{title}\n{table}");
+    table
+}
+
+fn shortened(cell: &str) -> String {
+    match cell.char_indices().nth(CELL) {
+        Some((end, _)) => format!("{}…", plain(&cell[..end])),
+        None => plain(cell).into_owned(),
+    }
 }
 
 fn query(
@@ -178,7 +214,7 @@ fn rankings(connection: &Connection) -> anyhow::Result<()> {
     )?;
     let count: i64 = connection.query_row("SELECT count(*) FROM rtb_ranking_cache", [], |row| row.get(0))?;
     let title = format!("1  RTB rankings: {count}; the longest and the best campaign of each");
-    print(&title, &["placement", "category", "campaigns", "best", "bid", "score"], 2, rows);
+    print(&title, &["placement", "category", "campaigns", "best", "bid", "score"], 2, &["bid"], rows);
     Ok(())
 }
 
@@ -220,7 +256,7 @@ fn performance(connection: &Connection) -> anyhow::Result<()> {
         "cvr %",
         "roas",
     ];
-    print(&title, &header, 3, rows);
+    print(&title, &header, 3, &["product", "conv.", "cvr %", "ctr %", "revenue"], rows);
     Ok(())
 }
 
@@ -245,7 +281,13 @@ fn attributions(connection: &Connection) -> anyhow::Result<()> {
         },
     )?;
     let title = format!("3  Last-click attributions: {count}; the latest");
-    print(&title, &["order", "converted", "product", "ad", "campaign", "revenue", "after"], 2, rows);
+    print(
+        &title,
+        &["order", "converted", "product", "ad", "campaign", "revenue", "after"],
+        2,
+        &["product", "ad"],
+        rows,
+    );
     Ok(())
 }
 
@@ -263,6 +305,6 @@ fn refunds(path: &Path) -> anyhow::Result<()> {
             .to_vec()
     });
     let title = format!("4  Refunds for duplicate clicks: {} records, {total} in all; the largest", records.len());
-    print(&title, &["advertiser", "ad", "device", "window", "clicks", "refund"], 4, rows.collect());
+    print(&title, &["advertiser", "ad", "device", "window", "clicks", "refund"], 4, &["ad", "window"], rows.collect());
     Ok(())
 }

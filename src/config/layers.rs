@@ -103,7 +103,8 @@ impl Layers {
             (_, value) => value,
         };
         if !known.same_type(&value) {
-            bail!("{origin}: key {key}: want a {}, as in {known}; found a {}", known.type_str(), value.type_str());
+            let (want, found) = (with_article(known.type_str()), with_article(value.type_str()));
+            bail!("{origin}: key {key}: want {want}, as in {known}; found {found}");
         }
         *known = value;
         self.origins.insert(key.to_owned(), origin.to_owned());
@@ -195,4 +196,9 @@ fn nearest(key: &str, known: &Table) -> Option<String> {
         .filter(|(likeness, _)| *likeness > 0.75)
         .max_by(|one, other| one.0.total_cmp(&other.0))
         .map(|(_, known)| known)
+}
+
+/// The name of a type of TOML with its article.
+fn with_article(kind: &str) -> String {
+    format!("{} {kind}", if kind.starts_with(['a', 'i']) { "an" } else { "a" })
 }

@@ -61,7 +61,7 @@ fn unknown_keys_are_rejected_with_the_nearest_right_name() {
 #[test]
 fn wrong_values_are_rejected_with_file_key_and_what_is_right() {
     let text = complaint("[ranking]\nlimit = \"many\"");
-    assert!(text.contains("key ranking.limit: want a integer, as in 100"), "{text}");
+    assert!(text.contains("key ranking.limit: want an integer, as in 100"), "{text}");
     let text = complaint("allowed_lateness = \"soon\"");
     assert!(text.contains("key allowed_lateness") && text.contains("such as \"100ms\""), "{text}");
     let text = complaint("[performance]\nemit = \"never\"");

@@ -53,3 +53,19 @@ fn unknown_flags_and_commands_are_refused_with_the_nearest_one() {
     let outcome = place.run("verfy").exited_with(2);
     assert!(outcome.stderr.contains("verify"), "{}", outcome.stderr);
 }
+
+#[test]
+fn the_letter_of_the_hostfile_shows_the_way_to_help() {
+    let place = Place::new();
+    for words in ["-h", "run -h", "verify -h"] {
+        let outcome = place.run(words).exited_with(2);
+        assert!(outcome.stderr.contains("hostfile") && outcome.stderr.contains("use --help"), "{}", outcome.stderr);
+    }
+}
+
+#[test]
+fn a_negative_duration_is_refused_as_a_duration() {
+    let outcome = Place::new().run("--from in --allowed-lateness -5m");
+    assert!(!outcome.status.success() && outcome.stderr.contains("key allowed_lateness"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("-5m") && outcome.stderr.contains("such as"), "{}", outcome.stderr);
+}

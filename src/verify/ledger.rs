@@ -341,13 +341,14 @@ fn campaigns(
     found: &mut dyn Found,
     section: &mut Section,
 ) -> anyhow::Result<()> {
+    let held_text = found.held_text();
     let mut told: BTreeSet<i64> = owners.campaigns().collect();
     each_row(found, &CAMPAIGNS, |key, row| {
         section.compared += 1;
         let Some([id]) = serde_json::from_str::<[i64; 1]>(key).ok() else { return };
         told.remove(&id);
         let mut expected = sums.remove(&id).map_or_else(no_entries, |sums| entries(&sums));
-        expected.extend(owners.columns(id));
+        expected.extend(owners.columns(id, held_text));
         let found = row.into_iter().filter(|(name, _)| expected.iter().any(|(expected, _)| expected == name));
         check(section, key, &expected, &found.collect());
     })?;
@@ -358,7 +359,7 @@ fn campaigns(
     }
     for campaign_id in told {
         section.compared += 1;
-        section.missing(json!([campaign_id]), in_full(&owners.columns(campaign_id)));
+        section.missing(json!([campaign_id]), in_full(&owners.columns(campaign_id, held_text)));
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! What the owners of campaigns want of them, as the worker campaign-status must have it in `campaigns`.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use adtide_dataflows::Settings;
@@ -56,8 +57,8 @@ impl Owners {
         self.newest.keys().copied()
     }
 
-    /// What stands in `campaigns` of an owner's newest event. What a campaign bids for is in it only while it is active.
-    pub fn columns(&self, campaign: i64) -> Row {
+    /// What stands in `campaigns`, where texts are held so, of an owner's newest event. What a campaign bids for is in it only while it is active.
+    pub fn columns(&self, campaign: i64, held_text: fn(&str) -> Cow<'_, str>) -> Row {
         let mut row = Row::new();
         let Some(Newest { order: (time, partition, offset), event }) = self.newest.get(&campaign) else {
             for name in ["status", "state_time", "state_partition", "state_offset"] {
@@ -78,8 +79,8 @@ impl Owners {
         if let Some(active) = &event.active {
             row.push(("advertiser_id".into(), Cell::Integer(active.advertiser_id)));
             row.push(("product_id".into(), Cell::Integer(active.product_id)));
-            row.push(("placement".into(), Cell::Text(active.placement.clone())));
-            row.push(("category".into(), Cell::Text(active.category.clone())));
+            row.push(("placement".into(), Cell::Text(held_text(&active.placement).into_owned())));
+            row.push(("category".into(), Cell::Text(held_text(&active.category).into_owned())));
             row.push(("bid_price".into(), Cell::Text(active.bid_price.to_string())));
         }
         row

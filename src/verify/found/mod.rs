@@ -204,6 +204,11 @@ pub trait Found {
         |text| Cow::Borrowed(text)
     }
 
+    /// How a text stands in `campaigns`.
+    fn held_text(&self) -> fn(&str) -> Cow<'_, str> {
+        |text| Cow::Borrowed(text)
+    }
+
     /// Whether a table is there.
     ///
     /// # Errors

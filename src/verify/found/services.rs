@@ -78,6 +78,10 @@ impl Found for Services {
         connect::text::stored_text
     }
 
+    fn held_text(&self) -> fn(&str) -> Cow<'_, str> {
+        connect::text::held_text
+    }
+
     fn has(&mut self, table: &Table) -> anyhow::Result<bool> {
         Ok(table.name == BUDGETS.name || self.tables.has(table)?)
     }

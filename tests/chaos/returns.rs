@@ -16,8 +16,8 @@ const KILLS: u64 = 1;
 /// Ad events a second.
 const RATE: u64 = 500;
 
-/// A kill and the return take no longer, or the traffic has to be raised.
-const ROUND: u64 = 30;
+/// A kill and the return take no longer; the traffic is ended with the last.
+const ROUND: u64 = 120;
 
 /// What shows that the fault was met, and was harmless.
 const MET: &str = "2139062143";

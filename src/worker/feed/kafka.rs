@@ -305,6 +305,10 @@ fn gone(place: &str, detail: &str) -> Fault {
 
 impl Feed for KafkaFeed {
     fn poll(&mut self, wait: Duration, take: &mut dyn FnMut(Record<'_>)) -> Result<(), Fault> {
+        if self.partitions.is_none() {
+            // On its way to the group librdkafka takes a step a second, unless it is asked something meanwhile.
+            self.consumer.subscription().map_err(|error| self.fault(error))?;
+        }
         let (mut end, mut has_waited) = (Instant::now() + wait, false);
         while self.consumer.context().changes().is_empty() {
             match self.consumer.poll(Duration::ZERO) {

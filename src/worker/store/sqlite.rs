@@ -24,7 +24,13 @@ use crate::worker::feed::{Partition, Positions};
 pub struct SqliteStore {
     path: PathBuf,
     connection: Connection,
+    /// The content in which no campaign had to change.
+    settled: Option<Content>,
 }
+
+/// Tells what a database holds from what it held before: its version, which others' commits change, and the rows that this
+/// connection has changed.
+type Content = (i64, u64);
 
 /// The tables, for emptying them.
 const TABLES: [&str; 11] = [
@@ -58,7 +64,7 @@ impl SqliteStore {
         let connection = open().with_context(|| {
             format!("can't use {} as the workers' database; is it writable, and an SQLite file?", path.display())
         })?;
-        Ok(SqliteStore { path: path.to_owned(), connection })
+        Ok(SqliteStore { path: path.to_owned(), connection, settled: None })
     }
 
     /// Takes back all refunds, for a run that starts over: it pays them again, and may divide them into other records.
@@ -329,8 +335,13 @@ impl Ledger for SqliteStore {
     }
 
     fn settle(&mut self, decide: fn(&Campaign) -> Decision) -> Result<Settled, Fault> {
+        let content = self.content().map_err(Fault::Lasting)?;
+        if self.settled == Some(content) {
+            return Ok(Settled::default());
+        }
         let unsettled = self.unsettled(decide).map_err(Fault::Lasting)?;
         if !unsettled {
+            self.settled = Some(content);
             return Ok(Settled::default());
         }
         self.transaction(|transaction| {
@@ -387,6 +398,11 @@ impl Ledger for SqliteStore {
 }
 
 impl SqliteStore {
+    fn content(&self) -> anyhow::Result<Content> {
+        let version = self.connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
+        Ok((version, self.connection.total_changes()))
+    }
+
     /// Whether there is anything to decide: looked up without keeping others from writing.
     fn unsettled(&mut self, decide: fn(&Campaign) -> Decision) -> anyhow::Result<bool> {
         let transaction = self.connection.transaction()?;

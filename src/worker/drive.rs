@@ -395,7 +395,7 @@ impl<'a> Driver<'a> {
     fn lag(&mut self, work: &mut dyn Work) -> Result<Option<u64>, Fault> {
         let (job, stats) = (self.job, self.stats);
         let mut positions = || {
-            stats.set_waits(Some(format!("worker {job}: looking up the offsets")));
+            stats.set_waits(Some("looking up the offsets".to_owned()));
             let positions = work.positions(job);
             stats.set_waits(None);
             positions
@@ -431,9 +431,8 @@ fn patiently<T>(
     what: &str,
     attempt: impl FnMut() -> Result<T, Fault>,
 ) -> anyhow::Result<Option<T>> {
-    let what = format!("worker {job}: {what}");
-    stats.set_waits(Some(what.clone()));
-    let result = persist_unless(stop, &what, attempt);
+    stats.set_waits(Some(what.to_owned()));
+    let result = persist_unless(stop, &format!("worker {job}: {what}"), attempt);
     stats.set_waits(None);
     result
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use adtide_dataflows::model::{EventTime, Topic, UnknownIds};
 use adtide_dataflows::{Emit, MetricsSource, Settings, Statement};
 use anyhow::{Context, anyhow, ensure};
+use serde::de::IntoDeserializer;
 use serde::{Deserialize, Deserializer};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -206,6 +207,8 @@ struct Performance {
 struct Conversion {
     #[serde(deserialize_with = "duration")]
     lookback: Duration,
+    #[serde(deserialize_with = "duration_or_lookback")]
+    repeat_within: Option<Duration>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -441,6 +444,7 @@ impl Config {
             conversions_bound: ms(self.watermark.conversions),
             duplicates_bound: ms(self.watermark.duplicates),
             lookback: ms(self.conversion.lookback),
+            repeat_within: self.conversion.repeat_within.map(ms),
             ranking_limit: self.ranking.limit,
             product_metrics: match self.rtb.product_metrics {
                 ProductMetrics::Topic => MetricsSource::Topic,
@@ -687,6 +691,12 @@ impl Config {
 fn ms(duration: Duration) -> i64 {
     const LIMIT: i64 = 10_000 * 366 * 86_400_000;
     i64::try_from(duration.as_millis()).map_or(LIMIT, |ms| ms.min(LIMIT))
+}
+
+/// None for "lookback".
+fn duration_or_lookback<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text == "lookback" { Ok(None) } else { duration(text.into_deserializer()).map(Some) }
 }
 
 fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {

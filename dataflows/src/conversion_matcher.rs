@@ -4,27 +4,31 @@
 //! lookups, by device and by session, are on one worker and a click is kept once. A hot product is no danger: one
 //! worker takes several hundred thousand clicks a second.
 //!
-//! State: clicks until no conversion that could match them can still come, conversions until no better click can, and
-//! the identity of a conversion as long as a click, so that a repeat is known as one.
+//! State: clicks until no conversion that could match them can still come, records of conversions until none that comes before
+//! them can, and the time of an identity's last conversion until none that repeats it can. Each of these is decided by event
+//! time; no result depends on when epochs end.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::Hasher;
 use std::rc::Rc;
 
 use differential_dataflow::VecCollection;
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHasher;
 use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
 
-use crate::hash::{mix, table_bytes};
+use crate::hash::RoutingKey;
 use crate::model::{AdId, AttributionRow, Epoch, EventTime, IdHash, Money, Text};
 use crate::operators::{EpochLogic, Watermarks, epochs};
 use crate::{Entered, Journal, RoutedClick, Settings};
 
 mod click_store;
+mod conversions;
 
 use click_store::ClickStore;
+use conversions::{Conversions, Place, Settled, Turn};
 
 /// What statement 3 reads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +37,8 @@ pub enum MatchEvent {
     Click(RoutedClick),
     /// A record of `conversion-events`.
     Conversion(Conversion),
+    /// Of a checkpoint: a conversion that is settled.
+    Opener(Opener),
 }
 
 /// A click as it waits for conversions.
@@ -50,9 +56,12 @@ pub struct StoredClick {
     pub advertiser_id: i64,
 }
 
-/// The hash that a product's clicks and conversions are routed by.
+/// What a product's clicks and conversions are routed by. It is in checkpoints, so it must stay as it is. Products that share
+/// it share a worker, and so cost no more than one popular product would.
 pub fn route(product_id: i64) -> u32 {
-    mix(&[product_id]) as u32
+    let mut hasher = FxHasher::default();
+    hasher.write_i64(product_id);
+    hasher.finish() as u32
 }
 
 impl StoredClick {
@@ -64,7 +73,7 @@ impl StoredClick {
 }
 
 /// A device or session together with a product.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MatchKey(IdHash);
 
 impl MatchKey {
@@ -87,27 +96,49 @@ impl MatchKey {
     }
 }
 
-/// A conversion as it waits for better clicks.
+/// Event time, partition and offset of a record of `conversion-events`: in this order records of one identity open a conversion
+/// or repeat one.
+pub type Order = (EventTime, u32, u64);
+
+/// A record of `conversion-events` that is not late.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Conversion {
     /// By device and by session.
     pub keys: [Option<MatchKey>; 2],
-    /// Event time, partition and offset: among repeats, the least stands.
-    pub order: (EventTime, u32, u64),
-    /// The latest event time of this one and of the repeats that it took the place of: so long its identity is known.
-    pub latest: EventTime,
+    /// Where it stands among the records of its identity.
+    pub order: Order,
     /// The order; with the product, the conversion's identity.
     pub order_id: Text,
     /// The product sold.
     pub product_id: i64,
     /// What it earned.
     pub revenue_amount: Money,
+    /// Of a checkpoint from before repeats were kept, the latest event time of the records that it was the first of: it opened a
+    /// conversion. None of a record that may do either.
+    pub opened_until: Option<EventTime>,
 }
 
 impl Conversion {
-    fn id(&self) -> IdHash {
+    /// The event time that it expires by in a checkpoint.
+    pub fn expires_by(&self) -> EventTime {
+        self.opened_until.unwrap_or(self.order.0)
+    }
+
+    /// A hash of its identity.
+    pub fn id(&self) -> IdHash {
         IdHash::of_parts(&[&self.product_id.to_le_bytes(), self.order_id.as_bytes()])
     }
+}
+
+/// A record that opened a conversion, when that is certain: records up to `conversion.repeat_within` after it repeat it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opener {
+    /// What it is routed by, [`route`] of its product.
+    pub route: u32,
+    /// [`Conversion::id`].
+    pub id: IdHash,
+    /// Its event time.
+    pub time: EventTime,
 }
 
 /// How much statement 3 holds and has seen, for metrics and tests.
@@ -119,91 +150,93 @@ pub struct MatcherState {
     pub click_bytes: Cell<usize>,
     /// Conversions that a better click could still reach.
     pub open_conversions: Cell<usize>,
-    /// Identities of conversions, open ones not counted.
+    /// Identities that have a conversion which no better click can reach, and which a record could still repeat.
     pub closed_conversions: Cell<usize>,
     /// Bytes of memory for open and closed conversions, about, texts of ids not counted.
     pub conversion_bytes: Cell<usize>,
-    /// Conversions that repeated another and were ignored.
+    /// Records that repeated a conversion, each counted when that is certain.
     pub repeats: Cell<u64>,
 }
 
-/// For every conversion that has a candidate, its best click.
+/// For every conversion that has a candidate, its best click: at most one row for each order, product and conversion time. Of an
+/// identity's rows the newest is the result.
 ///
-/// The collection is right at every moment for the records so far: a row changes when a better click or an earlier
-/// repeat of its conversion comes. Rows whose conversion is closed stay in it, but are forgotten here.
+/// The collection is right at every moment for the records so far: rows change when a better click comes, or a record that makes
+/// others open or repeat. Rows of settled conversions stay in it, but are forgotten here.
 pub fn conversion_matcher<'scope>(
     events: StreamVec<'scope, Epoch, MatchEvent>,
     watermarks: StreamVec<'scope, Epoch, Watermarks>,
     settings: &Settings,
+    routing: RoutingKey,
     journal: &Journal,
 ) -> (VecCollection<'scope, Epoch, AttributionRow>, Rc<MatcherState>) {
     let state = Rc::new(MatcherState::default());
-    let exchange = Exchange::new(|event: &MatchEvent| match event {
-        MatchEvent::Click((route, _)) => u64::from(*route),
-        MatchEvent::Conversion(conversion) => u64::from(route(conversion.product_id)),
+    let exchange = Exchange::new(move |event: &MatchEvent| {
+        routing.hash(&match event {
+            MatchEvent::Click((route, _)) => *route,
+            MatchEvent::Conversion(conversion) => route(conversion.product_id),
+            MatchEvent::Opener(opener) => opener.route,
+        })
     });
-    let logic = Matcher::new(settings, Rc::clone(&state));
+    let logic = Matcher::new(settings, journal, Rc::clone(&state));
     (epochs(events, exchange, watermarks, |marks| marks.conversions, "ConversionMatcher", journal, logic), state)
 }
 
 struct Matcher {
     clicks: ClickStore,
-    open: FxHashMap<IdHash, Open>,
-    /// Open conversions by device and by session, for clicks that come after them.
-    waiting: [FxHashMap<MatchKey, Vec<IdHash>>; 2],
-    /// Conversions whose row is settled, so that repeats are known.
-    closed: FxHashSet<IdHash>,
-    /// What to do when: conversions to close and identities to forget, by bucket of event time.
-    to_close: BTreeMap<i64, Vec<IdHash>>,
-    to_forget: BTreeMap<i64, Vec<IdHash>>,
-    /// Conversions that no checkpoint has; None while there is no need to know.
-    unsaved: Option<Vec<Conversion>>,
+    conversions: Conversions,
+    log: Log,
     lookback: i64,
     allowed_lateness: i64,
     state: Rc<MatcherState>,
 }
 
-struct Open {
-    conversion: Conversion,
-    best: Option<StoredClick>,
-}
-
-impl Open {
-    fn row(&self) -> Option<AttributionRow> {
-        let click = self.best.as_ref()?;
-        Some(AttributionRow {
-            order_id: self.conversion.order_id.clone(),
-            product_id: self.conversion.product_id,
-            ad_id: click.ad_id.clone(),
-            campaign_id: click.campaign_id,
-            advertiser_id: click.advertiser_id,
-            revenue_amount: self.conversion.revenue_amount,
-            click_time: click.click_time,
-            conversion_time: self.conversion.order.0,
-        })
-    }
+/// What no checkpoint has.
+enum Log {
+    /// There are no checkpoints.
+    Off,
+    /// What is here came from one. Nothing settles until all of it has come.
+    Restoring,
+    On {
+        conversions: Vec<Conversion>,
+        openers: Vec<Opener>,
+    },
 }
 
 /// The rows of the conversions that an epoch touches, as they were before it.
-type Before = FxHashMap<IdHash, Option<AttributionRow>>;
-
-/// Width of the buckets of `to_close` and `to_forget`: a conversion may stay that much longer than it must.
-const BUCKET_MS: i64 = 60_000;
+type Before = BTreeMap<Place, Option<AttributionRow>>;
 
 impl EpochLogic for Matcher {
     type In = MatchEvent;
     type Out = AttributionRow;
 
     fn epoch(&mut self, records: Vec<MatchEvent>, watermark: EventTime, mut emit: impl FnMut(AttributionRow, isize)) {
-        let mut before = Before::default();
+        let (mut wanted, mut touched) = (Vec::new(), BTreeSet::new());
         for event in records {
             match event {
-                MatchEvent::Click(click) => self.click(click, &mut before),
-                MatchEvent::Conversion(conversion) => self.conversion(conversion, &mut before),
+                MatchEvent::Click((route, click)) => {
+                    let [device, session] = &self.conversions.waiting;
+                    if click.keys[0].is_some_and(|key| device.has(key))
+                        || click.keys[1].is_some_and(|key| session.has(key))
+                    {
+                        wanted.push(click.clone());
+                    }
+                    self.clicks.insert(route, click);
+                }
+                MatchEvent::Conversion(conversion) => {
+                    if let Log::On { conversions, .. } = &mut self.log {
+                        conversions.push(conversion.clone());
+                    }
+                    touched.insert(self.conversions.insert(conversion));
+                }
+                MatchEvent::Opener(opener) => _ = touched.insert(self.conversions.restore(&opener)),
             }
         }
-        for (id, before) in before {
-            let after = self.open.get(&id).and_then(Open::row);
+        let mut before = Before::new();
+        self.chain(touched, &mut before);
+        self.improve(&wanted, &mut before);
+        for (place, before) in before {
+            let after = self.conversions.opener(place).and_then(|(conversion, best)| row(conversion, best.as_ref()));
             if before != after {
                 before.into_iter().for_each(|row| emit(row, -1));
                 after.into_iter().for_each(|row| emit(row, 1));
@@ -214,9 +247,12 @@ impl EpochLogic for Matcher {
     }
 
     fn hand_over(&mut self, to: Option<&mut Entered>) {
-        let conversions = self.unsaved.replace(Vec::new());
+        let log = std::mem::replace(&mut self.log, Log::On { conversions: Vec::new(), openers: Vec::new() });
         if let Some(to) = to {
-            to.conversions.extend(conversions.into_iter().flatten());
+            if let Log::On { conversions, openers } = log {
+                to.conversions.extend(conversions);
+                to.openers.extend(openers);
+            }
             to.clicks.extend(self.clicks.unsaved());
         }
         self.clicks.mark_saved();
@@ -224,142 +260,100 @@ impl EpochLogic for Matcher {
 }
 
 impl Matcher {
-    fn new(settings: &Settings, state: Rc<MatcherState>) -> Matcher {
+    fn new(settings: &Settings, journal: &Journal, state: Rc<MatcherState>) -> Matcher {
         Matcher {
             clicks: ClickStore::new(settings.lookback, settings.allowed_lateness),
-            open: FxHashMap::default(),
-            waiting: Default::default(),
-            closed: FxHashSet::default(),
-            to_close: BTreeMap::new(),
-            to_forget: BTreeMap::new(),
-            unsaved: None,
+            conversions: Conversions::new(settings.repeat_within()),
+            log: if journal.is_on() { Log::Restoring } else { Log::Off },
             lookback: settings.lookback,
             allowed_lateness: settings.allowed_lateness,
             state,
         }
     }
 
-    fn click(&mut self, (route, click): RoutedClick, before: &mut Before) {
-        for (waiting, key) in self.waiting.iter().zip(&click.keys) {
-            let Some(ids) = key.and_then(|key| waiting.get(&key)) else { continue };
-            for id in ids {
-                let Some(open) = self.open.get_mut(id) else { continue };
-                let gap = open.conversion.order.0.0 - click.click_time.0;
-                let better = open.best.as_ref().is_none_or(|best| best.rank() < click.rank());
-                if (0..=self.lookback).contains(&gap) && better {
-                    before.entry(*id).or_insert_with(|| open.row());
-                    open.best = Some(click.clone());
+    /// Finds which records open conversions now, and the best click of each that is new.
+    fn chain(&mut self, touched: BTreeSet<Place>, before: &mut Before) {
+        let clicks = &mut self.clicks;
+        self.conversions.chain(touched, |conversions, turn| match turn {
+            Turn::Opens(place) => {
+                before.entry(place).or_insert(None);
+                if let Some((conversion, best)) = conversions.opener(place) {
+                    *best = clicks.best(&conversion.keys, conversion.order.0);
                 }
             }
-        }
-        self.clicks.insert(route, click);
+            Turn::Repeats(place, best) => {
+                let row = conversions.record(place).and_then(|conversion| row(conversion, best.as_ref()));
+                before.entry(place).or_insert(row);
+            }
+        });
     }
 
-    fn conversion(&mut self, mut conversion: Conversion, before: &mut Before) {
-        let id = conversion.id();
-        if self.closed.contains(&id) {
-            self.state.repeats.set(self.state.repeats.get() + 1);
+    /// Gives conversions the clicks of this epoch that are better. All of the epoch's clicks are in the store.
+    ///
+    /// Along a key's conversions in order of time, the best click of that key only becomes better. So a click improves those from
+    /// its own time on until one that has a better click, and no click of the epoch passes another.
+    fn improve(&mut self, wanted: &[StoredClick], before: &mut Before) {
+        for side in 0..2 {
+            let mut clicks: Vec<_> = wanted.iter().filter_map(|click| Some((click.keys[side]?, click))).collect();
+            clicks.sort_by(|one, other| (one.0, one.1.rank()).cmp(&(other.0, other.1.rank())));
+            clicks.dedup_by(|one, other| one.0 == other.0 && one.1.rank() == other.1.rank());
+            for (key, click) in clicks {
+                self.improve_with(side, key, click, before);
+            }
+        }
+    }
+
+    fn improve_with(&mut self, side: usize, key: MatchKey, click: &StoredClick, before: &mut Before) {
+        let last = click.click_time.plus(self.lookback);
+        let mut better = Vec::new();
+        for place in self.conversions.waiting[side].between(key, click.click_time, last) {
+            if !self.clicks.is_best_of(side, key, click, place.1.0) {
+                break;
+            }
+            better.push(place);
+        }
+        for place in better {
+            let Some((conversion, best)) = self.conversions.opener(place) else { continue };
+            if best.as_ref().is_none_or(|best| best.rank() < click.rank()) {
+                before.entry(place).or_insert_with(|| row(conversion, best.as_ref()));
+                *best = Some(click.clone());
+            }
+        }
+    }
+
+    /// Settles what no record can come before any more, and drops what has no use.
+    fn expire(&mut self, watermark: EventTime) {
+        self.clicks.expire(watermark);
+        if matches!(self.log, Log::Restoring) {
             return;
         }
-        if let Some(standing) = self.open.get(&id) {
-            self.state.repeats.set(self.state.repeats.get() + 1);
-            if standing.conversion.order <= conversion.order {
-                return;
-            }
-            before.entry(id).or_insert_with(|| standing.row());
-            // A checkpoint has both. This one has to stay in it as long as the other, which would stand without it.
-            conversion.latest = conversion.latest.max(standing.conversion.latest);
-            self.remove_open(id);
-        }
-        before.entry(id).or_insert(None);
-        // Of repeats, a checkpoint has only those that stood. Any other would stand once those are forgotten.
-        if let Some(unsaved) = &mut self.unsaved {
-            unsaved.push(conversion.clone());
-        }
-        for (waiting, key) in self.waiting.iter_mut().zip(&conversion.keys) {
-            if let Some(key) = key {
-                waiting.entry(*key).or_default().push(id);
-            }
-        }
-        let closes = conversion.order.0.plus(self.allowed_lateness);
-        self.to_close.entry(bucket(closes)).or_default().push(id);
-        let best = self.clicks.best(&conversion.keys, conversion.order.0);
-        self.open.insert(id, Open { conversion, best });
-    }
-
-    fn remove_open(&mut self, id: IdHash) -> Option<Conversion> {
-        let conversion = self.open.remove(&id)?.conversion;
-        for (waiting, key) in self.waiting.iter_mut().zip(&conversion.keys) {
-            let Some(key) = key else { continue };
-            if let Some(ids) = waiting.get_mut(key) {
-                ids.retain(|waiting| *waiting != id);
-                if ids.is_empty() {
-                    waiting.remove(key);
-                }
-            }
-        }
-        Some(conversion)
-    }
-
-    /// Closes what no better click can reach, and forgets what no repeat is expected of.
-    fn expire(&mut self, watermark: EventTime) {
-        for id in take_passed(&mut self.to_close, watermark) {
-            // A conversion that an earlier repeat replaced is in two buckets, and closes with the first.
-            if let Some(conversion) = self.remove_open(id) {
-                self.closed.insert(id);
-                let forgets = bucket(conversion.latest.plus(self.lookback));
-                self.to_forget.entry(forgets).or_default().push(id);
-            }
-        }
-        for id in take_passed(&mut self.to_forget, watermark.plus(-self.allowed_lateness)) {
-            self.closed.remove(&id);
-        }
-        self.clicks.expire(watermark);
-    }
-
-    /// Each open conversion waits in a list of its own for each of its keys, as good as always, and each open or
-    /// closed one is in one bucket.
-    fn conversion_bytes(&self) -> usize {
-        let waiting: usize =
-            self.waiting.iter().map(|ids| table_bytes::<(MatchKey, Vec<IdHash>)>(ids.capacity())).sum();
-        let listed = (3 * self.open.len() + self.closed.len()) * size_of::<IdHash>();
-        table_bytes::<(IdHash, Open)>(self.open.capacity())
-            + table_bytes::<IdHash>(self.closed.capacity())
-            + waiting
-            + listed
+        let (log, repeats) = (&mut self.log, &self.state.repeats);
+        self.conversions.settle(watermark.plus(-self.allowed_lateness), |settled| match (settled, &mut *log) {
+            (Settled::Opener(opener), Log::On { openers, .. }) => openers.push(opener),
+            (Settled::Opener(_), _) => {}
+            (Settled::Repeat, _) => repeats.set(repeats.get() + 1),
+        });
     }
 
     fn report(&self) {
         self.state.clicks.set(self.clicks.len());
         self.state.click_bytes.set(self.clicks.bytes());
-        self.state.open_conversions.set(self.open.len());
-        self.state.closed_conversions.set(self.closed.len());
-        self.state.conversion_bytes.set(self.conversion_bytes());
+        self.state.open_conversions.set(self.conversions.open());
+        self.state.closed_conversions.set(self.conversions.settled());
+        self.state.conversion_bytes.set(self.conversions.bytes());
     }
 }
 
-/// Whether the identity of a conversion whose [`Conversion::latest`] is this is not known any more, where all that is from
-/// before `forgotten` is late.
-pub(crate) fn is_forgotten(latest: EventTime, lookback: i64, forgotten: EventTime) -> bool {
-    has_passed(bucket(latest.plus(lookback)), forgotten)
-}
-
-fn bucket(time: EventTime) -> i64 {
-    time.0.div_euclid(BUCKET_MS)
-}
-
-/// Whether a bucket lies wholly before the watermark.
-fn has_passed(bucket: i64, watermark: EventTime) -> bool {
-    bucket.saturating_add(1).saturating_mul(BUCKET_MS) <= watermark.0
-}
-
-/// Takes the ids of all buckets that the watermark has passed.
-fn take_passed(buckets: &mut BTreeMap<i64, Vec<IdHash>>, watermark: EventTime) -> Vec<IdHash> {
-    let mut passed = Vec::new();
-    while let Some(bucket) = buckets.first_entry()
-        && has_passed(*bucket.key(), watermark)
-    {
-        passed.extend(bucket.remove());
-    }
-    passed
+fn row(conversion: &Conversion, best: Option<&StoredClick>) -> Option<AttributionRow> {
+    let click = best?;
+    Some(AttributionRow {
+        order_id: conversion.order_id.clone(),
+        product_id: conversion.product_id,
+        ad_id: click.ad_id.clone(),
+        campaign_id: click.campaign_id,
+        advertiser_id: click.advertiser_id,
+        revenue_amount: conversion.revenue_amount,
+        click_time: click.click_time,
+        conversion_time: conversion.order.0,
+    })
 }

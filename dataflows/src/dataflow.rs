@@ -11,10 +11,11 @@ use timely::dataflow::{Scope, StreamVec};
 
 use crate::conversion_matcher::{MatchEvent, MatcherState, conversion_matcher};
 use crate::duplicate_detector::{DetectorState, PaidClick, duplicate_detector};
+use crate::hash::RoutingKey;
 use crate::model::{AttributionRow, Compensation, Epoch, PerformanceRow, RankingRow};
 use crate::operators::{Cut, PartitionReport, WatermarkView, Watermarks, watermarks};
 use crate::performance_aggregator::{AggregatorState, PartialSums, performance_aggregator};
-use crate::rtb_cache_updater::{CampaignUpdate, PriceUpdate, RatesUpdate, rtb_cache_updater};
+use crate::rtb_cache_updater::{CampaignUpdate, PriceUpdate, RatesUpdate, Updates, rtb_cache_updater};
 use crate::{Batch, DeadLetter, Entered, Journal, LateEvent, RateSums, Settings};
 
 type InputHandle<D> = Handle<Epoch, CapacityContainerBuilder<Vec<D>>>;
@@ -51,7 +52,7 @@ impl Inputs {
 
     /// Gives back, at the current epoch, what once entered the state. That epoch must be before [`RESTORED`](crate::RESTORED).
     pub fn restore(&mut self, entered: Entered) {
-        let Entered { campaigns, rates, prices, live_rates, sums, clicks, conversions, paid_clicks } = entered;
+        let Entered { campaigns, rates, prices, live_rates, sums, clicks, conversions, openers, paid_clicks } = entered;
         let epoch = self.epoch();
         self.campaigns.send_batch(&mut { campaigns });
         self.rates.send_batch(&mut { rates });
@@ -60,6 +61,7 @@ impl Inputs {
         self.sums.send_batch(&mut { sums });
         self.match_events.send_batch(&mut clicks.into_iter().map(MatchEvent::Click).collect());
         self.match_events.send_batch(&mut conversions.into_iter().map(MatchEvent::Conversion).collect());
+        self.match_events.send_batch(&mut openers.into_iter().map(MatchEvent::Opener).collect());
         self.paid_clicks.send_batch(&mut { paid_clicks });
     }
 
@@ -113,13 +115,15 @@ pub struct State {
 
 /// Builds the four statements in a scope. Call it on every worker.
 ///
-/// A statement that `settings` leaves out is built all the same: without input it costs nothing.
+/// A statement that `settings` leaves out is built all the same: without input it costs nothing. Records are dealt out by a
+/// fixed key: whoever sends the input could load one worker with all of it; [`replay`] takes a key that they can't foresee.
 pub fn dataflow<'scope>(scope: Scope<'scope, Epoch>, settings: &Settings) -> (Inputs, Outputs<'scope>, State) {
-    replay(scope, settings, &[], &Journal::off())
+    replay(scope, settings, &[], &Journal::off(), RoutingKey::default())
 }
 
 /// As [`dataflow`], for a replay that must pass the `cuts` of an earlier run, in ascending order, in the same state
-/// as that run did; see [`watermarks`]. The `journal` takes what enters the statements' state.
+/// as that run did; see [`watermarks`]. The `journal` takes what enters the statements' state. Records are dealt out to workers by
+/// `routing`, which must be the same on all of them.
 ///
 /// A checkpoint is restored by [`Inputs::restore`] on any of the workers, in any epochs before
 /// [`RESTORED`](crate::RESTORED), with the cuts of [`Cut::of_checkpoint`] before all others. In epoch `RESTORED` the partitions
@@ -130,6 +134,7 @@ pub fn replay<'scope>(
     settings: &Settings,
     cuts: &[Cut],
     journal: &Journal,
+    routing: RoutingKey,
 ) -> (Inputs, Outputs<'scope>, State) {
     let (campaigns_input, campaigns) = scope.new_input();
     let (rates_input, rates) = scope.new_input();
@@ -143,11 +148,11 @@ pub fn replay<'scope>(
     let (reports_input, reports) = scope.new_input();
 
     let (marks, view) = watermarks(reports.clone(), settings, cuts);
-    let (performance, aggregator) = performance_aggregator(sums, marks.clone(), settings, journal);
-    let (attributions, matcher) = conversion_matcher(match_events, marks.clone(), settings, journal);
-    let (compensations, detector) = duplicate_detector(paid_clicks, marks.clone(), settings, journal);
-    let rankings =
-        rtb_cache_updater(campaigns, rates, prices, performance.clone(), live_rates.as_collection(), settings, journal);
+    let (performance, aggregator) = performance_aggregator(sums, marks.clone(), settings, routing, journal);
+    let (attributions, matcher) = conversion_matcher(match_events, marks.clone(), settings, routing, journal);
+    let (compensations, detector) = duplicate_detector(paid_clicks, marks.clone(), settings, routing, journal);
+    let (updates, live_rates) = (Updates { campaigns, rates, prices }, live_rates.as_collection());
+    let rankings = rtb_cache_updater(updates, performance.clone(), live_rates, settings, routing, journal);
     let ranked_campaigns = Rc::new(Cell::new(0u64));
     let ranked = Rc::clone(&ranked_campaigns);
     let rankings = rankings.inspect(move |(row, _, diff)| {

@@ -9,12 +9,11 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use differential_dataflow::VecCollection;
-use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
 
-use crate::hash::{mix, table_bytes, text};
+use crate::hash::{HashMap, RoutingKey, table_bytes};
 use crate::model::{AdId, Compensation, Epoch, EventTime, Money, Text, WINDOW_MS};
 use crate::operators::{EpochLogic, Watermarks, epochs};
 use crate::{Entered, Journal, Settings};
@@ -63,6 +62,7 @@ pub fn duplicate_detector<'scope>(
     clicks: StreamVec<'scope, Epoch, PaidClick>,
     watermarks: StreamVec<'scope, Epoch, Watermarks>,
     settings: &Settings,
+    routing: RoutingKey,
     journal: &Journal,
 ) -> (VecCollection<'scope, Epoch, Compensation>, Rc<DetectorState>) {
     let state = Rc::new(DetectorState::default());
@@ -72,7 +72,8 @@ pub fn duplicate_detector<'scope>(
         unsaved: None,
         state: Rc::clone(&state),
     };
-    let exchange = Exchange::new(|click: &PaidClick| mix(&[click.group.advertiser_id]) ^ text(&click.group.device_id));
+    let exchange =
+        Exchange::new(move |click: &PaidClick| routing.hash(&(click.group.advertiser_id, &*click.group.device_id)));
     (epochs(clicks, exchange, watermarks, |marks| marks.duplicates, "DuplicateDetector", journal, logic), state)
 }
 
@@ -87,7 +88,7 @@ struct Detector {
 #[derive(Default)]
 struct Window {
     closed: bool,
-    groups: FxHashMap<ClickGroup, Group>,
+    groups: HashMap<ClickGroup, Group>,
     /// Number of click times in their lists.
     times: usize,
     /// Groups with new clicks since the window closed.

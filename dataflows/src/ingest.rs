@@ -571,10 +571,10 @@ impl Router {
         self.batch.match_events.push(MatchEvent::Conversion(Conversion {
             keys: MatchKey::pair(event.product_id, event.device_id, event.session_id),
             order: (event.time, partition, offset),
-            latest: event.time,
             order_id: Text::from(event.order_id),
             product_id: event.product_id,
             revenue_amount: event.revenue_amount,
+            opened_until: None,
         }));
         Ok(())
     }

@@ -12,12 +12,13 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use crate::conversion_matcher::{Conversion, StoredClick, is_forgotten};
+use crate::conversion_matcher::{Conversion, Opener, StoredClick, route};
 use crate::duplicate_detector::PaidClick;
 use crate::model::{Epoch, EventTime, PerformanceSums, WINDOW_MS};
 use crate::operators::Watermarks;
 use crate::performance_aggregator::PartialSums;
 use crate::rtb_cache_updater::{CampaignUpdate, PriceUpdate, RatesUpdate};
+use crate::settings::Memory;
 
 /// A restored state is given back in epochs before this one; with it the watermarks of its checkpoint take effect. No
 /// real epoch is so early.
@@ -47,8 +48,10 @@ pub struct Entered {
     pub sums: Vec<PartialSums>,
     /// Statement 3: clicks.
     pub clicks: Vec<RoutedClick>,
-    /// Statement 3: conversions that stand, repeats left out.
+    /// Statement 3: records of conversions, repeats too.
     pub conversions: Vec<Conversion>,
+    /// Statement 3: which of them opened one, when that was certain.
+    pub openers: Vec<Opener>,
     /// Statement 4.
     pub paid_clicks: Vec<PaidClick>,
 }
@@ -73,11 +76,13 @@ pub enum Kind {
     Conversions,
     /// [`Entered::paid_clicks`].
     PaidClicks,
+    /// [`Entered::openers`].
+    Openers,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 8] = [
+    pub const ALL: [Kind; 9] = [
         Kind::Campaigns,
         Kind::Rates,
         Kind::Prices,
@@ -86,24 +91,25 @@ impl Kind {
         Kind::Clicks,
         Kind::Conversions,
         Kind::PaidClicks,
+        Kind::Openers,
     ];
 
-    /// Whether what has this event time (of sums, the start of their window; of conversions, [`Conversion::latest`]) has
-    /// left the state of a run with this lookback.
+    /// Whether what has this event time (of sums, the start of their window) has left the state of a run that remembers for so
+    /// long.
     ///
     /// `forgotten` says, for each statement, from before which times records are late: by the run itself, which is its
     /// watermarks less the allowed lateness, or by one before it that it goes on from, where less lateness was allowed.
     ///
-    /// Clicks may stay in memory for longer, where no conversion can match them. All else leaves exactly then. A conversion
-    /// that were known for longer or shorter than by the run that kept it would make another one of its repeats stand.
-    pub fn has_expired(self, time: EventTime, forgotten: &Watermarks, lookback: i64) -> bool {
+    /// Clicks may stay in memory for longer, where no conversion can match them. Conversions leave it earlier, when they are
+    /// settled: those of an old checkpoint say which of them opened. All else leaves exactly then.
+    pub fn has_expired(self, time: EventTime, forgotten: &Watermarks, memory: Memory) -> bool {
         let window_end = || time.window_start().plus(WINDOW_MS - 1);
         match self {
             Kind::Campaigns | Kind::Rates | Kind::Prices | Kind::LiveRates => false,
             Kind::Sums => window_end() < forgotten.performance,
             Kind::PaidClicks => window_end() < forgotten.duplicates,
-            Kind::Clicks => time.plus(lookback) < forgotten.conversions,
-            Kind::Conversions => is_forgotten(time, lookback, forgotten.conversions),
+            Kind::Clicks => time.plus(memory.lookback) < forgotten.conversions,
+            Kind::Conversions | Kind::Openers => time.plus(memory.repeat_within) < forgotten.conversions,
         }
     }
 }
@@ -118,6 +124,7 @@ impl Entered {
         self.sums.append(&mut other.sums);
         self.clicks.append(&mut other.clicks);
         self.conversions.append(&mut other.conversions);
+        self.openers.append(&mut other.openers);
         self.paid_clicks.append(&mut other.paid_clicks);
     }
 
@@ -125,17 +132,27 @@ impl Entered {
     /// Settings that have changed since then don't count: by them, more may be live, but it is not whole any more.
     ///
     /// Of the live rates it drops the windows that statement 2 still held: it will give them once more.
-    pub fn retain_live(&mut self, forgotten: &Watermarks, lookback: i64) {
-        self.live_rates.retain(|(_, window_start, _)| Kind::Sums.has_expired(*window_start, forgotten, lookback));
-        self.drop_expired(forgotten, lookback);
+    pub fn retain_live(&mut self, forgotten: &Watermarks, memory: Memory) {
+        self.live_rates.retain(|(_, window_start, _)| Kind::Sums.has_expired(*window_start, forgotten, memory));
+        self.drop_expired(forgotten, memory);
+        let is_settled = |conversion: &Conversion| conversion.order.0 < forgotten.conversions;
+        let opened =
+            self.conversions.iter().filter(|conversion| is_settled(conversion) && conversion.opened_until.is_some());
+        self.openers.extend(opened.map(|conversion| Opener {
+            route: route(conversion.product_id),
+            id: conversion.id(),
+            time: conversion.order.0,
+        }));
+        self.conversions.retain(|conversion| !is_settled(conversion));
     }
 
     /// Drops what has expired; see [`Kind::has_expired`].
-    pub fn drop_expired(&mut self, forgotten: &Watermarks, lookback: i64) {
-        let lives = |kind: Kind, time| !kind.has_expired(time, forgotten, lookback);
+    pub fn drop_expired(&mut self, forgotten: &Watermarks, memory: Memory) {
+        let lives = |kind: Kind, time| !kind.has_expired(time, forgotten, memory);
         self.sums.retain(|(key, _)| lives(Kind::Sums, key.window_start));
         self.clicks.retain(|(_, click)| lives(Kind::Clicks, click.click_time));
-        self.conversions.retain(|conversion| lives(Kind::Conversions, conversion.latest));
+        self.conversions.retain(|conversion| lives(Kind::Conversions, conversion.expires_by()));
+        self.openers.retain(|opener| lives(Kind::Openers, opener.time));
         self.paid_clicks.retain(|click| lives(Kind::PaidClicks, click.time));
     }
 }
@@ -176,6 +193,11 @@ impl Journal {
     pub fn new(interval: u64) -> Journal {
         let inner = Inner { interval: interval.max(1), passed: Vec::new(), kept: BTreeMap::new(), taken: RESTORED };
         Journal(Some(Rc::new(RefCell::new(inner))))
+    }
+
+    /// Whether it keeps anything.
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
     }
 
     /// Takes part. An operator that holds state does so once, when it is built.

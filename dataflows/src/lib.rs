@@ -15,7 +15,8 @@ pub mod rtb_cache_updater;
 mod settings;
 
 pub use dataflow::{Inputs, Outputs, State, dataflow, replay};
+pub use hash::{HashMap, HashSet, RandomState, RoutingKey};
 pub use ingest::{Batch, Counts, DeadLetter, Envelope, IdCounts, Ingest, LateEvent, PartitionCounts, PartitionHandle};
 pub use journal::{Entered, Journal, Keeper, Kind, LAST, RESTORED, RateSums, RoutedClick};
 pub use judgement::{Judgement, Stamp};
-pub use settings::{Emit, MetricsSource, Settings, Statement};
+pub use settings::{Emit, Memory, MetricsSource, Settings, Statement};

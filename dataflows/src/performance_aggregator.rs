@@ -6,16 +6,16 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::hash::BuildHasher;
 use std::rc::Rc;
 
 use differential_dataflow::VecCollection;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
-use rustc_hash::FxHashMap;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
 
-use crate::hash::{mix, table_bytes, text};
+use crate::hash::{HashMap, RandomState, RoutingKey, table_bytes};
 use crate::model::{
     AdEvent, AdEventType, Epoch, EventTime, PerformanceKey, PerformanceRow, PerformanceSums, Text, WINDOW_MS,
 };
@@ -30,7 +30,8 @@ pub type PartialSums = (PerformanceKey, PerformanceSums);
 pub struct PreAggregate {
     placements: Vec<Text>,
     placement_index: HashTable<u32>,
-    sums: FxHashMap<(i64, i64, u32, EventTime), PerformanceSums>,
+    hasher: RandomState,
+    sums: HashMap<(i64, i64, u32, EventTime), PerformanceSums>,
 }
 
 impl PreAggregate {
@@ -54,11 +55,11 @@ impl PreAggregate {
 
     #[inline]
     fn placement(&mut self, name: &str) -> u32 {
-        let placements = &mut self.placements;
+        let (placements, hasher) = (&mut self.placements, &self.hasher);
         let entry = self.placement_index.entry(
-            text(name),
+            hasher.hash_one(name),
             |&index| *placements[index as usize] == *name,
-            |&index| text(&placements[index as usize]),
+            |&index| hasher.hash_one(&*placements[index as usize]),
         );
         match entry {
             Entry::Occupied(found) => *found.get(),
@@ -102,6 +103,7 @@ pub fn performance_aggregator<'scope>(
     sums: StreamVec<'scope, Epoch, PartialSums>,
     watermarks: StreamVec<'scope, Epoch, Watermarks>,
     settings: &Settings,
+    routing: RoutingKey,
     journal: &Journal,
 ) -> (VecCollection<'scope, Epoch, PerformanceRow>, Rc<AggregatorState>) {
     let state = Rc::new(AggregatorState::default());
@@ -112,7 +114,7 @@ pub fn performance_aggregator<'scope>(
         keeps: false,
         state: Rc::clone(&state),
     };
-    let exchange = Exchange::new(|(key, _): &PartialSums| mix(&[key.campaign_id, key.product_id]));
+    let exchange = Exchange::new(move |(key, _): &PartialSums| routing.hash(&(key.campaign_id, key.product_id)));
     (epochs(sums, exchange, watermarks, |marks| marks.performance, "PerformanceAggregator", journal, logic), state)
 }
 
@@ -132,6 +134,7 @@ struct Window {
     /// Rows with increments that no checkpoint has.
     unsaved: Vec<u32>,
     index: HashTable<u32>,
+    hasher: RandomState,
     /// Rows that changed in this epoch.
     touched: Vec<u32>,
 }
@@ -190,7 +193,8 @@ impl Window {
     }
 
     fn add(&mut self, key: PerformanceKey, sums: PerformanceSums, keep: bool) {
-        let hash = |campaign_id, product_id, placement: &str| mix(&[campaign_id, product_id]) ^ text(placement);
+        let hasher = &self.hasher;
+        let hash = |campaign: i64, product: i64, placement: &str| hasher.hash_one((campaign, product, placement));
         let rows = &mut self.rows;
         let entry = self.index.entry(
             hash(key.campaign_id, key.product_id, &key.placement),

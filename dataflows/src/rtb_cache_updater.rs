@@ -17,7 +17,7 @@ use differential_dataflow::VecCollection;
 use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
 
-use crate::hash::mix;
+use crate::hash::RoutingKey;
 use crate::model::{ActiveCampaign, Epoch, EventTime, Money, PerformanceRow, RankingEntry, RankingRow, Score, Text};
 use crate::operators::{Ranked, left_join, newest, top_k};
 use crate::{Journal, MetricsSource, RateSums, Settings};
@@ -56,26 +56,36 @@ impl Rates {
 const DEFAULT_CTR: f64 = 0.01;
 const DEFAULT_CVR: f64 = 0.005;
 
+/// What statement 1 reads.
+pub struct Updates<'scope> {
+    /// Of `campaign-events`.
+    pub campaigns: StreamVec<'scope, Epoch, CampaignUpdate>,
+    /// Of `product-metrics`.
+    pub rates: StreamVec<'scope, Epoch, RatesUpdate>,
+    /// Of `product-meta`.
+    pub prices: StreamVec<'scope, Epoch, PriceUpdate>,
+}
+
 /// The rankings, at most `settings.ranking_limit` long.
 ///
 /// `performance` is the output of statement 2; it and what is `restored` of live rates are read only if
 /// `settings.product_metrics` is live.
 pub fn rtb_cache_updater<'scope>(
-    campaigns: StreamVec<'scope, Epoch, CampaignUpdate>,
-    metrics: StreamVec<'scope, Epoch, RatesUpdate>,
-    prices: StreamVec<'scope, Epoch, PriceUpdate>,
+    updates: Updates<'scope>,
     performance: VecCollection<'scope, Epoch, PerformanceRow>,
     restored: VecCollection<'scope, Epoch, RateSums>,
     settings: &Settings,
+    routing: RoutingKey,
     journal: &Journal,
 ) -> VecCollection<'scope, Epoch, RankingRow> {
-    let by_product = newest(campaigns, |campaign| mix(&[*campaign]), journal, |to| &mut to.campaigns, "NewestCampaign")
+    let Updates { campaigns, rates, prices } = updates;
+    let by_product = newest(campaigns, routing, journal, |to| &mut to.campaigns, "NewestCampaign")
         .map(|(campaign_id, campaign)| (campaign.product_id, (campaign_id, campaign)));
     let rates = match settings.product_metrics {
-        MetricsSource::Live { windows } => live_rates::live_rates(performance, restored, windows, journal),
-        MetricsSource::Topic => newest(metrics, |product| mix(&[*product]), journal, |to| &mut to.rates, "NewestRates"),
+        MetricsSource::Live { windows } => live_rates::live_rates(performance, restored, windows, routing, journal),
+        MetricsSource::Topic => newest(rates, routing, journal, |to| &mut to.rates, "NewestRates"),
     };
-    let prices = newest(prices, |product| mix(&[*product]), journal, |to| &mut to.prices, "NewestPrice");
+    let prices = newest(prices, routing, journal, |to| &mut to.prices, "NewestPrice");
 
     let scored = left_join(by_product, facts(rates, prices)).map(|(product_id, ((campaign_id, campaign), facts))| {
         let facts = facts.unwrap_or_default();
@@ -85,8 +95,7 @@ pub fn rtb_cache_updater<'scope>(
         let entry = (product_id, campaign.bid_price, campaign.advertiser_id);
         ((campaign.placement, campaign.category), (rank, entry))
     });
-    let route = |(placement, category): &(Text, Text)| crate::hash::text(placement) ^ crate::hash::text(category);
-    top_k(scored, settings.ranking_limit, route, "Ranking").map(|Ranked { group, first, total }| RankingRow {
+    top_k(scored, settings.ranking_limit, routing, "Ranking").map(|Ranked { group, first, total }| RankingRow {
         placement: group.0,
         category: group.1,
         list: first

@@ -63,6 +63,10 @@ pub struct Settings {
     pub duplicates_bound: i64,
     /// Statement 3: how long before a conversion its click may lie.
     pub lookback: i64,
+    /// Statement 3: how long after a record that opens a conversion others of its order and product repeat it; None for the
+    /// lookback.
+    #[serde(default)]
+    pub repeat_within: Option<i64>,
     /// Statement 1: the length of a ranking, 0 for no limit.
     pub ranking_limit: usize,
     /// Statement 1: where click-through and conversion rates come from.
@@ -105,9 +109,31 @@ impl Default for Settings {
             conversions_bound: HOUR,
             duplicates_bound: 30 * SECOND,
             lookback: 24 * HOUR,
+            repeat_within: None,
             ranking_limit: 100,
             product_metrics: MetricsSource::Topic,
             emit: Emit::OnUpdate,
         }
     }
+}
+
+impl Settings {
+    /// How long after a record that opens a conversion others of its order and product repeat it.
+    pub fn repeat_within(&self) -> i64 {
+        self.repeat_within.unwrap_or(self.lookback)
+    }
+
+    /// How long statement 3 remembers.
+    pub fn memory(&self) -> Memory {
+        Memory { lookback: self.lookback, repeat_within: self.repeat_within() }
+    }
+}
+
+/// How long statement 3 remembers, in milliseconds of event time before what is late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Clicks.
+    pub lookback: i64,
+    /// Conversions.
+    pub repeat_within: i64,
 }

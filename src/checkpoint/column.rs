@@ -3,9 +3,9 @@
 use std::hash::Hash;
 use std::sync::Arc;
 
+use adtide_dataflows::HashMap;
 use adtide_dataflows::model::{IdHash, Text};
 use anyhow::{Context, ensure};
-use rustc_hash::FxHashMap;
 
 /// Puts columns one behind the other. What goes in must be taken out again with the same calls in the same order.
 #[derive(Default)]
@@ -77,7 +77,7 @@ impl Encoder {
 
 /// The different values in the order of their first, and for each value which of them it is.
 fn dictionary<T: Copy + Eq + Hash>(values: impl IntoIterator<Item = T>) -> (Vec<T>, Vec<u64>) {
-    let (mut known, mut different) = (FxHashMap::default(), Vec::new());
+    let (mut known, mut different) = (HashMap::default(), Vec::new());
     let places = values.into_iter().map(|value| {
         *known.entry(value).or_insert_with(|| {
             different.push(value);

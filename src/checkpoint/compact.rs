@@ -3,14 +3,13 @@
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
 
-use adtide_dataflows::Entered;
 use adtide_dataflows::model::PerformanceSums;
 use adtide_dataflows::operators::{Upsert, Watermarks};
-use rustc_hash::FxHashMap;
+use adtide_dataflows::{Entered, HashMap, Memory};
 
 /// Drops what has expired and brings together what has one key: increments are added up, of upserts the newest stays.
-pub fn compact(entered: &mut Entered, forgotten: &Watermarks, lookback: i64) {
-    entered.drop_expired(forgotten, lookback);
+pub fn compact(entered: &mut Entered, forgotten: &Watermarks, memory: Memory) {
+    entered.drop_expired(forgotten, memory);
     newest(&mut entered.campaigns);
     newest(&mut entered.rates);
     newest(&mut entered.prices);
@@ -23,7 +22,7 @@ pub fn compact(entered: &mut Entered, forgotten: &Watermarks, lookback: i64) {
 fn added<K: Eq + Hash>(
     rows: impl IntoIterator<Item = (K, PerformanceSums)>,
 ) -> impl Iterator<Item = (K, PerformanceSums)> {
-    let mut totals: FxHashMap<K, PerformanceSums> = FxHashMap::default();
+    let mut totals: HashMap<K, PerformanceSums> = HashMap::default();
     for (key, sums) in rows {
         *totals.entry(key).or_default() += sums;
     }
@@ -31,7 +30,7 @@ fn added<K: Eq + Hash>(
 }
 
 fn newest<K: Eq + Hash + Clone, O: Ord, V>(rows: &mut Vec<Upsert<K, O, V>>) {
-    let mut newest: FxHashMap<K, (O, Option<V>)> = FxHashMap::default();
+    let mut newest: HashMap<K, (O, Option<V>)> = HashMap::default();
     for (key, order, value) in rows.drain(..) {
         match newest.entry(key) {
             Entry::Occupied(mut known) if known.get().0 < order => drop(known.insert((order, value))),

@@ -6,7 +6,7 @@
 //!
 //! Numbers of the frame are little-endian. The order of rows means nothing, so they are sorted by time, which makes them smaller.
 
-use adtide_dataflows::conversion_matcher::{Conversion, MatchKey, StoredClick};
+use adtide_dataflows::conversion_matcher::{Conversion, MatchKey, Opener, StoredClick};
 use adtide_dataflows::duplicate_detector::{ClickGroup, PaidClick};
 use adtide_dataflows::model::{ActiveCampaign, AdId, EventTime, Money, PerformanceKey, PerformanceSums, Score};
 use adtide_dataflows::performance_aggregator::PartialSums;
@@ -112,6 +112,7 @@ fn encode_kind(kind: Kind, entered: &mut Entered) -> anyhow::Result<Option<Encod
         Kind::Clicks => clicks(&mut entered.clicks, &mut columns),
         Kind::Conversions => conversions(&mut entered.conversions, &mut columns),
         Kind::PaidClicks => paid_clicks(&mut entered.paid_clicks, &mut columns),
+        Kind::Openers => openers(&mut entered.openers, &mut columns),
     };
     if rows == 0 {
         return Ok(None);
@@ -139,6 +140,7 @@ fn decode_kind(kind: Kind, rows: usize, columns: &mut Decoder<'_>) -> anyhow::Re
         Kind::Clicks => entered.clicks = read_clicks(rows, columns)?,
         Kind::Conversions => entered.conversions = read_conversions(rows, columns)?,
         Kind::PaidClicks => entered.paid_clicks = read_paid_clicks(rows, columns)?,
+        Kind::Openers => entered.openers = read_openers(rows, columns)?,
     }
     Ok(entered)
 }
@@ -311,13 +313,14 @@ fn read_clicks(rows: usize, from: &mut Decoder<'_>) -> anyhow::Result<Vec<Routed
 fn conversions(rows: &mut [Conversion], to: &mut Encoder) -> Extent {
     rows.sort_by_key(|row| row.order);
     to.near(rows.iter().map(|row| row.order.0.0));
-    to.near(rows.iter().map(|row| row.latest.0.wrapping_sub(row.order.0.0)));
+    // As long as only the records that opened were kept, how much later the latest repeat was; now -1.
+    to.near(rows.iter().map(|row| row.opened_until.map_or(-1, |until| until.0.wrapping_sub(row.order.0.0))));
     positions(rows.iter().map(|row| (row.order.1, row.order.2)), to);
     keys(rows.iter().map(|row| row.keys), to);
     to.texts(rows.iter().map(|row| &*row.order_id));
     to.near(rows.iter().map(|row| row.product_id));
     to.near(rows.iter().map(|row| row.revenue_amount.0));
-    (rows.len(), rows.iter().map(|row| row.latest).max())
+    (rows.len(), rows.iter().map(Conversion::expires_by).max())
 }
 
 fn read_conversions(rows: usize, from: &mut Decoder<'_>) -> anyhow::Result<Vec<Conversion>> {
@@ -330,12 +333,26 @@ fn read_conversions(rows: usize, from: &mut Decoder<'_>) -> anyhow::Result<Vec<C
         .map(|(((((time, longer), (partition, offset)), keys), (order_id, product_id)), revenue)| Conversion {
             keys,
             order: (EventTime(time), partition, offset),
-            latest: EventTime(time.wrapping_add(longer)),
             order_id,
             product_id,
             revenue_amount: Money(revenue),
+            opened_until: (longer >= 0).then(|| EventTime(time.wrapping_add(longer))),
         })
         .collect())
+}
+
+fn openers(rows: &mut [Opener], to: &mut Encoder) -> Extent {
+    rows.sort_by_key(|row| row.time);
+    to.near(rows.iter().map(|row| row.time.0));
+    to.repeated(rows.iter().map(|row| row.route));
+    to.hashes(rows.iter().map(|row| row.id));
+    (rows.len(), rows.last().map(|row| row.time))
+}
+
+fn read_openers(rows: usize, from: &mut Decoder<'_>) -> anyhow::Result<Vec<Opener>> {
+    let (times, routes, ids) = (from.near(rows)?, from.repeated(rows)?, from.hashes(rows)?);
+    let rows = times.into_iter().zip(routes).zip(ids);
+    Ok(rows.map(|((time, route), id)| Opener { route, id, time: EventTime(time) }).collect())
 }
 
 fn paid_clicks(rows: &mut [PaidClick], to: &mut Encoder) -> Extent {

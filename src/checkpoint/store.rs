@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use adtide_dataflows::Entered;
 use adtide_dataflows::model::Epoch;
 use adtide_dataflows::operators::Watermarks;
+use adtide_dataflows::{Entered, Memory};
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 use object_store::aws::AmazonS3Builder;
@@ -192,12 +192,12 @@ impl Store {
     ///
     /// # Errors
     /// One can't be read, or the store can't be written.
-    pub fn merge(&self, parts: &[Segment], forgotten: &Watermarks, lookback: i64) -> anyhow::Result<Option<Segment>> {
+    pub fn merge(&self, parts: &[Segment], forgotten: &Watermarks, memory: Memory) -> anyhow::Result<Option<Segment>> {
         let mut entered = Entered::default();
         for part in parts {
             entered.append(self.read(part)?);
         }
-        compact(&mut entered, forgotten, lookback);
+        compact(&mut entered, forgotten, memory);
         let level = parts.iter().map(|part| part.level).max().unwrap_or(0) + 1;
         let encoded = segment::encode(&mut entered)?.into_iter().next();
         encoded.map(|encoded| self.put(encoded, &format!("level{level}"), level)).transpose()

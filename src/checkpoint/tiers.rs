@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use adtide_dataflows::Kind;
 use adtide_dataflows::operators::Watermarks;
+use adtide_dataflows::{Kind, Memory};
 
 use super::Segment;
 
@@ -18,8 +18,8 @@ const TOGETHER: usize = 16;
 const LAST_LEVEL: u8 = 2;
 
 /// The segments that do not hold only what has expired; see [`Kind::has_expired`].
-pub fn live(mut segments: Vec<Segment>, forgotten: &Watermarks, lookback: i64) -> Vec<Segment> {
-    segments.retain(|segment| !segment.kind.has_expired(segment.greatest, forgotten, lookback));
+pub fn live(mut segments: Vec<Segment>, forgotten: &Watermarks, memory: Memory) -> Vec<Segment> {
+    segments.retain(|segment| !segment.kind.has_expired(segment.greatest, forgotten, memory));
     segments
 }
 
@@ -37,7 +37,7 @@ pub fn to_merge(segments: &[Segment]) -> Option<Vec<Segment>> {
 fn expires(kind: Kind) -> bool {
     match kind {
         Kind::Campaigns | Kind::Rates | Kind::Prices | Kind::LiveRates => false,
-        Kind::Sums | Kind::Clicks | Kind::Conversions | Kind::PaidClicks => true,
+        Kind::Sums | Kind::Clicks | Kind::Conversions | Kind::Openers | Kind::PaidClicks => true,
     }
 }
 
@@ -64,7 +64,7 @@ mod tests {
             segments.push(segment(number, now, 100, 0));
             new += 100;
             let forgotten = Watermarks::all(EventTime(now - HOUR)).earlier(settings.allowed_lateness);
-            segments = live(segments, &forgotten, settings.lookback);
+            segments = live(segments, &forgotten, settings.memory());
             while let Some(group) = to_merge(&segments) {
                 segments.retain(|segment| !group.contains(segment));
                 let rows = group.iter().map(|part| part.rows).sum();

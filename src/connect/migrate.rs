@@ -13,6 +13,7 @@ const STEPS: &[(&str, &str)] = &[
     ("V2__ledger", include_str!("../../migrations/V2__ledger.sql")),
     ("V3__columns", include_str!("../../migrations/V3__columns.sql")),
     ("V4__large_amounts", include_str!("../../migrations/V4__large_amounts.sql")),
+    ("V5__superseded", include_str!("../../migrations/V5__superseded.sql")),
 ];
 
 /// The advisory lock that is held while steps are applied: any number that nobody else uses.

@@ -321,11 +321,12 @@ fn complaint(topic: &SystemTopic, config: &ConfigResource, settings: &Settings) 
             shown(kept)
         )),
         name if [Topic::AdEvents, Topic::ConversionEvents].iter().any(|topic| topic.name() == name) => {
-            let needed = settings.lookback.saturating_add(settings.allowed_lateness);
+            let memory = settings.memory();
+            let needed = memory.lookback.max(memory.repeat_within).saturating_add(settings.allowed_lateness);
             (kept < needed).then(|| {
                 format!(
-                    "keeps records for {}, less than conversion.lookback and allowed_lateness together ({}): a restart \
-                     without a checkpoint would lose clicks; set retention.ms to more",
+                    "keeps records for {}, less than conversion.lookback (or repeat_within) and allowed_lateness together ({}): \
+                     a restart without a checkpoint would lose clicks; set retention.ms to more",
                     shown(kept),
                     shown(needed)
                 )

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use adtide_dataflows::model::Epoch;
 use adtide_dataflows::operators::{Stash, Watermarks};
-use adtide_dataflows::{Entered, Journal, LAST, Outputs};
+use adtide_dataflows::{Entered, Journal, LAST, Memory, Outputs};
 use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Exchange;
@@ -322,7 +322,7 @@ impl Coordinator {
         self.forgotten = self.forgotten.max(watermarks.earlier(settings.allowed_lateness));
         let mut segments = std::mem::take(&mut self.segments);
         segments.extend(new);
-        let segments = live(segments, &self.forgotten, settings.lookback);
+        let segments = live(segments, &self.forgotten, settings.memory());
         // The last boundary has no name of its own.
         let epoch = if boundary == LAST { progress.epoch.max(self.last_epoch() + 1) } else { boundary };
         let progress = Progress { epoch, ..progress };
@@ -349,14 +349,14 @@ impl Coordinator {
         self.kept.push(manifest.epoch);
         let surplus = self.kept.len().saturating_sub(self.keep);
         self.kept.drain(..surplus);
-        let (store, kept, lookback) = (Arc::clone(&self.store), self.kept.clone(), self.run.settings.lookback);
+        let (store, kept, memory) = (Arc::clone(&self.store), self.kept.clone(), self.run.settings.memory());
         let monitor = Arc::clone(&self.monitor);
         self.writing = Some(Task::start(&*self.jobs, move || {
             let segments = manifest.segments.clone();
             store.commit(&manifest).map_err(|error| (error, segments.clone()))?;
             info!(epoch = manifest.epoch, segments = segments.len(), written = manifest.written_bytes, "checkpoint");
             monitor.has_checkpoint(&manifest);
-            let segments = merge(&store, segments, &manifest.forgotten, lookback);
+            let segments = merge(&store, segments, &manifest.forgotten, memory);
             if let Err(error) = store.prune(&kept, &segments) {
                 warn!("old checkpoints could not be deleted: {error:#}");
             }
@@ -366,9 +366,9 @@ impl Coordinator {
 }
 
 /// Merges small segments for the next checkpoint; what can't be merged stays as it is.
-fn merge(store: &Store, mut segments: Vec<Segment>, forgotten: &Watermarks, lookback: i64) -> Vec<Segment> {
+fn merge(store: &Store, mut segments: Vec<Segment>, forgotten: &Watermarks, memory: Memory) -> Vec<Segment> {
     while let Some(group) = to_merge(&segments) {
-        match store.merge(&group, forgotten, lookback) {
+        match store.merge(&group, forgotten, memory) {
             Ok(merged) => {
                 segments.retain(|segment| !group.iter().any(|part| part.name == segment.name));
                 segments.extend(merged);

@@ -181,7 +181,7 @@ impl Driver {
         }
         match self.loader.piece()? {
             Piece::Entered(entered) => {
-                self.inputs.restore(entered);
+                self.inputs.restore(*entered);
                 let next = self.inputs.epoch() + 1;
                 self.end_epoch(next, now);
                 Ok(Next::Step)

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use adtide_dataflows::model::{Epoch, EventTime, Topic, WINDOW_MS};
 use adtide_dataflows::operators::{Cut, Watermarks};
-use adtide_dataflows::{RESTORED, Settings};
+use adtide_dataflows::{RESTORED, RoutingKey, Settings};
 use anyhow::{bail, ensure};
 use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
@@ -59,6 +59,8 @@ pub struct Plan {
     pub gaps: Vec<Gap>,
     /// From before which times, by statement, everything stays as it is committed, because of the gaps.
     pub closed: Watermarks,
+    /// By what records are dealt out to workers.
+    pub routing: RoutingKey,
 }
 
 /// Which checkpoint to go on from.
@@ -298,6 +300,7 @@ impl Plan {
             backfill_from: None,
             gaps: Vec::new(),
             closed: Watermarks::MIN,
+            routing: RoutingKey::default(),
         };
         let start = plan.start();
         plan.cuts.retain(|cut| cut.epoch > start);
@@ -464,6 +467,11 @@ fn obstacle(before: &Settings, now: &Settings, memory: Memory) -> Option<(&'stat
         return Some(("ids.unknown", format!("{before:?}"), format!("{now:?}")));
     }
     let in_hours = |ms: i64| humantime::format_duration(Duration::from_millis(ms.unsigned_abs())).to_string();
-    (matches!(memory, Memory::Checkpoint) && now.lookback > before.lookback)
-        .then(|| ("conversion.lookback", in_hours(before.lookback), in_hours(now.lookback)))
+    let (before, now) = (before.memory(), now.memory());
+    let longer = [
+        ("conversion.lookback", before.lookback, now.lookback),
+        ("conversion.repeat_within", before.repeat_within, now.repeat_within),
+    ];
+    let (key, before, now) = longer.into_iter().find(|(_, before, now)| now > before)?;
+    matches!(memory, Memory::Checkpoint).then(|| (key, in_hours(before), in_hours(now)))
 }

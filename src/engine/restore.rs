@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 
-use adtide_dataflows::Entered;
 use adtide_dataflows::operators::Watermarks;
+use adtide_dataflows::{Entered, Memory};
 
 use super::jobs::Jobs;
 use crate::checkpoint::{Manifest, Segment, Store};
@@ -25,7 +25,7 @@ pub struct Loader {
 /// What comes of a [`Loader`].
 pub enum Piece {
     /// Some of it.
-    Entered(Entered),
+    Entered(Box<Entered>),
     /// It is still being read.
     NotYet,
     /// That was all.
@@ -43,12 +43,12 @@ impl Loader {
         let share = share(&checkpoint.segments, worker, workers);
         let total = share.iter().map(|segment| segment.rows).sum();
         // What had expired by the settings that it was kept under is not whole any more.
-        let (forgotten, lookback) = (checkpoint.forgotten, checkpoint.run.settings.lookback);
+        let (forgotten, memory) = (checkpoint.forgotten, checkpoint.run.settings.memory());
         let (send, receive) = sync_channel(jobs.room(AHEAD));
         let store = Arc::clone(store);
         jobs.start(Box::new(move || {
             for segment in share {
-                let pieces = match read(&store, &segment, &forgotten, lookback) {
+                let pieces = match read(&store, &segment, &forgotten, memory) {
                     Ok(entered) => pieces(entered, segment.rows).map(Ok).collect(),
                     Err(error) => vec![Err(error)],
                 };
@@ -72,7 +72,7 @@ impl Loader {
             Ok(read) => {
                 let (rows, entered) = read?;
                 self.done += rows;
-                Ok(Piece::Entered(entered))
+                Ok(Piece::Entered(Box::new(entered)))
             }
             Err(TryRecvError::Empty) => Ok(Piece::NotYet),
             Err(TryRecvError::Disconnected) => {
@@ -88,9 +88,9 @@ impl Loader {
     }
 }
 
-fn read(store: &Store, segment: &Segment, forgotten: &Watermarks, lookback: i64) -> anyhow::Result<Entered> {
+fn read(store: &Store, segment: &Segment, forgotten: &Watermarks, memory: Memory) -> anyhow::Result<Entered> {
     let mut entered = store.read(segment)?;
-    entered.retain_live(forgotten, lookback);
+    entered.retain_live(forgotten, memory);
     Ok(entered)
 }
 

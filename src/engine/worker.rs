@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use adtide_dataflows::{Ingest, Journal, replay};
+use adtide_dataflows::{Ingest, Journal, RoutingKey, replay};
 use timely::dataflow::operators::probe::Handle;
 use timely::worker::Worker;
 use tracing::info;
@@ -42,6 +42,7 @@ pub fn run(
     let opened = if index == 0 {
         let (mut plan, sinks) = restart::open(config, input.describe()?, store.map(|store| &**store), monitor)?;
         loss::check(&mut plan, &input.extents(), |gaps| input.heads(gaps), config.accept_loss)?;
+        plan.routing = RoutingKey::random();
         Some((plan, sinks))
     } else {
         None
@@ -58,7 +59,7 @@ pub fn run(
     let journal = taken.map_or_else(Journal::off, |(checkpoints, _)| Journal::new(checkpoints.interval_ms()));
     let probe = Handle::new();
     let (inputs, state, snapshots) = worker.dataflow(|scope| {
-        let (inputs, outputs, state) = replay(scope, &config.settings, &plan.dataflow_cuts(), &journal);
+        let (inputs, outputs, state) = replay(scope, &config.settings, &plan.dataflow_cuts(), &journal, plan.routing);
         let outlets = outlets::outlets(&config.sinks, &config.settings);
         outlets::connect(&outputs, &outlets, sinks, plan.rewrites_rankings, &probe);
         (inputs, state, checkpoint::snapshots(&outputs, &journal))

@@ -5,8 +5,7 @@ use std::hash::Hash;
 
 use adtide_dataflows::model::{AttributionRow, Compensation, Epoch, EventTime, PerformanceRow, RankingRow, Topic};
 use adtide_dataflows::operators::{PartitionReport, Watermarks};
-use adtide_dataflows::{DeadLetter, LateEvent, Outputs, Settings};
-use rustc_hash::FxHashMap;
+use adtide_dataflows::{DeadLetter, HashMap, LateEvent, Outputs, Settings};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use timely::dataflow::StreamVec;
 use timely::dataflow::operators::Concatenate;
@@ -19,7 +18,7 @@ pub enum Change {
     Ranking(RankingRow, isize),
     /// Statement 2, likewise.
     Performance(PerformanceRow, isize),
-    /// Statement 3, likewise.
+    /// Statement 3, likewise, by order, product and conversion time; of the rows of an order and product the newest is the result.
     Attribution(AttributionRow, isize),
     /// Statement 4.
     Compensation(Compensation),
@@ -160,8 +159,8 @@ pub fn progress<'scope>(outputs: &Outputs<'scope>) -> StreamVec<'scope, Epoch, C
 pub fn latest<K: Eq + Hash, R>(
     epochs: impl IntoIterator<Item = Vec<(R, isize)>>,
     key: impl Fn(&R) -> K,
-) -> FxHashMap<K, Option<R>> {
-    let mut latest = FxHashMap::default();
+) -> HashMap<K, Option<R>> {
+    let mut latest = HashMap::default();
     for changes in epochs {
         let (added, removed): (Vec<_>, Vec<_>) = changes.into_iter().partition(|(_, diff)| *diff > 0);
         latest.extend(removed.iter().map(|(row, _)| (key(row), None)));

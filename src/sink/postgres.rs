@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use adtide_dataflows::Settings;
-use adtide_dataflows::model::{AttributionRow, Epoch, PerformanceRow, Text};
+use adtide_dataflows::model::{Epoch, PerformanceRow, Text};
 use adtide_dataflows::operators::{PartitionReport, Watermarks};
 use anyhow::{Context, anyhow};
 use tokio_postgres::types::{Json, ToSql};
@@ -19,6 +19,8 @@ use super::{Commit, Progress, Run, Sink, Stored, by_partition, fenced, latest, r
 use crate::connect::postgres::{Client, PostgresConfig};
 use crate::connect::text::stored_text;
 use crate::connect::{Fault, migrate, persist};
+
+mod attributions;
 
 /// Statements 2 and 3 in PostgreSQL.
 pub struct PostgresSink {
@@ -146,11 +148,7 @@ const INCOMING: &str = "
     CREATE TEMP TABLE incoming_performance ON COMMIT DELETE ROWS AS
         SELECT campaign_id, product_id, placement, metric_time, impression_count, click_count, conversion_count,
                total_spend, total_revenue, ctr, cvr, roas, is_final
-        FROM ad_performance_metrics_realtime WITH NO DATA;
-    CREATE TEMP TABLE incoming_attributions ON COMMIT DELETE ROWS AS
-        SELECT ad_id, campaign_id, advertiser_id, product_id, order_id, revenue_amount, time_to_conversion,
-               attribution_model, click_time, conversion_time
-        FROM conversion_attribution_results WITH NO DATA;";
+        FROM ad_performance_metrics_realtime WITH NO DATA;";
 
 const UPSERT_PERFORMANCE: &str = "
     INSERT INTO ad_performance_metrics_realtime (campaign_id, product_id, placement, metric_time, impression_count,
@@ -161,22 +159,6 @@ const UPSERT_PERFORMANCE: &str = "
         conversion_count = excluded.conversion_count, total_spend = excluded.total_spend,
         total_revenue = excluded.total_revenue, ctr = excluded.ctr, cvr = excluded.cvr, roas = excluded.roas,
         is_final = excluded.is_final, updated_at = excluded.updated_at";
-
-const UPSERT_ATTRIBUTIONS: &str = "
-    INSERT INTO conversion_attribution_results (ad_id, campaign_id, advertiser_id, product_id, order_id,
-        revenue_amount, time_to_conversion, attribution_model, click_time, conversion_time, processed_at)
-    SELECT incoming_attributions.*, now() FROM incoming_attributions
-    ON CONFLICT (order_id, product_id, attribution_model) DO UPDATE SET
-        ad_id = excluded.ad_id, campaign_id = excluded.campaign_id, advertiser_id = excluded.advertiser_id,
-        revenue_amount = excluded.revenue_amount, time_to_conversion = excluded.time_to_conversion,
-        click_time = excluded.click_time, conversion_time = excluded.conversion_time,
-        processed_at = excluded.processed_at";
-
-const DELETE_ATTRIBUTIONS: &str = "
-    DELETE FROM conversion_attribution_results AS results
-    USING unnest($1::text[], $2::bigint[]) AS gone (order_id, product_id)
-    WHERE results.order_id = gone.order_id AND results.product_id = gone.product_id
-        AND results.attribution_model = $3";
 
 /// Other encodings lack characters, and the first record that has one would stop everything.
 fn check_encoding(client: &mut Client, config: &PostgresConfig) -> Result<(), Fault> {
@@ -217,9 +199,7 @@ struct Session {
     advance: Statement,
     copy_performance: Statement,
     upsert_performance: Statement,
-    copy_attributions: Statement,
-    upsert_attributions: Statement,
-    delete_attributions: Statement,
+    attributions: attributions::Statements,
 }
 
 impl Session {
@@ -232,9 +212,7 @@ impl Session {
             advance: client.prepare(ADVANCE)?,
             copy_performance: client.prepare("COPY incoming_performance FROM STDIN")?,
             upsert_performance: client.prepare(UPSERT_PERFORMANCE)?,
-            copy_attributions: client.prepare("COPY incoming_attributions FROM STDIN")?,
-            upsert_attributions: client.prepare(UPSERT_ATTRIBUTIONS)?,
-            delete_attributions: client.prepare(DELETE_ATTRIBUTIONS)?,
+            attributions: attributions::Statements::prepare(&mut client)?,
             client,
         })
     }
@@ -260,15 +238,7 @@ impl Session {
             transaction.copy_in(&self.copy_performance, &batch.performance).map_err(fault)?;
             transaction.execute(&self.upsert_performance, &[]).map_err(fault)?;
         }
-        if !batch.attributions.is_empty() {
-            transaction.copy_in(&self.copy_attributions, &batch.attributions).map_err(fault)?;
-            transaction.execute(&self.upsert_attributions, &[]).map_err(fault)?;
-        }
-        let (orders, products) = &batch.gone;
-        if !orders.is_empty() {
-            let gone: [&(dyn ToSql + Sync); 3] = [orders, products, &AttributionRow::MODEL];
-            transaction.execute(&self.delete_attributions, &gone).map_err(fault)?;
-        }
+        batch.attributions.write(&mut transaction, &self.attributions).map_err(fault)?;
         transaction.commit().map_err(fault)?;
         Ok(true)
     }
@@ -285,22 +255,18 @@ struct Batch {
     watermarks: Option<Watermarks>,
     partitions: Vec<PartitionReport>,
     performance: String,
-    attributions: String,
-    /// Attributions that there are no more: their orders and products.
-    gone: (Vec<String>, Vec<i64>),
+    attributions: attributions::Changes,
 }
 
 impl Batch {
     fn new(commit: Commit) -> Batch {
         let rows = Rows::sort(commit.epochs);
-        let (attributions, gone) = attributions(rows.attributions);
         Batch {
             epoch: commit.progress.epoch,
             watermarks: commit.progress.watermarks,
             partitions: commit.progress.partitions.into_values().collect(),
             performance: performance(rows.performance),
-            attributions,
-            gone,
+            attributions: attributions::Changes::new(rows.attributions),
         }
     }
 }
@@ -323,36 +289,6 @@ fn performance(epochs: Vec<Vec<(PerformanceRow, isize)>>) -> String {
         let _ = writeln!(text, "{is_final}");
     }
     text
-}
-
-/// Statement 3's rows, and the keys of those that are gone.
-fn attributions(epochs: Vec<Vec<(AttributionRow, isize)>>) -> (String, (Vec<String>, Vec<i64>)) {
-    let mut rows: Vec<_> = latest(epochs, |row| (key_text(&row.order_id), row.product_id)).into_iter().collect();
-    rows.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-    let (mut text, mut gone) = (String::with_capacity(rows.len() * 160), (Vec::new(), Vec::new()));
-    for ((order, product), row) in rows {
-        let Some(row) = row else {
-            gone.0.push(order.to_string());
-            gone.1.push(product);
-            continue;
-        };
-        match row.ad_id.as_ref().map(ToString::to_string) {
-            Some(ad) => {
-                let _ = write!(text, "{}\t", Escaped(&stored_text(&ad)));
-            }
-            None => text.push_str("\\N\t"),
-        }
-        match row.campaign_id {
-            Some(campaign) => {
-                let _ = write!(text, "{campaign}\t");
-            }
-            None => text.push_str("\\N\t"),
-        }
-        let _ = write!(text, "{}\t{product}\t{}\t{}\t", row.advertiser_id, Escaped(&order), row.revenue_amount);
-        let _ = write!(text, "{}\t{}\t", row.time_to_conversion(), AttributionRow::MODEL);
-        let _ = writeln!(text, "{}\t{}", row.click_time, row.conversion_time);
-    }
-    (text, gone)
 }
 
 /// [`stored_text`] without a copy where nothing changes.

@@ -46,6 +46,22 @@ CREATE TABLE IF NOT EXISTS conversion_attribution_results (
     PRIMARY KEY (order_id, product_id, attribution_model)
 );
 
+-- Rows of conversions whose order came again after conversion.repeat_within, and has a newer row.
+CREATE TABLE IF NOT EXISTS adtide_superseded_attributions (
+    order_id           TEXT NOT NULL,
+    product_id         INTEGER NOT NULL,
+    attribution_model  TEXT NOT NULL,
+    ad_id              TEXT,
+    campaign_id        INTEGER,
+    advertiser_id      INTEGER NOT NULL,
+    revenue_amount     TEXT NOT NULL,
+    time_to_conversion INTEGER NOT NULL,
+    click_time         TEXT NOT NULL,
+    conversion_time    TEXT NOT NULL,
+    processed_at       TEXT NOT NULL,
+    PRIMARY KEY (order_id, product_id, attribution_model, conversion_time)
+);
+
 -- How far this database has got: written in the transaction of the rows it stands for.
 CREATE TABLE IF NOT EXISTS adtide_progress (
     sink       TEXT PRIMARY KEY,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use adtide_dataflows::model::{AttributionRow, EventTime, PerformanceRow, RankingRow, Topic};
+use adtide_dataflows::model::{EventTime, PerformanceRow, RankingRow, Topic};
 use adtide_dataflows::operators::PartitionReport;
 use anyhow::Context;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
@@ -10,6 +10,8 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 use super::rows::Rows;
 use super::{Commit, Progress, Run, Sink, Stored, cannot, latest};
 use crate::{connect, json};
+
+mod attributions;
 
 /// Statements 1, 2 and 3 in one database file, each commit one transaction.
 pub struct SqliteSink {
@@ -34,7 +36,7 @@ impl SqliteSink {
                 // Another version may have kept its progress in other columns.
                 transaction.execute_batch(
                     "DELETE FROM rtb_ranking_cache; DELETE FROM ad_performance_metrics_realtime;
-                     DELETE FROM conversion_attribution_results;
+                     DELETE FROM conversion_attribution_results; DELETE FROM adtide_superseded_attributions;
                      DROP TABLE adtide_progress; DROP TABLE adtide_progress_partitions; DROP TABLE adtide_run;",
                 )?;
                 transaction.execute_batch(include_str!("schema.sql"))?;
@@ -143,7 +145,7 @@ impl Sink for SqliteSink {
             let transaction = connection.transaction()?;
             write_rankings(&transaction, rows.rankings, &now)?;
             write_performance(&transaction, rows.performance, &now)?;
-            write_attributions(&transaction, rows.attributions, &now)?;
+            attributions::write(&transaction, rows.attributions, &now)?;
             write_progress(&transaction, NAME, &commit.progress, &now)?;
             Ok(transaction.commit()?)
         };
@@ -222,42 +224,6 @@ fn write_performance(
             sums.roas(),
             now,
             is_final,
-        ])?;
-    }
-    Ok(())
-}
-
-fn write_attributions(
-    transaction: &Transaction<'_>,
-    epochs: Vec<Vec<(AttributionRow, isize)>>,
-    now: &str,
-) -> rusqlite::Result<()> {
-    let mut upsert = transaction.prepare_cached(
-        "INSERT OR REPLACE INTO conversion_attribution_results (ad_id, campaign_id, advertiser_id, product_id,
-             order_id, revenue_amount, time_to_conversion, attribution_model, click_time, conversion_time, processed_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-    )?;
-    let mut delete = transaction.prepare_cached(
-        "DELETE FROM conversion_attribution_results
-         WHERE order_id = ?1 AND product_id = ?2 AND attribution_model = ?3",
-    )?;
-    for ((order_id, product_id), row) in latest(epochs, |row| (row.order_id.clone(), row.product_id)) {
-        let Some(row) = row else {
-            delete.execute(params![order_id, product_id, AttributionRow::MODEL])?;
-            continue;
-        };
-        upsert.execute(params![
-            row.ad_id.as_ref().map(ToString::to_string),
-            row.campaign_id,
-            row.advertiser_id,
-            product_id,
-            order_id,
-            row.revenue_amount.to_string(),
-            row.time_to_conversion(),
-            AttributionRow::MODEL,
-            row.click_time.to_string(),
-            row.conversion_time.to_string(),
-            now,
         ])?;
     }
     Ok(())

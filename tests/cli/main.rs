@@ -5,6 +5,7 @@
 
 mod support;
 
+mod attributions;
 mod checkpoints;
 mod cluster;
 mod config;

@@ -1,8 +1,8 @@
 //! State is bounded: it follows what is open, not what has been seen.
 
-use adtide_dataflows::Journal;
 use adtide_dataflows::conversion_matcher::{Conversion, MatchEvent, MatchKey, StoredClick, conversion_matcher, route};
 use adtide_dataflows::model::{AdId, Epoch, EventTime, Money};
+use adtide_dataflows::{Journal, RoutingKey};
 
 use crate::support::{Dice, HOUR, Held, History, MINUTE, Run, SECOND, Turn, click, impression, nets, sale, small};
 
@@ -129,10 +129,10 @@ fn more_clicks_than_a_chunk_takes_within_seconds_and_again_after_their_expiry() 
             MatchEvent::Conversion(Conversion {
                 keys: keys(device),
                 order: (EventTime(time), 0, device as u64),
-                latest: EventTime(time),
                 order_id: format!("{name}{device}").into(),
                 product_id: 7,
                 revenue_amount: Money(1),
+                opened_until: None,
             })
         })
     };
@@ -145,8 +145,9 @@ fn more_clicks_than_a_chunk_takes_within_seconds_and_again_after_their_expiry() 
         // Of these clicks, not one is left.
         turn(sales("c", HOUR - 1).collect(), HOUR),
     ];
-    let [rows] =
-        nets(turns, |streams, _| [conversion_matcher(streams.records, streams.marks, &small(), &Journal::off()).0]);
+    let [rows] = nets(turns, |streams, _| {
+        [conversion_matcher(streams.records, streams.marks, &small(), RoutingKey::default(), &Journal::off()).0]
+    });
     assert_eq!(rows.len(), 2 * DEVICES as usize);
     for ((epoch, row), count) in rows {
         assert_eq!((epoch, count), (if row.order_id.starts_with('a') { 0 } else { 3 }, 1));
@@ -170,17 +171,18 @@ fn matched_after_reuse(reuse: MatchEvent, sale_time: i64) -> Vec<i64> {
     let conversion = Conversion {
         keys: MatchKey::pair(7, Some("d"), None),
         order: (EventTime(sale_time), 0, 0),
-        latest: EventTime(sale_time),
         order_id: "a".into(),
         product_id: 7,
         revenue_amount: Money(1),
+        opened_until: None,
     };
     let turns = [device_click("d", 0), device_click("d", 690 * SECOND), reuse, MatchEvent::Conversion(conversion)];
     let watermarks = [None, Some(EventTime(expires)), None, None];
     let turns = turns.into_iter().zip(watermarks);
     let turns = turns.map(|(record, watermark)| Turn { records: vec![record], watermark }).collect();
-    let [rows] =
-        nets(turns, |streams, _| [conversion_matcher(streams.records, streams.marks, &small(), &Journal::off()).0]);
+    let [rows] = nets(turns, |streams, _| {
+        [conversion_matcher(streams.records, streams.marks, &small(), RoutingKey::default(), &Journal::off()).0]
+    });
     rows.into_keys().map(|(_, row)| row.click_time.0).collect()
 }
 

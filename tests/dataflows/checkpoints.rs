@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use crate::support::{
-    Changes, Checkpoint, Dice, Disorder, Held, History, Line, MINUTE, Plan, Run, Step, check, click, histories,
+    Changes, Checkpoint, Dice, Disorder, Held, History, Line, MINUTE, Plan, Run, SECOND, Step, check, click, histories,
     impression, refund_sums, sale, settings, small,
 };
 
@@ -224,18 +224,23 @@ fn refunds_add_up(run: &Run) {
 }
 
 #[test]
-fn a_conversion_whose_place_an_earlier_repeat_took_does_not_stand_again() {
+fn a_repeat_that_may_still_open_a_conversion_is_in_a_checkpoint() {
     let device = |line: Line| line.with("device_id", "q");
     let history = History::new()
-        .epoch([device(click(44 * MINUTE)), device(sale("a", 60 * MINUTE)), sale("z", 0).to(1)])
+        .epoch([device(click(44 * MINUTE)), device(sale("a", 46 * MINUTE)), sale("z", 0).to(1)])
+        .epoch([device(sale("a", 55 * MINUTE + SECOND))])
+        // Now the second opens a conversion.
         .epoch([device(sale("a", 45 * MINUTE)).to(1)])
-        // The lookback and all lateness after the earlier one, and before the later one happened.
-        .epoch([impression(58 * MINUTE), sale("y", 58 * MINUTE).to(1)])
+        .epoch([impression(54 * MINUTE), sale("y", 54 * MINUTE).to(1)])
         .epoch([])
-        .epoch([device(click(59 * MINUTE))])
+        .epoch([device(click(54 * MINUTE))])
+        .epoch([impression(58 * MINUTE), sale("w", 64 * MINUTE).to(1), sale("x", 64 * MINUTE)])
+        // And this one repeats it, when all others are settled.
+        .epoch([device(sale("a", 65 * MINUTE + SECOND))])
         .epoch([]);
     let one = Run::kept(&history, &small(), 1, true, 1);
-    assert_eq!(one.attributions.last().len(), 1);
+    one.check_at(Epoch::MAX, &history, &small());
+    assert_eq!((one.attributions.last().len(), one.repeats), (2, 2));
     for epoch in one.boundaries() {
         let from = one.checkpoint(epoch, None, &small(), &mut Dice::new(epoch));
         let plan = Plan { settles: true, restore: Some(from.clone()), ..Plan::default() };

@@ -159,6 +159,79 @@ fn a_repeat_is_known_after_its_conversion_is_settled() {
     assert_eq!(run.repeats, 1);
 }
 
+/// The rows of the table, by the revenue of their conversions.
+fn revenue(run: &Run, epoch: Epoch) -> Vec<i64> {
+    run.table_of_attributions(epoch).into_values().map(|row| row.revenue_amount.0).collect()
+}
+
+#[test]
+fn a_record_opens_a_conversion_if_it_is_more_than_repeat_within_after_the_last_that_did() {
+    let settings = Settings { repeat_within: Some(MINUTE), ..small() };
+    let sale = |time: i64, revenue: &str| sale("a", time).with("revenue_amount", revenue);
+    // The second and third are repeats of the first; the fourth is within a minute of a repeat, and opens all the same.
+    let records = [sale(1000, "1"), sale(31_000, "2"), sale(61_000, "3"), sale(61_001, "4"), sale(121_001, "5")];
+    let history = History::new().epoch([click(0)]).epoch(records);
+    for history in [history.clone(), history.recut(|| false), history.recut(|| true)] {
+        let run = history.run(&settings);
+        assert_eq!(revenue(&run, Epoch::MAX), [400]);
+        assert_eq!(run.repeats, 3);
+    }
+}
+
+#[test]
+fn whether_a_record_repeats_another_does_not_depend_on_the_end_of_epochs() {
+    // A click at 0 and one after three lookbacks; order a at once, another order then, and a once more.
+    let lookback = small().lookback;
+    let at = |time, revenue: &str| sale("a", time).with("revenue_amount", revenue);
+    let other = |time| sale("z", time).with("revenue_amount", "9");
+    for (again, expected) in [(3 * lookback + MINUTE, [700, 900]), (lookback + 1, [500, 900])] {
+        let history = History::new()
+            .epoch([click(0), at(1000, "5")])
+            .epoch([click(3 * lookback), other(3 * lookback)])
+            .epoch([at(again, "7").to(1)]);
+        for history in [history.recut(|| false), history.recut(|| true), history] {
+            assert_eq!(revenue(&history.run(&small()), Epoch::MAX), expected);
+        }
+    }
+}
+
+#[test]
+fn a_record_that_comes_late_changes_who_opens_and_who_repeats() {
+    let settings = Settings { repeat_within: Some(10 * SECOND), ..small() };
+    let at = |seconds, revenue: &str| sale("a", seconds * SECOND).with("revenue_amount", revenue);
+    let run = History::new()
+        .epoch([click(0), at(20, "1"), at(31, "2"), at(41, "3")])
+        .epoch([at(15, "4")])
+        .epoch([at(4, "5")])
+        .run(&settings);
+    // 20, 31; then 15, 31; then 4, 15, 31.
+    assert_eq!([0, 1, 2].map(|epoch| revenue(&run, epoch)), [[200], [200], [200]]);
+    let rows = |epoch| run.attributions.at(epoch).iter().map(|row| row.revenue_amount.0).collect::<Vec<_>>();
+    assert_eq!([rows(0), rows(1), rows(2)], [vec![100, 200], vec![200, 400], vec![200, 400, 500]]);
+    assert_eq!(run.repeats, 2);
+}
+
+#[test]
+fn the_row_is_that_of_the_newest_conversion_that_has_a_candidate() {
+    let settings = Settings { repeat_within: Some(10 * SECOND), ..small() };
+    let at = |time, device: &str| sale("a", time).with("device_id", device);
+    let other = |time| sale("z", time).with("device_id", "z");
+    // The one of 9 minutes has a click until one that has none comes before it. By then its forerunner has expired, or not.
+    for later in [30 * SECOND, 9 * MINUTE] {
+        let run = History::new()
+            .epoch([click(0), at(1000, "d")])
+            .epoch([other(later), impression(later)])
+            .epoch([])
+            .epoch([at(later, "d")])
+            .epoch([at(later - SECOND, "nobody")])
+            .epoch([])
+            .run(&settings);
+        let times = |epoch| run.table_of_attributions(epoch).into_values().map(|row| row.conversion_time.0).collect();
+        let table: [Vec<i64>; 4] = [0, 3, 4, Epoch::MAX].map(times);
+        assert_eq!(table, [vec![1000], vec![later], vec![1000], vec![1000]]);
+    }
+}
+
 #[test]
 fn a_late_click_that_is_a_better_match_replaces_the_row() {
     let run =

@@ -1,13 +1,13 @@
 //! Statements 2, 3 and 4 against plain differential formulations of them, which keep everything for ever: equal
 //! collections in every epoch.
 
-use adtide_dataflows::Journal;
 use adtide_dataflows::conversion_matcher::{Conversion, MatchEvent, MatchKey, StoredClick, conversion_matcher, route};
 use adtide_dataflows::duplicate_detector::{ClickGroup, PaidClick, duplicate_detector};
 use adtide_dataflows::model::{
     AdId, AttributionRow, Epoch, EventTime, Money, PerformanceKey, PerformanceSums, WINDOW_MS,
 };
 use adtide_dataflows::performance_aggregator::{PartialSums, performance_aggregator};
+use adtide_dataflows::{Journal, RoutingKey, Settings};
 use proptest::prelude::*;
 
 use crate::support::{MINUTE, SECOND, Turn, check, nets, small};
@@ -63,7 +63,13 @@ fn statement_2_is_a_reduce_that_sums_up_by_key_and_window() {
                 }
                 output.push((total, 1));
             });
-            let (rows, _) = performance_aggregator(streams.records, streams.marks, &small(), &Journal::off());
+            let (rows, _) = performance_aggregator(
+                streams.records,
+                streams.marks,
+                &small(),
+                RoutingKey::default(),
+                &Journal::off(),
+            );
             [rows.map(|row| (row.key, row.sums)), plain]
         });
         assert_eq!(operator, plain);
@@ -85,10 +91,9 @@ fn match_event(time: EventTime, (is_click, device, session, product_id, id): Sma
         let click = StoredClick { keys, click_time: time, ad_id, campaign_id: Some(5), advertiser_id: 9 };
         return MatchEvent::Click((route(product_id), click));
     }
-    // Repeats are near each other.
-    let order_id = format!("{id}-{}", time.0 / (10 * MINUTE)).into();
-    let order = (time, 0, offset);
-    MatchEvent::Conversion(Conversion { keys, order, latest: time, order_id, product_id, revenue_amount: Money(600) })
+    let (order_id, order) = (id.to_string().into(), (time, 0, offset));
+    let (revenue_amount, opened_until) = (Money(600), None);
+    MatchEvent::Conversion(Conversion { keys, order, order_id, product_id, revenue_amount, opened_until })
 }
 
 #[test]
@@ -99,27 +104,37 @@ fn statement_3_is_a_join_and_a_reduce_to_the_greatest() {
             offset += 1;
             match_event(time, record, offset)
         });
-        let lookback = small().lookback;
+        let settings = Settings { repeat_within: Some(3 * MINUTE), ..small() };
+        let (lookback, repeat_within) = (settings.lookback, settings.repeat_within());
         let [operator, plain] = nets(turns, move |streams, turns| {
             let clicks = streams.all(turns, |event| match event {
                 MatchEvent::Click((_, click)) => {
                     let rank = (click.click_time, click.ad_id.clone(), click.campaign_id, click.advertiser_id);
                     Some((click.keys.map(Side::of), rank))
                 }
-                MatchEvent::Conversion(_) => None,
+                MatchEvent::Conversion(_) | MatchEvent::Opener(_) => None,
             });
             let conversions = streams.all(turns, |event| match event {
-                MatchEvent::Click(..) => None,
+                MatchEvent::Click(..) | MatchEvent::Opener(_) => None,
                 MatchEvent::Conversion(sale) => {
                     let id = (sale.order_id.clone(), sale.product_id);
                     Some((id, (sale.order, sale.revenue_amount, sale.keys.map(Side::of))))
                 }
             });
-            let standing = conversions.reduce(|_, repeats, output| output.push((repeats[0].0.clone(), 1)));
+            let standing = conversions.reduce(move |_, records, output| {
+                let mut last: Option<EventTime> = None;
+                for (record, _) in records {
+                    let time = record.0.0;
+                    if last.is_none_or(|last| time > last.plus(repeat_within)) {
+                        last = Some(time);
+                        output.push(((*record).clone(), 1));
+                    }
+                }
+            });
             let by_key = |keys: [Option<Side>; 2]| keys.into_iter().flatten();
             let clicks = clicks.flat_map(move |(keys, rank)| by_key(keys).map(move |key| (key, rank.clone())));
             let standing = standing.flat_map(move |(id, (order, revenue, keys))| {
-                by_key(keys).map(move |key| (key, (id.clone(), order.0, revenue)))
+                by_key(keys).map(move |key| (key, ((id.clone(), order), order.0, revenue)))
             });
             let candidates = standing
                 .join(clicks)
@@ -128,7 +143,7 @@ fn statement_3_is_a_join_and_a_reduce_to_the_greatest() {
             let best = candidates.reduce(|_, candidates, output| {
                 output.push((candidates[candidates.len() - 1].0.clone(), 1));
             });
-            let plain = best.map(|((order_id, product_id), (click, conversion_time, revenue_amount))| {
+            let plain = best.map(|(((order_id, product_id), _), (click, conversion_time, revenue_amount))| {
                 let (click_time, ad_id, campaign_id, advertiser_id) = click;
                 AttributionRow {
                     order_id,
@@ -141,7 +156,10 @@ fn statement_3_is_a_join_and_a_reduce_to_the_greatest() {
                     conversion_time,
                 }
             });
-            [conversion_matcher(streams.records, streams.marks, &small(), &Journal::off()).0, plain]
+            [
+                conversion_matcher(streams.records, streams.marks, &settings, RoutingKey::default(), &Journal::off()).0,
+                plain,
+            ]
         });
         assert_eq!(operator, plain);
     });
@@ -175,7 +193,8 @@ fn statement_4_is_a_count_of_closed_windows() {
             let counts = clicks.count().map(|((window, group), count)| (window, (group, count as u64)));
             let duplicates = counts.filter(|(_, (_, count))| *count > 1).semijoin(streams.collection(closings(turns)));
             let plain = duplicates.map(|(window, (group, count))| (window, group, count));
-            let (records, _) = duplicate_detector(streams.records, streams.marks, &small(), &Journal::off());
+            let (records, _) =
+                duplicate_detector(streams.records, streams.marks, &small(), RoutingKey::default(), &Journal::off());
             // What the records of a group add up to, and the greatest n, are the same.
             let sums = records.map(|row| {
                 let group = (row.advertiser_id, row.ad_id.to_string(), row.device_id.to_string());

@@ -3,9 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use adtide_dataflows::Journal;
 use adtide_dataflows::model::{Epoch, EventTime};
 use adtide_dataflows::operators::{Ranked, left_join, newest, retain, top_k};
+use adtide_dataflows::{Journal, RoutingKey};
 use differential_dataflow::AsCollection;
 use proptest::prelude::*;
 
@@ -57,7 +57,7 @@ fn top_k_is_a_reduce_that_sorts_and_cuts() {
             });
             let plain = ranked.map(|(group, (first, total))| Ranked { group, first, total });
             let values = streams.records.as_collection();
-            [top_k(values, limit, |group| u64::from(*group), "Ranking"), plain]
+            [top_k(values, limit, RoutingKey::default(), "Ranking"), plain]
         });
         assert_eq!(operator, plain);
     });
@@ -84,7 +84,7 @@ fn newest_is_a_reduce_to_the_value_of_the_greatest_order() {
                     output.push((*value, 1));
                 }
             });
-            [newest(streams.records, |key| u64::from(*key), &Journal::off(), |_| unreachable!(), "Newest"), plain]
+            [newest(streams.records, RoutingKey::default(), &Journal::off(), |_| unreachable!(), "Newest"), plain]
         });
         assert_eq!(operator, plain);
     });

@@ -240,7 +240,7 @@ fn build(worker: &mut Worker, setup: &Setup, plan: Plan, dice: Dice) -> (Driver,
     let journal = Journal::new(interval);
     let probe = Handle::new();
     let (inputs, state, snapshots) = worker.dataflow(|scope| {
-        let (inputs, outputs, state) = replay(scope, &config.settings, &plan.dataflow_cuts(), &journal);
+        let (inputs, outputs, state) = replay(scope, &config.settings, &plan.dataflow_cuts(), &journal, plan.routing);
         outlets::connect(&outputs, &OUTLETS, openers, plan.rewrites_rankings, &probe);
         (inputs, state, checkpoint::snapshots(&outputs, &journal))
     });

@@ -469,7 +469,7 @@ impl World {
 
 fn settings(dice: &mut Dice, more: &mut Dice) -> Settings {
     let product_metrics = dice.one_of(&[MetricsSource::Topic, MetricsSource::Live { windows: 2 }]);
-    Settings {
+    let drawn = Settings {
         statements: Statement::ALL.to_vec(),
         performance_bound: 10_000,
         conversions_bound: 20_000,
@@ -481,8 +481,18 @@ fn settings(dice: &mut Dice, more: &mut Dice) -> Settings {
         product_metrics,
         emit: dice.one_of(&[Emit::OnUpdate, Emit::OnClose]),
         ..Settings::default()
-    }
+    };
+    // Not drawn: kept seeds are of what was drawn before.
+    let repeat_within = match (drawn.lookback, drawn.allowed_lateness) {
+        (_, 0) => None,
+        (TWO_MINUTES, MINUTE) => Some(20 * MINUTE),
+        (TWO_MINUTES, _) => Some(0),
+        _ => Some(MINUTE),
+    };
+    Settings { repeat_within, ..drawn }
 }
+
+const TWO_MINUTES: i64 = 2 * MINUTE;
 
 fn config(dice: &mut Dice, settings: Settings) -> EngineConfig {
     let interval = dice.one_of(&[500, 2000, 5000]);

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use adtide::engine::restart::Holding;
 use adtide::sink::{Change, Commit, Committer, Opener, Progress, Run, Stored, latest};
-use adtide_dataflows::model::{AttributionRow, Compensation, Epoch, PerformanceKey, PerformanceRow, RankingRow, Text};
+use adtide_dataflows::model::{
+    AttributionRow, Compensation, Epoch, EventTime, PerformanceKey, PerformanceRow, RankingRow, Text,
+};
 use adtide_dataflows::{DeadLetter, LateEvent};
 use timely::scheduling::SyncActivator;
 use tracing::debug;
@@ -17,7 +19,8 @@ use crate::dice::Dice;
 pub struct Tables {
     pub rankings: BTreeMap<(Text, Text), RankingRow>,
     pub performance: BTreeMap<PerformanceKey, PerformanceRow>,
-    pub attributions: BTreeMap<(Text, i64), AttributionRow>,
+    /// Of each order and product the rows of its conversions; the table has the last.
+    pub attributions: BTreeMap<(Text, i64), BTreeMap<EventTime, AttributionRow>>,
     pub compensations: Vec<Compensation>,
     pub late: Vec<LateEvent>,
     pub dead: Vec<DeadLetter>,
@@ -200,8 +203,11 @@ impl Tables {
         for (key, row) in latest(performance, |row| row.key.clone()) {
             set(&mut self.performance, key, row);
         }
-        for (key, row) in latest(attributions, |row| (row.order_id.clone(), row.product_id)) {
-            set(&mut self.attributions, key, row);
+        for ((order, product, time), row) in
+            latest(attributions, |row| (row.order_id.clone(), row.product_id, row.conversion_time))
+        {
+            let conversions = self.attributions.entry((order, product)).or_default();
+            set(conversions, time, row);
         }
     }
 }

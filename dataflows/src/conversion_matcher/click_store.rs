@@ -6,23 +6,28 @@
 //! chunk is the list's end and need not be cut.
 //!
 //! Clicks come nearly in order of time, so a place in a list is found near its head. A list in which one was not (a
-//! session id that many visitors share, read from partitions that are far apart) becomes an ordered set.
+//! session id that many visitors share, read from partitions that are far apart), or in which a lookup goes far back, becomes an
+//! ordered map. Of clicks of one key and time only the best matters, so others need not be in the list.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::collections::btree_map;
+use std::hash::BuildHasher;
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
-use rustc_hash::FxHashMap;
 
 use super::{MatchKey, RoutedClick, StoredClick};
-use crate::hash::table_bytes;
+use crate::hash::{HashMap, RandomState, table_bytes};
 use crate::model::{AdId, EventTime, IdHash};
 
 /// Clicks a chunk.
 const CHUNK: usize = 1 << 16;
 
-/// A list that takes more steps than this to find a place in becomes an ordered set.
+/// A list that takes more steps than this to find a place in becomes an ordered map.
 const LONG_WALK: usize = 16;
+
+/// When there are more buckets than this, they become twice as wide.
+const MOST_BUCKETS: usize = 1024;
 
 /// Where a click is: the number of its chunk and the place in it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -105,8 +110,9 @@ pub struct ClickStore {
     /// The chunks of each bucket of click times; the last one takes new clicks.
     buckets: BTreeMap<i64, Vec<usize>>,
     heads: [HashTable<Link>; 2],
-    /// What is in no list: the clicks of keys that come far out of order, by time.
-    ordered: [FxHashMap<IdHash, BTreeSet<(EventTime, Link)>>; 2],
+    hasher: RandomState,
+    /// What is in no list: the clicks of keys that come far out of order, of each time the best.
+    ordered: [HashMap<IdHash, BTreeMap<EventTime, Link>>; 2],
     bucket_ms: i64,
     lookback: i64,
     allowed_lateness: i64,
@@ -114,7 +120,8 @@ pub struct ClickStore {
 }
 
 impl ClickStore {
-    /// An empty store. Clicks stay at most a sixty-fourth of the lookback longer than they must.
+    /// An empty store. Clicks stay at most a sixty-fourth of the lookback longer than they must, or a five-hundredth of the
+    /// time that all live ones span.
     pub fn new(lookback: i64, allowed_lateness: i64) -> ClickStore {
         ClickStore {
             chunks: Vec::new(),
@@ -122,6 +129,7 @@ impl ClickStore {
             free: Vec::new(),
             buckets: BTreeMap::new(),
             heads: [HashTable::new(), HashTable::new()],
+            hasher: RandomState::default(),
             ordered: Default::default(),
             bucket_ms: (lookback / 64).max(1000),
             lookback,
@@ -139,7 +147,7 @@ impl ClickStore {
     pub fn bytes(&self) -> usize {
         let slots: usize = self.chunks.iter().map(Vec::capacity).sum();
         let links: usize = self.heads.iter().map(|heads| table_bytes::<Link>(heads.capacity())).sum();
-        let ordered: usize = self.ordered.iter().flat_map(FxHashMap::values).map(BTreeSet::len).sum();
+        let ordered: usize = self.ordered.iter().flat_map(HashMap::values).map(BTreeMap::len).sum();
         slots * size_of::<Slot>() + links + ordered * size_of::<(EventTime, Link)>()
     }
 
@@ -166,7 +174,7 @@ impl ClickStore {
                 *next = *found;
             }
         }
-        let chunk = self.open_chunk(slot.click_time.0.div_euclid(self.bucket_ms));
+        let chunk = self.open_chunk(slot.click_time);
         let link = Link::new(chunk, self.chunks[chunk].len());
         let (keys, time) = (slot.keys, slot.click_time);
         push(&mut self.chunks[chunk], slot);
@@ -174,9 +182,7 @@ impl ClickStore {
         for (side, place) in places.into_iter().enumerate() {
             match place {
                 Place::Nowhere => {}
-                Place::Ordered => {
-                    self.ordered[side].entry(keys[side]).or_default().insert((time, link));
-                }
+                Place::Ordered => self.insert_ordered(side, keys[side], time, link),
                 Place::InList { before: Some(before), .. } => {
                     self.chunks[before.chunk()][before.place()].next[side] = link;
                 }
@@ -186,10 +192,16 @@ impl ClickStore {
     }
 
     /// The best click at or before `time`, within the lookback, of any of the keys.
-    pub fn best(&self, keys: &[Option<MatchKey>; 2], time: EventTime) -> Option<StoredClick> {
-        let best = |side: usize| self.best_of(side, keys[side]?.0, time);
-        let slot = [best(0), best(1)].into_iter().flatten().max_by(|one, other| one.rank().cmp(&other.rank()))?;
-        Some(slot.click())
+    pub fn best(&mut self, keys: &[Option<MatchKey>; 2], time: EventTime) -> Option<StoredClick> {
+        let links = [0, 1].map(|side| self.best_of(side, keys[side]?.0, time));
+        let slots = links.into_iter().flatten().filter_map(|link| self.slot(link));
+        Some(slots.max_by(|one, other| one.rank().cmp(&other.rank()))?.click())
+    }
+
+    /// Whether of the clicks of a key at or before `time` none is better than this one, which must be among them.
+    pub fn is_best_of(&mut self, side: usize, key: MatchKey, click: &StoredClick, time: EventTime) -> bool {
+        let best = self.best_of(side, key.0, time).and_then(|link| self.slot(link));
+        best.is_none_or(|best| best.rank() <= click.rank())
     }
 
     /// Drops the buckets all of whose clicks have expired: the watermark has passed
@@ -209,8 +221,8 @@ impl ClickStore {
         }
     }
 
-    fn open_chunk(&mut self, bucket: i64) -> usize {
-        let chunks = self.buckets.entry(bucket).or_default();
+    fn open_chunk(&mut self, time: EventTime) -> usize {
+        let chunks = self.buckets.entry(time.0.div_euclid(self.bucket_ms)).or_default();
         if let Some(&last) = chunks.last()
             && self.chunks[last].len() < CHUNK
         {
@@ -222,7 +234,18 @@ impl ClickStore {
             self.chunks.len() - 1
         });
         chunks.push(chunk);
+        if self.buckets.len() > MOST_BUCKETS {
+            self.widen();
+        }
         chunk
+    }
+
+    /// Makes buckets twice as wide, so that the number of chunks follows the number of clicks, whatever time they span.
+    fn widen(&mut self) {
+        self.bucket_ms = self.bucket_ms.saturating_mul(2);
+        for (bucket, mut chunks) in std::mem::take(&mut self.buckets) {
+            self.buckets.entry(bucket.div_euclid(2)).or_default().append(&mut chunks);
+        }
     }
 
     fn slot(&self, link: Link) -> Option<&Slot> {
@@ -238,29 +261,35 @@ impl ClickStore {
         same_list.then_some((link, next))
     }
 
-    fn best_of(&self, side: usize, key: IdHash, time: EventTime) -> Option<&Slot> {
-        let slot = match self.ordered[side].get(&key) {
-            Some(ordered) => self.last_until(ordered, time)?,
-            None => {
-                let mut slot = self.slot(*self.find_head(side, key)?)?;
-                while slot.click_time > time {
-                    slot = self.next(side, slot)?.1;
-                }
-                slot
-            }
+    /// The best click of a key at or before a time, within the lookback.
+    fn best_of(&mut self, side: usize, key: IdHash, time: EventTime) -> Option<Link> {
+        let link = match self.walk(side, key, time) {
+            Ok(found) => found?,
+            Err(TooFar) => *self.ordered[side].get(&key)?.range(..=time).next_back()?.1,
         };
-        (time.0 - slot.click_time.0 <= self.lookback).then_some(slot)
+        (time.0 - self.slot(link)?.click_time.0 <= self.lookback).then_some(link)
     }
 
-    /// Of the latest clicks at or before a time, the best.
-    fn last_until(&self, ordered: &BTreeSet<(EventTime, Link)>, time: EventTime) -> Option<&Slot> {
-        let (latest, _) = *ordered.range(..=(time, Link::END)).next_back()?;
-        let at_once = ordered.range((latest, Link(0))..=(latest, Link::END));
-        at_once.filter_map(|(_, link)| self.slot(*link)).max_by(|one, other| one.rank().cmp(&other.rank()))
+    /// The first click of a list at or before a time. If it is not near the list's head, the list becomes an ordered map.
+    fn walk(&mut self, side: usize, key: IdHash, time: EventTime) -> Result<Option<Link>, TooFar> {
+        if self.ordered[side].contains_key(&key) {
+            return Err(TooFar);
+        }
+        let Some(mut link) = self.find_head(side, key).copied() else { return Ok(None) };
+        for _ in 0..LONG_WALK {
+            let Some(slot) = self.slot(link) else { return Ok(None) };
+            if slot.click_time <= time {
+                return Ok(Some(link));
+            }
+            let Some((next, _)) = self.next(side, slot) else { return Ok(None) };
+            link = next;
+        }
+        self.order(side, key);
+        Err(TooFar)
     }
 
-    /// Where a new click goes. Among equal ranks it goes last, so that whatever ranks no higher than a click comes
-    /// after it in its list.
+    /// Where a new click goes: before all that ranks lower, so that whatever ranks no higher than a click comes after it in its
+    /// list.
     fn place(&mut self, side: usize, slot: &Slot) -> Place {
         if !slot.has_key[side] {
             return Place::Nowhere;
@@ -269,9 +298,12 @@ impl ClickStore {
             return Place::Ordered;
         }
         let mut before = None;
-        let mut after = self.head(side, slot);
+        let mut after = self.head(side, slot.keys[side]);
         for _ in 0..LONG_WALK {
             match after {
+                Some((_, other)) if other.click_time == slot.click_time && other.rank() >= slot.rank() => {
+                    return Place::Nowhere;
+                }
                 Some((link, other)) if other.rank() >= slot.rank() => {
                     before = Some(link);
                     after = self.next(side, other);
@@ -279,40 +311,55 @@ impl ClickStore {
                 _ => return Place::InList { before, next: after.map_or(Link::END, |(link, _)| link) },
             }
         }
-        self.order(side, slot);
+        self.order(side, slot.keys[side]);
         Place::Ordered
     }
 
-    /// Moves the list of a click's key to an ordered set.
-    fn order(&mut self, side: usize, slot: &Slot) {
-        let mut clicks = BTreeSet::new();
-        let mut at = self.head(side, slot);
+    /// Moves the list of a key to an ordered map.
+    fn order(&mut self, side: usize, key: IdHash) {
+        let mut clicks = BTreeMap::new();
+        let mut at = self.head(side, key);
         while let Some((link, other)) = at {
-            clicks.insert((other.click_time, link));
+            // Of a time, the first is the best.
+            clicks.entry(other.click_time).or_insert(link);
             at = self.next(side, other);
         }
-        let key = slot.keys[side];
-        let chunks = &self.chunks;
+        let (chunks, hash) = (&self.chunks, self.hasher.hash_one(key));
         let is_key = |head: &Link| chunks[head.chunk()][head.place()].keys[side] == key;
-        if let Ok(head) = self.heads[side].find_entry(key.low(), is_key) {
+        if let Ok(head) = self.heads[side].find_entry(hash, is_key) {
             head.remove();
         }
         self.ordered[side].insert(key, clicks);
     }
 
-    fn head(&self, side: usize, slot: &Slot) -> Option<(Link, &Slot)> {
-        let link = *self.find_head(side, slot.keys[side])?;
+    fn insert_ordered(&mut self, side: usize, key: IdHash, time: EventTime, link: Link) {
+        let chunks = &self.chunks;
+        let rank = |link: &Link| chunks[link.chunk()][link.place()].rank();
+        match self.ordered[side].entry(key).or_default().entry(time) {
+            btree_map::Entry::Occupied(mut best) if rank(best.get()) < rank(&link) => _ = best.insert(link),
+            btree_map::Entry::Occupied(_) => {}
+            btree_map::Entry::Vacant(free) => _ = free.insert(link),
+        }
+    }
+
+    fn head(&self, side: usize, key: IdHash) -> Option<(Link, &Slot)> {
+        let link = *self.find_head(side, key)?;
         Some((link, self.slot(link)?))
     }
 
     fn find_head(&self, side: usize, key: IdHash) -> Option<&Link> {
-        self.heads[side].find(key.low(), |head| self.slot(*head).is_some_and(|slot| slot.keys[side] == key))
+        let is_key = |head: &Link| self.slot(*head).is_some_and(|slot| slot.keys[side] == key);
+        self.heads[side].find(self.hasher.hash_one(key), is_key)
     }
 
     fn set_head(&mut self, side: usize, key: IdHash, link: Link) {
-        let chunks = &self.chunks;
+        let (chunks, hasher) = (&self.chunks, &self.hasher);
         let key_of = |link: &Link| chunks[link.chunk()][link.place()].keys[side];
-        match self.heads[side].entry(key.low(), |head| key_of(head) == key, |head| key_of(head).low()) {
+        match self.heads[side].entry(
+            hasher.hash_one(key),
+            |head| key_of(head) == key,
+            |head| hasher.hash_one(key_of(head)),
+        ) {
             Entry::Occupied(mut head) => *head.get_mut() = link,
             Entry::Vacant(free) => {
                 free.insert(link);
@@ -321,15 +368,16 @@ impl ClickStore {
     }
 
     /// Takes the clicks of a chunk that head their lists out of the tables: all that follows them is older, and so
-    /// goes with them or has gone before. Also takes its clicks out of the ordered sets.
+    /// goes with them or has gone before. Also takes its clicks out of the ordered maps: all clicks of a time are dropped at once.
     fn unlink(&mut self, chunk: usize) {
         for (place, slot) in self.chunks[chunk].iter().enumerate() {
             let link = Link::new(chunk, place);
             for side in (0..2).filter(|side| slot.has_key[*side]) {
-                if let Ok(head) = self.heads[side].find_entry(slot.keys[side].low(), |head| *head == link) {
+                let hash = self.hasher.hash_one(slot.keys[side]);
+                if let Ok(head) = self.heads[side].find_entry(hash, |head| *head == link) {
                     head.remove();
                 } else if let Some(clicks) = self.ordered[side].get_mut(&slot.keys[side]) {
-                    clicks.remove(&(slot.click_time, link));
+                    clicks.remove(&slot.click_time);
                     if clicks.is_empty() {
                         self.ordered[side].remove(&slot.keys[side]);
                     }
@@ -339,13 +387,16 @@ impl ClickStore {
     }
 }
 
+/// A click is not near the head of its list, but in an ordered map.
+struct TooFar;
+
 /// Where a click goes on one side.
 enum Place {
-    /// It has no such id.
+    /// It has no such id, or never wins there.
     Nowhere,
     /// After one click of the list (None: at its head), before another.
     InList { before: Option<Link>, next: Link },
-    /// Into the ordered set of its key.
+    /// Into the ordered map of its key.
     Ordered,
 }
 

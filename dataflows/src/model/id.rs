@@ -58,6 +58,10 @@ pub struct IdHash([u32; 3]);
 impl IdHash {
     /// Its size in bytes.
     pub const SIZE: usize = 12;
+    /// The least.
+    pub const MIN: IdHash = IdHash([0; 3]);
+    /// The greatest.
+    pub const MAX: IdHash = IdHash([u32::MAX; 3]);
 
     /// Hashes a text (the first 96 bits of SipHash-1-3-128, fixed key).
     pub fn of(text: &str) -> IdHash {
@@ -88,12 +92,6 @@ impl IdHash {
     pub fn from_bytes(bytes: [u8; Self::SIZE]) -> IdHash {
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         IdHash([word(0), word(4), word(8)])
-    }
-
-    /// 64 well-mixed bits, for routing to workers and for hash tables.
-    #[inline]
-    pub fn low(self) -> u64 {
-        u64::from(self.0[0]) | u64::from(self.0[1]) << 32
     }
 }
 

@@ -3,13 +3,13 @@
 use std::hash::Hash;
 
 use differential_dataflow::{AsCollection, ExchangeData, VecCollection};
-use rustc_hash::{FxHashMap, FxHashSet};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::operator::Operator;
 
 use super::Stash;
+use crate::hash::{HashMap, HashSet, RoutingKey};
 use crate::journal::{Entered, Journal};
 use crate::model::Epoch;
 
@@ -26,7 +26,7 @@ pub type Upsert<K, O, V> = (K, O, Option<V>);
 /// `kept` is the part of a checkpoint that takes its upserts: of each key that changed, the one that stands.
 pub fn newest<'scope, K, O, V>(
     upserts: StreamVec<'scope, Epoch, Upsert<K, O, V>>,
-    route: fn(&K) -> u64,
+    routing: RoutingKey,
     journal: &Journal,
     kept: fn(&mut Entered) -> &mut Vec<Upsert<K, O, V>>,
     name: &str,
@@ -36,15 +36,15 @@ where
     O: ExchangeData,
     V: ExchangeData,
 {
-    let exchange = Exchange::new(move |(key, _, _): &Upsert<K, O, V>| route(key));
+    let exchange = Exchange::new(move |(key, _, _): &Upsert<K, O, V>| routing.hash(key));
     let mut keeper = journal.keeper();
     upserts
         .unary_frontier::<CapacityContainerBuilder<Vec<_>>, _, _, _>(exchange, name, move |_capability, _info| {
             let mut stash = Stash::default();
-            let mut standing: FxHashMap<K, (O, Option<V>)> = FxHashMap::default();
-            let mut unsaved = FxHashSet::default();
+            let mut standing: HashMap<K, (O, Option<V>)> = HashMap::default();
+            let mut unsaved = HashSet::default();
             let hand_over =
-                move |standing: &FxHashMap<K, (O, Option<V>)>, unsaved: &mut FxHashSet<K>, to: Option<&mut Entered>| {
+                move |standing: &HashMap<K, (O, Option<V>)>, unsaved: &mut HashSet<K>, to: Option<&mut Entered>| {
                     let changed = unsaved.drain().filter_map(|key| {
                         let (order, value) = standing.get(&key)?.clone();
                         Some((key, order, value))
@@ -59,7 +59,7 @@ where
                 while let Some((capability, upserts)) = stash.next_complete(&[frontier]) {
                     let epoch = *capability.time();
                     keeper.reach(epoch, |to| hand_over(&standing, &mut unsaved, to));
-                    let mut before: FxHashMap<K, Option<V>> = FxHashMap::default();
+                    let mut before: HashMap<K, Option<V>> = HashMap::default();
                     for (key, order, value) in upserts {
                         let known = standing.get_mut(&key);
                         if known.as_ref().is_some_and(|known| known.0 >= order) {

@@ -5,12 +5,12 @@ use std::hash::Hash;
 
 use differential_dataflow::consolidation::consolidate;
 use differential_dataflow::{AsCollection, ExchangeData, VecCollection};
-use rustc_hash::{FxHashMap, FxHashSet};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::operator::Operator;
 
 use super::Stash;
+use crate::hash::{HashMap, HashSet, RoutingKey};
 use crate::model::Epoch;
 
 /// A group's best.
@@ -36,7 +36,7 @@ struct Group<V> {
 pub fn top_k<'scope, G, V>(
     values: VecCollection<'scope, Epoch, (G, V)>,
     limit: usize,
-    route: fn(&G) -> u64,
+    routing: RoutingKey,
     name: &str,
 ) -> VecCollection<'scope, Epoch, Ranked<G, V>>
 where
@@ -44,12 +44,12 @@ where
     V: ExchangeData,
 {
     let limit = if limit == 0 { usize::MAX } else { limit };
-    let exchange = Exchange::new(move |((group, _), _, _): &((G, V), Epoch, isize)| route(group));
+    let exchange = Exchange::new(move |((group, _), _, _): &((G, V), Epoch, isize)| routing.hash(group));
     values
         .inner
         .unary_frontier::<CapacityContainerBuilder<Vec<_>>, _, _, _>(exchange, name, |_capability, _info| {
             let mut stash = Stash::default();
-            let mut groups: FxHashMap<G, Group<V>> = FxHashMap::default();
+            let mut groups: HashMap<G, Group<V>> = HashMap::default();
             move |(input, frontier), output| {
                 input.for_each(|capability, changes| {
                     for (value, epoch, diff) in changes.drain(..) {
@@ -70,13 +70,13 @@ where
 }
 
 /// Applies the net changes of an epoch and returns the groups they touch.
-fn apply<G, V>(groups: &mut FxHashMap<G, Group<V>>, changes: &mut Vec<((G, V), isize)>) -> FxHashSet<G>
+fn apply<G, V>(groups: &mut HashMap<G, Group<V>>, changes: &mut Vec<((G, V), isize)>) -> HashSet<G>
 where
     G: ExchangeData + Hash,
     V: ExchangeData,
 {
     consolidate(changes);
-    let mut touched = FxHashSet::default();
+    let mut touched = HashSet::default();
     for ((name, value), diff) in changes.drain(..) {
         let group = groups.entry(name.clone()).or_insert_with(|| Group { values: BTreeSet::new(), emitted: None });
         if diff > 0 {
@@ -90,7 +90,7 @@ where
 }
 
 /// Emits how the visible part of a group changed, and forgets the group if it is empty.
-fn show<G, V>(groups: &mut FxHashMap<G, Group<V>>, name: G, limit: usize, mut emit: impl FnMut(Ranked<G, V>, isize))
+fn show<G, V>(groups: &mut HashMap<G, Group<V>>, name: G, limit: usize, mut emit: impl FnMut(Ranked<G, V>, isize))
 where
     G: ExchangeData + Hash,
     V: ExchangeData,

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 
 use differential_dataflow::{AsCollection, VecCollection};
-use rustc_hash::{FxHashMap, FxHashSet};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::operator::Operator;
 
 use super::Rates;
-use crate::hash::mix;
+use crate::hash::{HashMap, HashSet, RoutingKey};
 use crate::model::{Epoch, EventTime, PerformanceRow, PerformanceSums};
 use crate::operators::Stash;
 use crate::{Entered, Journal, RateSums};
@@ -29,6 +28,7 @@ pub fn live_rates<'scope>(
     performance: VecCollection<'scope, Epoch, PerformanceRow>,
     restored: VecCollection<'scope, Epoch, RateSums>,
     windows: usize,
+    routing: RoutingKey,
     journal: &Journal,
 ) -> VecCollection<'scope, Epoch, (i64, Rates)> {
     let closed = performance.filter(|row| row.is_final).map(|row| {
@@ -36,7 +36,7 @@ pub fn live_rates<'scope>(
         let sums = PerformanceSums { impressions, clicks, conversions, ..PerformanceSums::default() };
         (row.key.product_id, row.key.window_start, sums)
     });
-    let exchange = Exchange::new(|((product_id, _, _), _, _): &(RateSums, Epoch, isize)| mix(&[*product_id]));
+    let exchange = Exchange::new(move |((product_id, _, _), _, _): &(RateSums, Epoch, isize)| routing.hash(product_id));
     let mut keeper = journal.keeper();
     closed
         .concat(restored)
@@ -46,7 +46,7 @@ pub fn live_rates<'scope>(
             "LiveRates",
             move |_capability, _info| {
                 let mut stash = Stash::default();
-                let mut products: FxHashMap<i64, Product> = FxHashMap::default();
+                let mut products: HashMap<i64, Product> = HashMap::default();
                 let mut unsaved = Unsaved::default();
                 move |(input, frontier), output| {
                     input.for_each(|capability, changes| {
@@ -57,7 +57,7 @@ pub fn live_rates<'scope>(
                     while let Some((capability, changes)) = stash.next_complete(&[frontier]) {
                         let epoch = *capability.time();
                         keeper.reach(epoch, |to| hand_over(&mut unsaved, to));
-                        let mut touched = FxHashSet::default();
+                        let mut touched = HashSet::default();
                         for ((product_id, window_start, sums), diff) in changes {
                             touched.insert(product_id);
                             let product = products.entry(product_id).or_default();
@@ -92,7 +92,7 @@ pub fn live_rates<'scope>(
 }
 
 /// What was added to windows and is in no checkpoint.
-type Unsaved = FxHashMap<(i64, EventTime), PerformanceSums>;
+type Unsaved = HashMap<(i64, EventTime), PerformanceSums>;
 
 fn hand_over(unsaved: &mut Unsaved, to: Option<&mut Entered>) {
     let added = unsaved.drain().map(|((product_id, window_start), sums)| (product_id, window_start, sums));

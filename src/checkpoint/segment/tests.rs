@@ -41,16 +41,26 @@ fn click() -> impl Strategy<Value = (u32, StoredClick)> {
 }
 
 fn conversion() -> impl Strategy<Value = Conversion> {
-    (any::<(i64, i64, u32, u64, i64, i64)>(), keys(), text()).prop_map(
-        |((time, latest, partition, offset, product_id, revenue), keys, order_id)| Conversion {
+    let time = -1_000_000_000_000..1_000_000_000_000i64;
+    let longer = prop::option::of(0..1_000_000_000_000i64);
+    (time, longer, any::<(u32, u64, i64, i64)>(), keys(), text()).prop_map(
+        |(time, longer, (partition, offset, product_id, revenue), keys, order_id)| Conversion {
             keys,
             order: (EventTime(time), partition, offset),
-            latest: EventTime(latest),
             order_id,
             product_id,
             revenue_amount: Money(revenue),
+            opened_until: longer.map(|longer| EventTime(time + longer)),
         },
     )
+}
+
+fn opener() -> impl Strategy<Value = Opener> {
+    (any::<(u32, i64)>(), text()).prop_map(|((route, time), id)| Opener {
+        route,
+        id: IdHash::of(&id),
+        time: EventTime(time),
+    })
 }
 
 fn paid_click() -> impl Strategy<Value = PaidClick> {
@@ -82,11 +92,22 @@ fn entered() -> impl Strategy<Value = Entered> {
         prop::collection::vec((key, sums_of()), 0..20),
         prop::collection::vec(click(), 0..40),
         prop::collection::vec(conversion(), 0..20),
+        prop::collection::vec(opener(), 0..20),
         prop::collection::vec(paid_click(), 0..20),
     );
-    (upserts, rows).prop_map(|((campaigns, rates, prices), (live_rates, sums, clicks, conversions, paid_clicks))| {
-        Entered { campaigns, rates, prices, live_rates, sums, clicks, conversions, paid_clicks }
-    })
+    (upserts, rows).prop_map(
+        |((campaigns, rates, prices), (live_rates, sums, clicks, conversions, openers, paid_clicks))| Entered {
+            campaigns,
+            rates,
+            prices,
+            live_rates,
+            sums,
+            clicks,
+            conversions,
+            openers,
+            paid_clicks,
+        },
+    )
 }
 
 proptest! {

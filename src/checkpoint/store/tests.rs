@@ -1,5 +1,5 @@
 use adtide_dataflows::model::EventTime;
-use adtide_dataflows::{Kind, Settings};
+use adtide_dataflows::{Kind, Memory, Settings};
 
 use super::*;
 use crate::sink::{Progress, Run};
@@ -84,7 +84,7 @@ fn merged_upserts_keep_the_newest_in_whatever_order() {
     let place = Place::new();
     let mut segments = place.store.write(1, 0, &mut prices(0..10, 7)).unwrap();
     segments.extend(place.store.write(2, 1, &mut prices(5..15, 3)).unwrap());
-    let merged = place.store.merge(&segments, &Watermarks::MIN, 0).unwrap().unwrap();
+    let merged = place.store.merge(&segments, &Watermarks::MIN, Settings::default().memory()).unwrap().unwrap();
     assert_eq!((merged.kind, merged.rows, merged.level), (Kind::Prices, 15, 1));
     let mut expected = prices(0..10, 7);
     expected.append(prices(10..15, 3));
@@ -106,7 +106,8 @@ fn what_has_expired_is_not_merged() {
     };
     let mut segments = place.store.write(1, 0, &mut click(1000)).unwrap();
     segments.extend(place.store.write(1, 0, &mut click(2000)).unwrap());
-    let merge = |forgotten| place.store.merge(&segments, &Watermarks::all(EventTime(forgotten)), 1000).unwrap();
+    let memory = Memory { lookback: 1000, repeat_within: 0 };
+    let merge = |forgotten| place.store.merge(&segments, &Watermarks::all(EventTime(forgotten)), memory).unwrap();
     assert_eq!(merge(2000).unwrap().rows, 2);
     assert_eq!(merge(2001).unwrap().rows, 1);
     assert_eq!(merge(3001), None);

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use adtide_dataflows::model::{Epoch, EventTime, Topic};
 use adtide_dataflows::operators::{Fingerprint, WatermarkView};
 use adtide_dataflows::record::MAX_RECORD_BYTES;
-use adtide_dataflows::{Envelope, Ingest, PartitionHandle};
+use adtide_dataflows::{Envelope, HashMap, Ingest, PartitionHandle};
 use anyhow::{Context as _, anyhow, bail, ensure};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::base_consumer::PartitionQueue;
@@ -22,7 +22,6 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::OwnedMessage;
 use rdkafka::{ClientContext, Message, Offset, Statistics, TopicPartitionList};
-use rustc_hash::FxHashMap;
 use tracing::{info, warn};
 
 use super::life::{Life, Stage};
@@ -95,7 +94,7 @@ struct Partition {
 /// Hears from librdkafka up to where each partition has been fetched.
 #[derive(Default)]
 struct Listener {
-    fetched: Mutex<FxHashMap<(String, i32), u64>>,
+    fetched: Mutex<HashMap<(String, i32), u64>>,
 }
 
 impl Listener {

@@ -1,7 +1,6 @@
 //! Statement 3.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 
 use adtide_dataflows::Settings;
 use adtide_dataflows::model::{AdEvent, AdEventType, AdId, AttributionRow, ConversionEvent, EventTime, Text, Topic};
@@ -16,7 +15,7 @@ pub struct Attributions {
     pub rows: BTreeMap<(Text, i64), AttributionRow>,
     /// The clicks and conversions that came too late.
     pub late: LateRecords,
-    /// How many conversions repeated another one.
+    /// How many records repeated a conversion.
     pub repeats: u64,
 }
 
@@ -91,31 +90,31 @@ impl Clicks {
     ) -> Attributions {
         let mut result = Attributions::default();
         let lateness = Lateness::new(std::mem::take(&mut self.lateness.claims));
-        let standing = standing_conversions(conversions, lateness, settings, &mut result);
+        let identities = identities(conversions, lateness, settings, &mut result);
         result.late.append(std::mem::take(&mut self.late));
         self.list.sort();
         let by_device = index(&self.list, |click| click.device_id.as_ref());
         let by_session = index(&self.list, |click| click.session_id.as_ref());
-        for (key, located) in standing {
-            let conversion = &located.event;
-            let device = last_click(&by_device, conversion, conversion.device_id.as_ref(), settings);
-            let session = last_click(&by_session, conversion, conversion.session_id.as_ref(), settings);
-            if let Some(click) = device.max(session) {
-                let row = attribution(key.0.clone(), conversion, click);
-                result.rows.insert(key, row);
-            }
+        for (key, openers) in identities {
+            let newest = openers.into_iter().rev().find_map(|conversion| {
+                let device = last_click(&by_device, conversion, conversion.device_id.as_ref(), settings);
+                let session = last_click(&by_session, conversion, conversion.session_id.as_ref(), settings);
+                Some(attribution(key.0.clone(), conversion, device.max(session)?))
+            });
+            newest.into_iter().for_each(|row| _ = result.rows.insert(key.clone(), row));
         }
         result
     }
 }
 
-/// The conversions in time, of each (order_id, product_id) the earliest.
-fn standing_conversions<'a, S: AsRef<str>>(
+/// The conversions in time that are no repeats, of each (order_id, product_id) in order: the first record, then each that comes
+/// more than `repeat_within` after the one before.
+fn identities<'a, S: AsRef<str>>(
     conversions: &'a [Located<ConversionEvent<S>>],
     mut lateness: Lateness,
     settings: &Settings,
     result: &mut Attributions,
-) -> BTreeMap<(Text, i64), &'a Located<ConversionEvent<S>>> {
+) -> BTreeMap<(Text, i64), Vec<&'a ConversionEvent<S>>> {
     let mut in_time = Vec::new();
     for located in in_offset_order(conversions) {
         let at = location(Topic::ConversionEvents, located);
@@ -126,15 +125,15 @@ fn standing_conversions<'a, S: AsRef<str>>(
         }
     }
     in_time.sort_by_key(|located| (located.event.time, located.partition, located.offset));
-    let mut standing = BTreeMap::new();
-    for located in in_time {
-        let key = (Text::from(located.event.order_id.as_ref()), located.event.product_id);
-        match standing.entry(key) {
-            Entry::Vacant(free) => _ = free.insert(located),
-            Entry::Occupied(_) => result.repeats += 1,
+    let mut identities: BTreeMap<_, Vec<&ConversionEvent<S>>> = BTreeMap::new();
+    for Located { event, .. } in in_time {
+        let openers = identities.entry((Text::from(event.order_id.as_ref()), event.product_id)).or_default();
+        match openers.last() {
+            Some(opener) if event.time <= opener.time.plus(settings.repeat_within()) => result.repeats += 1,
+            _ => openers.push(event),
         }
     }
-    standing
+    identities
 }
 
 /// The clicks on a product by the device or session that made them, in the order of `clicks`.

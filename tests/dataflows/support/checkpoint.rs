@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use adtide_dataflows::model::Epoch;
 use adtide_dataflows::operators::{PartitionReport, Watermarks};
-use adtide_dataflows::{Entered, Kind, RESTORED, Settings};
+use adtide_dataflows::{Entered, Kind, Memory, RESTORED, Settings};
 
 use super::{Dice, Run};
 
@@ -50,9 +50,9 @@ impl Run {
         let watermarks = self.watermarks_at(epoch).unwrap_or(Watermarks::MIN);
         let forgotten = watermarks.earlier(settings.allowed_lateness);
         let forgotten = before.map_or(forgotten, |before| before.forgotten.max(forgotten));
-        lose_expired(&mut entered, &forgotten, settings.lookback, dice);
+        lose_expired(&mut entered, &forgotten, settings.memory(), dice);
         let mut live = entered.clone();
-        live.retain_live(&forgotten, settings.lookback);
+        live.retain_live(&forgotten, settings.memory());
         let reports = self.reports.iter().take_while(|(_, reported)| *reported <= epoch);
         let reports: BTreeMap<_, _> =
             reports.map(|(report, _)| ((report.topic, report.partition), report.clone())).collect();
@@ -62,18 +62,19 @@ impl Run {
 }
 
 /// Drops some of what has expired, as a store does that drops whole segments.
-fn lose_expired(entered: &mut Entered, forgotten: &Watermarks, lookback: i64, dice: &mut Dice) {
-    let mut stays = |kind: Kind, time| !kind.has_expired(time, forgotten, lookback) || dice.below(2) == 0;
+fn lose_expired(entered: &mut Entered, forgotten: &Watermarks, memory: Memory, dice: &mut Dice) {
+    let mut stays = |kind: Kind, time| !kind.has_expired(time, forgotten, memory) || dice.below(2) == 0;
     entered.sums.retain(|(key, _)| stays(Kind::Sums, key.window_start));
     entered.clicks.retain(|(_, click)| stays(Kind::Clicks, click.click_time));
-    entered.conversions.retain(|conversion| stays(Kind::Conversions, conversion.latest));
+    entered.conversions.retain(|conversion| stays(Kind::Conversions, conversion.expires_by()));
+    entered.openers.retain(|opener| stays(Kind::Openers, opener.time));
     entered.paid_clicks.retain(|click| stays(Kind::PaidClicks, click.time));
 }
 
 /// Deals rows out to some pieces, and there to any places.
 fn scattered(entered: Entered, dice: &mut Dice) -> Vec<Entered> {
     let mut pieces = vec![Entered::default(); 1 + dice.below(9)];
-    let Entered { campaigns, rates, prices, live_rates, sums, clicks, conversions, paid_clicks } = entered;
+    let Entered { campaigns, rates, prices, live_rates, sums, clicks, conversions, openers, paid_clicks } = entered;
     deal(campaigns, &mut pieces, |piece| &mut piece.campaigns, dice);
     deal(rates, &mut pieces, |piece| &mut piece.rates, dice);
     deal(prices, &mut pieces, |piece| &mut piece.prices, dice);
@@ -81,6 +82,7 @@ fn scattered(entered: Entered, dice: &mut Dice) -> Vec<Entered> {
     deal(sums, &mut pieces, |piece| &mut piece.sums, dice);
     deal(clicks, &mut pieces, |piece| &mut piece.clicks, dice);
     deal(conversions, &mut pieces, |piece| &mut piece.conversions, dice);
+    deal(openers, &mut pieces, |piece| &mut piece.openers, dice);
     deal(paid_clicks, &mut pieces, |piece| &mut piece.paid_clicks, dice);
     pieces
 }

@@ -7,7 +7,9 @@ use adtide::sink::Progress;
 use adtide::verify::batch::{LateRecords, RefundKey};
 use adtide::verify::{Cut, Location, Recomputed, Task, TopicFiles, recompute};
 use adtide_dataflows::Judgement;
-use adtide_dataflows::model::{Compensation, Epoch, EventTime, Money, PerformanceKey, PerformanceRow, Topic};
+use adtide_dataflows::model::{
+    AttributionRow, Compensation, Epoch, EventTime, Money, PerformanceKey, PerformanceRow, Text, Topic,
+};
 use adtide_dataflows::operators::{PartitionReport, PartitionState, Watermarks};
 use adtide_dataflows::{Emit, LateEvent, Settings, Statement};
 
@@ -46,8 +48,7 @@ impl Run {
 
         assert_eq!(by_key(&self.performance.at(epoch)), expected.performance.rows, "statement 2 in epoch {epoch}");
 
-        let attributions = self.attributions.at(epoch).into_iter();
-        let attributions = attributions.map(|row| ((row.order_id.clone(), row.product_id), row)).collect();
+        let attributions = self.table_of_attributions(epoch);
         assert_eq!(expected.attributions.rows, attributions, "statement 3 in epoch {epoch}");
 
         let owed = expected.refunds.groups.iter();
@@ -61,6 +62,13 @@ impl Run {
 
         assert_eq!(late_locations(&self.late, epoch), expected_late(&expected), "late events in epoch {epoch}");
         self.check_dead_letters(epoch, &expected);
+    }
+
+    /// What the table of statement 3 holds at the end of an epoch: of the rows of each order and product the newest.
+    pub fn table_of_attributions(&self, epoch: Epoch) -> BTreeMap<(Text, i64), AttributionRow> {
+        let mut rows = self.attributions.at(epoch);
+        rows.sort_by_key(|row| row.conversion_time);
+        rows.into_iter().map(|row| ((row.order_id.clone(), row.product_id), row)).collect()
     }
 
     /// Checks, at the end, which records are bad, and nothing else.
@@ -93,7 +101,7 @@ impl Run {
     /// stays so, refunds are never taken back nor given twice, watermarks never go back.
     pub fn check_always(&self, settings: &Settings) {
         one_row_a_key(&self.rankings, |row| (row.placement.clone(), row.category.clone()));
-        one_row_a_key(&self.attributions, |row| (row.order_id.clone(), row.product_id));
+        one_row_a_key(&self.attributions, |row| (row.order_id.clone(), row.product_id, row.conversion_time));
         one_row_a_key(&self.performance, |row| row.key.clone());
         one_row_a_key(&self.compensations, Compensation::id);
         let mut final_keys = BTreeSet::new();

@@ -26,9 +26,18 @@ pub fn settings() -> impl Strategy<Value = Settings> {
     let limit = select(vec![0usize, 1, 3]);
     let product_metrics = select(vec![MetricsSource::Topic, MetricsSource::Live { windows: 2 }]);
     let emit = select(vec![Emit::OnUpdate, Emit::OnClose]);
-    (lateness, limit, product_metrics, emit).prop_map(|(allowed_lateness, ranking_limit, product_metrics, emit)| {
-        Settings { allowed_lateness, ranking_limit, product_metrics, emit, ..small() }
-    })
+    // Orders come again and again: some within it, some after it, some just at its end.
+    let repeat_within = select(vec![None, Some(0), Some(10 * SECOND), Some(3 * MINUTE), Some(20 * MINUTE)]);
+    (lateness, limit, product_metrics, emit, repeat_within).prop_map(
+        |(allowed_lateness, ranking_limit, product_metrics, emit, repeat_within)| Settings {
+            allowed_lateness,
+            ranking_limit,
+            product_metrics,
+            emit,
+            repeat_within,
+            ..small()
+        },
+    )
 }
 
 /// When histories start: numbers are times from 2000 on only.
@@ -67,10 +76,8 @@ struct Arrival {
 
 #[derive(Clone, Debug)]
 enum What {
-    /// Of `ad-events` or `campaign-events`.
+    /// Of a topic with times.
     Event(Line),
-    /// Of `conversion-events`. The order's id is completed by its time, so that repeats are near each other.
-    Sale(Line),
     /// Of a topic without times.
     Upsert(Line),
     Bad(Topic, &'static str),
@@ -80,10 +87,6 @@ impl Arrival {
     fn step(&self, time: i64) -> Step {
         let line = match &self.what {
             What::Event(line) => self.at(line, time),
-            What::Sale(line) => {
-                let order = format!("{}-{}", line.get("order_id").as_str().unwrap_or_default(), time / (10 * MINUTE));
-                self.at(&line.clone().with("order_id", order), time)
-            }
             What::Upsert(line) => line.clone(),
             What::Bad(topic, text) => return Step::Record((*topic, self.partition), text.as_bytes().to_vec()),
         };
@@ -157,7 +160,7 @@ fn delay() -> impl Strategy<Value = i64> {
 fn good() -> impl Strategy<Value = What> {
     prop_oneof![
         10 => ad_event().prop_map(What::Event),
-        3 => conversion().prop_map(What::Sale),
+        4 => conversion().prop_map(What::Event),
         2 => campaign_event().prop_map(What::Event),
         1 => upsert().prop_map(What::Upsert),
     ]

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use adtide_dataflows::model::{AttributionRow, Compensation, Epoch, Money, PerformanceRow, RankingRow};
 use adtide_dataflows::operators::{Cut, PartitionReport, PartitionState, Watermarks};
 use adtide_dataflows::{
-    Counts, DeadLetter, Ingest, Inputs, Journal, LateEvent, Outputs, PartitionHandle, RESTORED, Settings, State, replay,
+    Counts, DeadLetter, Ingest, Inputs, Journal, LateEvent, Outputs, PartitionHandle, RESTORED, RoutingKey, Settings,
+    State, replay,
 };
 use differential_dataflow::VecCollection;
 use timely::dataflow::operators::{Inspect, Probe};
@@ -263,7 +264,7 @@ fn work(worker: &mut Worker, history: &History, settings: &Settings, plan: &Plan
     let probe = ProbeHandle::new();
     let journal = plan.interval.map_or(Journal::off(), Journal::new);
     let (inputs, state, captured) = worker.dataflow::<Epoch, _, _>(|scope| {
-        let (inputs, outputs, state) = replay(scope, settings, &plan.dataflow_cuts(), &journal);
+        let (inputs, outputs, state) = replay(scope, settings, &plan.dataflow_cuts(), &journal, RoutingKey::default());
         (inputs, state, Captured::new(outputs, &probe))
     });
     let (index, peers) = (worker.index(), worker.peers());

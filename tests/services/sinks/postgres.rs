@@ -8,7 +8,7 @@ use adtide::connect::text::stored_text;
 use adtide::connect::{Url, migrate};
 use adtide::sink::postgres::{PostgresSink, stored};
 use adtide::sink::{Change, Sink};
-use adtide_dataflows::model::{AdId, Money};
+use adtide_dataflows::model::{AdId, AttributionRow, Money};
 use postgres::{Client, NoTls};
 
 use super::proxy::Proxy;
@@ -127,6 +127,35 @@ fn epochs_of_a_commit_merge_into_the_rows_at_its_end() {
     assert_eq!(database.orders(), [r#"{"o":"stays","ad":"ad"}"#]);
     sink.commit(commit(5, vec![vec![Change::Attribution(better, -1)]])).unwrap();
     assert_eq!(database.orders(), [""; 0]);
+}
+
+#[test]
+fn the_newest_conversion_of_an_order_is_the_result_and_the_one_before_it_when_that_goes() {
+    let Some(database) = Database::create() else { return };
+    let row = |seconds: i64, revenue: i64| {
+        let row = attribution("o", None);
+        let conversion_time = row.click_time.plus(seconds * 1000);
+        AttributionRow { conversion_time, revenue_amount: Money(revenue), ..row }
+    };
+    let mut sink = database.open();
+    let mut epoch = 0;
+    let mut revenue_after = |changes: Vec<(AttributionRow, isize)>| {
+        epoch += 1;
+        let changes = changes.into_iter().map(|(row, diff)| Change::Attribution(row, diff)).collect();
+        sink.commit(commit(epoch, vec![changes])).unwrap();
+        database.rows("SELECT revenue_amount::text AS r FROM conversion_attribution_results").join(" ")
+    };
+    let is = |revenue: &str| format!(r#"{{"r":"{revenue}"}}"#);
+    assert_eq!(revenue_after(vec![(row(1, 1), 1)]), is("0.01"));
+    assert_eq!(revenue_after(vec![(row(3, 3), 1)]), is("0.03"));
+    assert_eq!(revenue_after(vec![(row(2, 2), 1)]), is("0.03"));
+    assert_eq!(revenue_after(vec![(row(3, 3), -1), (row(3, 4), 1), (row(1, 1), -1), (row(1, 5), 1)]), is("0.04"));
+    assert_eq!(revenue_after(vec![(row(3, 4), -1)]), is("0.02"));
+    assert_eq!(revenue_after(vec![(row(4, 6), 1), (row(5, 7), 1), (row(6, 8), 1)]), is("0.08"));
+    assert_eq!(revenue_after(vec![(row(6, 8), -1), (row(5, 7), -1)]), is("0.06"));
+    assert_eq!(revenue_after(vec![(row(4, 6), -1), (row(2, 2), -1)]), is("0.05"));
+    assert_eq!(revenue_after(vec![(row(1, 5), -1)]), "");
+    assert_eq!(database.rows("SELECT * FROM adtide_superseded_attributions"), [""; 0]);
 }
 
 #[test]

@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use adtide_dataflows::model::EventTime;
 
-/// The wall clock. It fills columns such as updated_at and tells what is too far in the future; results never depend
+/// The wall clock. It fills columns such as updated_at; where something goes by it, see [`clock`]. Results never depend
 /// on it.
 pub fn now() -> EventTime {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();

@@ -192,10 +192,10 @@ fn wrong_numbers_of_processes_and_workers_are_refused() {
     let run = |arguments| place.run(&format!("--from in --data-dir out {arguments}"));
     run("-n 2 -p 0 -h hosts").failed_saying(&["hostfile hosts names too few addresses, 1,", "-n is 2", "host:port"]);
     run("-n 2 -p 0 -h nothing").failed_saying(&["can't read the hostfile nothing"]);
-    run("-n 2 -p 2 -h hosts").failed_saying(&["must be less than -n"]);
-    run("-p 1").failed_saying(&["must be less than -n"]);
-    run("-n 0").failed_saying(&["-n must be at least 1"]);
-    run("-w 0").failed_saying(&["-w must be at least 1"]);
+    run("-n 2 -p 2 -h hosts").refused_saying(&["must be less than -n"]);
+    run("-p 1").refused_saying(&["must be less than -n"]);
+    run("-n 0").refused_saying(&["--processes", "from 1 on"]);
+    run("-w 0").refused_saying(&["--threads", "from 1 on"]);
     assert!(!place.path("out").exists());
 }
 

@@ -175,7 +175,8 @@ fn garbage_is_dead_and_what_follows_lives() {
     place.write("in/ad-events.ndjson", bytes);
     run(&place);
     assert_eq!(place.rows(PERFORMANCE), ["1 10:00 1 0 1"]);
-    let reasons = ["not_utf8", "not_utf8", "not_json", "not_json", "not_json", "not_json", "not_json"];
+    let reasons =
+        ["looks_like_schema_registry", "not_utf8", "not_json", "not_json", "not_json", "not_json", "missing_field"];
     let expected: Vec<_> =
         reasons.iter().enumerate().map(|(offset, reason)| format!("ad-events 0 {offset} {reason}")).collect();
     assert_eq!(dead(&place), expected);

@@ -74,7 +74,7 @@ fn a_port_in_use_is_an_error_that_names_it() {
         &address.to_string(),
         "name a free host:port",
     ]);
-    place.run("--from in --listen nowhere").failed_saying(&["key ops.listen", "nowhere", "127.0.0.1:9464"]);
+    place.run("--from in --listen nowhere").refused_saying(&["key ops.listen", "nowhere", "127.0.0.1:9464"]);
 }
 
 #[test]

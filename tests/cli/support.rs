@@ -245,6 +245,16 @@ impl Outcome {
         outcome
     }
 
+    /// Its arguments must have been refused with status 2, saying all of `words` on standard error.
+    #[track_caller]
+    pub fn refused_saying(self, words: &[&str]) -> Outcome {
+        let outcome = self.exited_with(2);
+        for word in words {
+            assert!(outcome.stderr.contains(word), "{word:?} is not in: {}", outcome.stderr);
+        }
+        outcome
+    }
+
     #[track_caller]
     pub fn exited_with(self, code: i32) -> Outcome {
         assert_eq!(self.status.code(), Some(code), "{}\n{}{}", self.status, self.stdout, self.stderr);

@@ -140,6 +140,7 @@ struct Checkpoint {
     #[serde(deserialize_with = "duration")]
     interval: Duration,
     keep: usize,
+    max_waiting_bytes: u64,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -371,6 +372,7 @@ impl Config {
             "key checkpoint.interval must be at least 100ms"
         );
         ensure!(self.checkpoint.keep > 0, "key checkpoint.keep must be at least 1");
+        ensure!(self.checkpoint.max_waiting_bytes > 0, "key checkpoint.max_waiting_bytes must be at least 1");
         let url = self.checkpoint.url.split_once("://").map_or("file", |(scheme, _)| scheme);
         ensure!(
             ["file", "s3", "s3a", "gs", "az", "abfs", "abfss", "memory"].contains(&url),
@@ -429,6 +431,7 @@ impl Config {
             name: self.name.clone(),
             interval: self.checkpoint.interval,
             keep: self.checkpoint.keep,
+            max_waiting_bytes: self.checkpoint.max_waiting_bytes,
             are_taken: self.follows() || self.restart == Restart::Resume || self.sink.kind == SinkKind::Services,
         }
     }

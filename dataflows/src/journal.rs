@@ -128,6 +128,24 @@ impl Entered {
         self.paid_clicks.append(&mut other.paid_clicks);
     }
 
+    /// About how much memory it takes.
+    pub fn bytes(&self) -> usize {
+        /// Of a text that no other row shares.
+        const TEXT: usize = 48;
+        fn of<T>(rows: &[T], texts: usize) -> usize {
+            rows.len() * (size_of::<T>() + texts * TEXT)
+        }
+        of(&self.campaigns, 0)
+            + of(&self.rates, 0)
+            + of(&self.prices, 0)
+            + of(&self.live_rates, 0)
+            + of(&self.sums, 0)
+            + of(&self.clicks, 0)
+            + of(&self.conversions, 1)
+            + of(&self.openers, 1)
+            + of(&self.paid_clicks, 1)
+    }
+
     /// For a restore: drops, to the record, what had left the state of the run that kept it; see [`Kind::has_expired`].
     /// Settings that have changed since then don't count: by them, more may be live, but it is not whole any more.
     ///
@@ -169,8 +187,6 @@ struct Inner {
     passed: Vec<Epoch>,
     /// What the operators handed over, by boundary.
     kept: BTreeMap<Epoch, Entered>,
-    /// The last boundary that was taken.
-    taken: Epoch,
 }
 
 /// An operator's part in a [`Journal`].
@@ -191,7 +207,7 @@ impl Journal {
 
     /// Keeps what enters after [`RESTORED`], with a boundary every `interval` milliseconds of epochs.
     pub fn new(interval: u64) -> Journal {
-        let inner = Inner { interval: interval.max(1), passed: Vec::new(), kept: BTreeMap::new(), taken: RESTORED };
+        let inner = Inner { interval: interval.max(1), passed: Vec::new(), kept: BTreeMap::new() };
         Journal(Some(Rc::new(RefCell::new(inner))))
     }
 
@@ -210,22 +226,29 @@ impl Journal {
         Keeper { journal: self.clone(), index, next: RESTORED + 1, restoring: true }
     }
 
-    /// What entered since the last boundary that was taken, if all operators of this worker have passed another: that
-    /// boundary, and what they kept. After the last epoch it is [`LAST`].
-    pub fn take(&self) -> Option<(Epoch, Entered)> {
-        let mut inner = self.0.as_ref()?.borrow_mut();
-        let passed = inner.passed.iter().copied().min()?;
-        if passed <= inner.taken {
-            return None;
-        }
-        inner.taken = passed;
+    /// The last boundary that all operators of this worker have passed: what they kept up to it is complete. After the last epoch it
+    /// is [`LAST`]; before the first boundary 0.
+    pub fn passed(&self) -> Epoch {
+        let passed = self.0.as_ref().and_then(|inner| inner.borrow().passed.iter().copied().min());
+        passed.filter(|passed| *passed > RESTORED).unwrap_or(0)
+    }
+
+    /// What entered by a boundary that was passed, without what was taken before.
+    pub fn take(&self, boundary: Epoch) -> Entered {
         let mut entered = Entered::default();
-        while let Some(first) = inner.kept.first_entry()
-            && *first.key() <= passed
+        let Some(inner) = &self.0 else { return entered };
+        let kept = &mut inner.borrow_mut().kept;
+        while let Some(first) = kept.first_entry()
+            && *first.key() <= boundary
         {
             entered.append(first.remove());
         }
-        Some((passed, entered))
+        entered
+    }
+
+    /// About how much memory it takes what was kept and not taken.
+    pub fn bytes(&self) -> usize {
+        self.0.as_ref().map_or(0, |inner| inner.borrow().kept.values().map(Entered::bytes).sum())
     }
 }
 
@@ -279,39 +302,41 @@ mod tests {
     }
 
     #[test]
-    fn a_boundary_is_there_when_all_have_passed_it() {
+    fn a_boundary_is_passed_when_all_have_passed_it() {
         let journal = Journal::new(1000);
         let (mut one, mut other) = (journal.keeper(), journal.keeper());
+        let taken = |boundary| journal.take(boundary).prices.len();
         let start = 2_000_000;
+        assert_eq!(journal.passed(), 0);
         give(&mut one, start + 1, 1);
         give(&mut other, start + 1, 2);
-        assert_eq!(journal.take(), Some((start, Entered::default())), "what was restored is not kept again");
+        assert_eq!((journal.passed(), taken(start)), (start, 0), "what was restored is not kept again");
         give(&mut one, start + 1000, 3);
-        assert_eq!(journal.take(), None, "not past it");
+        assert_eq!(journal.passed(), start, "not past it");
         give(&mut one, start + 1001, 4);
         give(&mut one, start + 2001, 5);
-        assert_eq!(journal.take(), None, "the other is not past it");
+        assert_eq!(journal.passed(), start, "the other is not past it");
         give(&mut other, start + 1500, 6);
-        let (boundary, entered) = journal.take().unwrap();
-        assert_eq!((boundary, entered.prices.len()), (start + 1000, 2));
+        assert!(journal.bytes() > 0);
+        assert_eq!((journal.passed(), taken(start + 1000)), (start + 1000, 2));
         give(&mut one, Epoch::MAX, 7);
         give(&mut other, Epoch::MAX, 8);
-        let (boundary, entered) = journal.take().unwrap();
-        assert_eq!((boundary, entered.prices.len()), (LAST, 3));
-        assert_eq!(journal.take(), None);
+        assert_eq!((journal.passed(), taken(LAST)), (LAST, 3));
+        assert_eq!((journal.passed(), taken(LAST), journal.bytes()), (LAST, 0, 0));
     }
 
     #[test]
-    fn who_passes_several_boundaries_at_once_hands_over_to_the_first() {
+    fn any_boundary_can_be_taken_however_far_the_worker_is() {
         let journal = Journal::new(1000);
         let (mut one, mut other) = (journal.keeper(), journal.keeper());
         give(&mut one, 2_000_001, 0);
         give(&mut other, 2_000_001, 0);
         give(&mut one, 2_005_000, 1);
         give(&mut other, 2_001_001, 2);
-        let boundaries =
-            [journal.take(), journal.take()].map(|taken| taken.map(|(epoch, kept)| (epoch, kept.prices.len())));
-        assert_eq!(boundaries, [Some((2_001_000, 2)), None]);
+        give(&mut other, 2_002_001, 3);
+        give(&mut other, 2_004_500, 4);
+        let taken = [2_001_000, 2_002_000, 2_003_000, 2_004_000].map(|boundary| journal.take(boundary).prices.len());
+        assert_eq!(taken, [2, 1, 1, 0], "who passes several at once hands over to the first");
     }
 
     #[test]
@@ -320,6 +345,6 @@ mod tests {
         let mut keeper = journal.keeper();
         assert!(!keeper.is_on());
         keeper.reach(Epoch::MAX, |_| unreachable!());
-        assert_eq!(journal.take(), None);
+        assert_eq!((journal.passed(), journal.take(LAST)), (0, Entered::default()));
     }
 }

@@ -24,6 +24,9 @@ pub struct Manifest {
     pub epoch: Epoch,
     /// The run that it is of.
     pub run: Run,
+    /// The results that it is of: those who started over have another. Set when it is written.
+    #[serde(default)]
+    pub generation: String,
     /// How far the sources had read by then, and the watermarks that had taken effect.
     pub progress: Progress,
     /// From before which times, by statement, records are late to all runs that go on from it: what they belong to had been
@@ -70,6 +73,7 @@ impl Manifest {
             at: crate::now(),
             epoch,
             run,
+            generation: String::new(),
             progress,
             forgotten,
             segments,

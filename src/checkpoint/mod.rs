@@ -13,6 +13,7 @@ mod tiers;
 use std::path::Path;
 use std::time::Duration;
 
+pub use compact::compact;
 pub use manifest::{Manifest, Segment};
 pub use store::{Damage, Store};
 pub use tiers::{live, to_merge};
@@ -28,6 +29,8 @@ pub struct CheckpointConfig {
     pub interval: Duration,
     /// How many are kept.
     pub keep: usize,
+    /// About how many bytes a worker may hold that wait to be written, before it stops reading.
+    pub max_waiting_bytes: u64,
     /// Whether this run takes any; if not, it only goes on from one, or deletes those of a run that it replaces.
     pub are_taken: bool,
 }
@@ -36,6 +39,11 @@ impl CheckpointConfig {
     /// Whether there may be any: what is not on this machine can't be told so fast.
     pub fn exists(&self) -> bool {
         self.url.contains("://") || Path::new(&self.url).is_dir()
+    }
+
+    /// How many bytes may wait, as much as this machine can count.
+    pub fn max_waiting(&self) -> usize {
+        usize::try_from(self.max_waiting_bytes).unwrap_or(usize::MAX)
     }
 
     /// The interval in milliseconds.

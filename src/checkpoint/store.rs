@@ -3,22 +3,28 @@
 //! ```text
 //! <url>/<name>/manifests/<epoch>.json
 //! <url>/<name>/segments/<run>-<epoch>-<worker>-<kind>
+//! <url>/<name>/runs/<number>-<run>.json
 //! ```
 //!
 //! A segment is never written twice: its name holds a random number of the run. A manifest is written last, as a whole.
+//!
+//! A run that will write takes over first: it adds itself to `runs` with the next number. One that finds a later number there
+//! has been replaced, and neither writes a manifest nor deletes anything any more. `runs` also holds the *generation*: a
+//! random name of the results that the checkpoints are of. A run that continues them keeps it, one that starts over draws
+//! another. Checkpoints of another generation are never used and never deleted but by hand or with `--fresh`.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path as FilePath;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use adtide_dataflows::model::Epoch;
 use adtide_dataflows::operators::Watermarks;
 use adtide_dataflows::{Entered, Memory};
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use bytes::Bytes;
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
@@ -28,6 +34,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutPayload, RetryConfig};
+use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 use url::Url;
@@ -45,6 +52,15 @@ const PATIENCE: Duration = Duration::from_secs(120);
 #[error("{0}")]
 pub struct Damage(pub String);
 
+/// A run's turn with the checkpoints.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Claim {
+    /// The name of its file.
+    name: String,
+    /// The results that its checkpoints are of.
+    generation: String,
+}
+
 /// The checkpoints of one deployment. What passes by itself is tried again by the store's own client; what comes back as an
 /// error has lasted for minutes. [`Damage`] is told apart: that is of one checkpoint only.
 pub struct Store {
@@ -54,6 +70,8 @@ pub struct Store {
     place: String,
     /// Keeps names of different runs apart.
     run: String,
+    /// What this run has drawn when it took over.
+    claim: OnceLock<Claim>,
     written: AtomicU64,
 }
 
@@ -86,13 +104,8 @@ impl Store {
     pub fn over(store: Arc<dyn ObjectStore>, place: &str, name: &str, run: &str) -> anyhow::Result<Store> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let store = Arc::new(PrefixStore::new(store, Path::from_iter([name])));
-        Ok(Store {
-            store,
-            runtime,
-            place: format!("{}/{name}", redact(place)),
-            run: run.to_owned(),
-            written: AtomicU64::new(0),
-        })
+        let (place, run) = (format!("{}/{name}", redact(place)), run.to_owned());
+        Ok(Store { store, runtime, place, run, claim: OnceLock::new(), written: AtomicU64::new(0) })
     }
 
     /// Where it is.
@@ -149,11 +162,76 @@ impl Store {
         Ok(bytes)
     }
 
-    /// Makes segments a checkpoint.
+    /// The generation of the run that wrote last; before the first, and of versions that knew none, the empty text.
     ///
     /// # Errors
-    /// The store can't be written.
+    /// The store can't be read.
+    pub fn generation(&self) -> anyhow::Result<String> {
+        let Some(newest) = self.runs()?.pop() else { return Ok(String::new()) };
+        let path = run_path(&newest);
+        let claim: Claim = serde_json::from_slice(&self.read_file(&path)?)
+            .map_err(|error| self.damage(&path, &format!("it is not what this version writes: {error}")))?;
+        Ok(claim.generation)
+    }
+
+    /// Makes this the run that writes checkpoints: none that was started before it will any more. Its own are of this
+    /// generation; None for a new one.
+    ///
+    /// # Errors
+    /// The store can't be read or written.
+    pub fn take_over(&self, generation: Option<String>) -> anyhow::Result<()> {
+        let before = self.runs()?;
+        let number = before.last().and_then(|name| name.split('-').next()?.parse::<u64>().ok()).unwrap_or(0);
+        // Padded, so that names ascend.
+        let name = format!("{:010}-{}.json", number + 1, self.run);
+        let claim = Claim { name, generation: generation.unwrap_or_else(|| self.run.clone()) };
+        self.write_file(&run_path(&claim.name), serde_json::to_vec(&claim)?)?;
+        before.iter().try_for_each(|name| self.delete_file(&run_path(name)))?;
+        // It is set once: a store is of one run.
+        let _ = self.claim.set(claim);
+        Ok(())
+    }
+
+    /// The runs that have taken over, in order.
+    fn runs(&self) -> anyhow::Result<Vec<String>> {
+        let mut runs = self.list("runs")?;
+        runs.sort_unstable();
+        Ok(runs)
+    }
+
+    /// Whether no other run has taken over.
+    fn check_current(&self) -> anyhow::Result<()> {
+        let Some(claim) = self.claim.get() else { return Ok(()) };
+        let is_current = self.runs()?.pop().as_ref() == Some(&claim.name);
+        ensure!(
+            is_current,
+            "another run has taken over the checkpoints in {}, so this one writes no more; give one of them another name (key \
+             name) or place (key checkpoint.url)",
+            self.place
+        );
+        Ok(())
+    }
+
+    /// Whether segments are there: another run may have deleted them before it was replaced.
+    ///
+    /// # Errors
+    /// One is not, or the store can't be read.
+    pub fn check_there(&self, segments: &[Segment]) -> anyhow::Result<()> {
+        let there: BTreeSet<String> = self.list("segments")?.into_iter().collect();
+        let missing = segments.iter().find(|segment| !there.contains(&segment.name));
+        let missing =
+            missing.map(|segment| self.damage(&segment_path(&segment.name), "it is not there any more; restart"));
+        missing.map_or(Ok(()), Err)
+    }
+
+    /// Makes segments a checkpoint, of this run's generation.
+    ///
+    /// # Errors
+    /// The store can't be written, or another run has taken over.
     pub fn commit(&self, manifest: &Manifest) -> anyhow::Result<()> {
+        self.check_current()?;
+        let generation = self.claim.get().map_or_else(String::new, |claim| claim.generation.clone());
+        let manifest = Manifest { generation, ..manifest.clone() };
         self.write_file(&manifest_path(manifest.epoch), manifest.encode()?)
     }
 
@@ -203,11 +281,15 @@ impl Store {
         encoded.map(|encoded| self.put(encoded, &format!("level{level}"), level)).transpose()
     }
 
-    /// Deletes all checkpoints but those of the epochs in `keep`, and the segments that none of these names, nor are `live`.
+    /// Deletes the checkpoints of the epochs in `surplus`, and the segments that only they name, unless they are `live`.
     ///
     /// # Errors
-    /// The store can't be read or written.
-    pub fn prune(&self, keep: &[Epoch], live: &[Segment]) -> anyhow::Result<()> {
+    /// The store can't be read or written, or another run has taken over.
+    pub fn prune(&self, surplus: &[Epoch], live: &[Segment]) -> anyhow::Result<()> {
+        if surplus.is_empty() {
+            return Ok(());
+        }
+        self.check_current()?;
         let mut needed: BTreeSet<String> = live.iter().map(|segment| segment.name.clone()).collect();
         let mut dropped = Vec::new();
         for epoch in self.manifests()? {
@@ -216,11 +298,11 @@ impl Store {
                 Err(error) if error.is::<Damage>() => Vec::new(),
                 Err(error) => return Err(error),
             };
-            if keep.contains(&epoch) {
-                needed.extend(names);
-            } else {
+            if surplus.contains(&epoch) {
                 self.delete_file(&manifest_path(epoch))?;
                 dropped.extend(names);
+            } else {
+                needed.extend(names);
             }
         }
         let unneeded = dropped.into_iter().filter(|name| !needed.contains(name)).collect::<BTreeSet<_>>();
@@ -252,15 +334,13 @@ impl Store {
     /// # Errors
     /// There is none of this epoch, or the store can't be written.
     pub fn delete(&self, epoch: Epoch) -> anyhow::Result<()> {
-        let mut epochs = self.manifests()?;
-        if !epochs.contains(&epoch) {
+        if !self.manifests()?.contains(&epoch) {
             bail!(
                 "there is no checkpoint of epoch {epoch} in {}; `adtide checkpoint list` shows those there are",
                 self.place
             );
         }
-        epochs.retain(|known| *known != epoch);
-        self.prune(&epochs, &[])
+        self.prune(&[epoch], &[])
     }
 
     /// Waits for the store, which may take minutes to read or write a segment, or to be back.
@@ -348,6 +428,10 @@ fn cloud(url: &str) -> anyhow::Result<Arc<dyn ObjectStore>> {
 /// Padded, so that they are listed in order.
 fn manifest_path(epoch: Epoch) -> Path {
     Path::from(format!("manifests/{epoch:020}.json"))
+}
+
+fn run_path(name: &str) -> Path {
+    Path::from(format!("runs/{name}"))
 }
 
 fn segment_path(name: &str) -> Path {

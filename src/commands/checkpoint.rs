@@ -96,6 +96,7 @@ fn show(manifest: &Manifest) {
     say!("epoch      {} ({})", manifest.epoch, EventTime(i64::try_from(manifest.epoch).unwrap_or(i64::MAX)));
     say!("written    {} by adtide {}", manifest.at, manifest.adtide);
     say!("topics     {}", manifest.run.source);
+    say!("generation {}", manifest.generation);
     say!("size       {} rows, {}; {} new", HumanCount(rows), HumanBytes(bytes), HumanBytes(manifest.written_bytes));
     let mut kinds = table(&["holds", "rows", "segments", "size"]);
     for (kind, (segments, rows, bytes)) in manifest.by_kind() {

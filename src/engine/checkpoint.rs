@@ -1,14 +1,17 @@
 //! Taking checkpoints while the dataflow goes on.
 //!
-//! What entered a worker's state is written by that worker, boundary by boundary (see
-//! [`Journal`]), beside the dataflow. Each tells worker 0 what it wrote. Worker 0 writes the
-//! manifest, which makes it a checkpoint, when all have written up to a boundary and all sinks have committed all epochs
-//! up to it: then no sink will ever have to be told again what the checkpoint no longer knows.
+//! What entered a worker's state is kept by that worker, boundary by boundary (see [`Journal`]), beside the dataflow. Worker 0
+//! chooses one of the boundaries, the checkpoint epoch, and each worker writes what it has kept up to it, in its own time. Worker 0
+//! writes the manifest, which makes it a checkpoint, when all have written up to the epoch and all sinks have committed up
+//! to it: then no sink will ever need again what the checkpoint no longer knows. Then it chooses the next.
+//!
+//! While the store is slow or away, what waits for it is counted in bytes. Above a bound the worker stops reading.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use adtide_dataflows::model::Epoch;
 use adtide_dataflows::operators::{Stash, Watermarks};
@@ -23,7 +26,7 @@ use tracing::{debug, info, warn};
 use super::control::{Control, Word};
 use super::jobs::{Jobs, Task};
 use super::{Monitor, Plan};
-use crate::checkpoint::{Manifest, Segment, Store, live, to_merge};
+use crate::checkpoint::{Manifest, Segment, Store, compact, live, to_merge};
 use crate::sink::{self, Progress, Run};
 
 /// The worker that writes manifests.
@@ -91,11 +94,18 @@ struct Keeping {
     journal: Journal,
     store: Arc<Store>,
     jobs: Rc<dyn Jobs>,
-    /// What was taken from the journal and is not being written yet.
-    waiting: Option<(Epoch, Entered)>,
+    /// The checkpoint epoch up to which is to be written next, once this worker has passed it.
+    chosen: Option<Epoch>,
+    /// What was taken from the journal and could not be written.
+    unwritten: Entered,
     writing: Option<Task<Written>>,
-    /// The last boundary up to which everything is written, or was given up.
+    /// About how many bytes are being written.
+    writing_bytes: usize,
+    /// The last checkpoint epoch up to which everything is written, or was given up.
     written: Epoch,
+    /// How many bytes may wait to be written before nothing more is read.
+    max_waiting: usize,
+    is_full: bool,
     coordinator: Option<Coordinator>,
 }
 
@@ -110,38 +120,61 @@ impl Checkpointer {
         Checkpointer { control, keeping: None, is_leaving: false }
     }
 
-    /// Takes what the journal gives. `coordinator` is there on worker 0.
+    /// Writes what the journal gives. No more than about `max_waiting` bytes wait for the store. `coordinator` is there on worker
+    /// 0.
     pub fn new(
         control: Control,
         worker: usize,
         journal: Journal,
         store: Arc<Store>,
         jobs: Rc<dyn Jobs>,
+        max_waiting: usize,
         coordinator: Option<Coordinator>,
     ) -> Checkpointer {
-        let keeping = Keeping { worker, journal, store, jobs, waiting: None, writing: None, written: 0, coordinator };
+        let keeping = Keeping {
+            worker,
+            journal,
+            store,
+            jobs,
+            chosen: None,
+            unwritten: Entered::default(),
+            writing: None,
+            writing_bytes: 0,
+            written: 0,
+            max_waiting,
+            is_full: false,
+            coordinator,
+        };
         Checkpointer { control, keeping: Some(keeping), is_leaving: false }
     }
 
-    /// Goes on with what is under way.
-    pub fn step(&mut self, probe: &Handle<Epoch>) {
+    /// Continues what is under way, at `now`.
+    pub fn step(&mut self, probe: &Handle<Epoch>, now: Instant) {
         while let Some(word) = self.control.hear() {
-            if let (Word::Saved(saved), Some(Keeping { coordinator: Some(coordinator), .. })) =
-                (word, &mut self.keeping)
-            {
-                coordinator.hear(saved);
+            if let Some(keeping) = &mut self.keeping {
+                keeping.hear(word, now);
             }
         }
         let Some(keeping) = &mut self.keeping else { return };
-        if let Some(saved) = keeping.step() {
-            self.control.say(Word::Saved(saved));
-        }
-        if let Some(coordinator) = &mut keeping.coordinator {
-            coordinator.step(probe);
+        let passed = keeping.journal.passed();
+        let coordinator = keeping.coordinator.as_mut();
+        let chosen = coordinator.and_then(|coordinator| coordinator.step(probe, passed, now)).map(Word::Checkpoint);
+        for word in chosen.into_iter().chain(keeping.step()) {
+            self.control.say(word);
         }
         if self.is_leaving && keeping.written == LAST {
             self.control.close();
         }
+    }
+
+    /// Whether as much waits to be written as may: nothing more is to be read.
+    pub fn is_full(&self) -> bool {
+        self.keeping.as_ref().is_some_and(|keeping| keeping.is_full)
+    }
+
+    /// About how many bytes wait to be written, or are being written.
+    pub fn waiting(&self) -> usize {
+        self.keeping.as_ref().map_or(0, Keeping::waiting)
     }
 
     /// Whether somebody has said that all are to stop.
@@ -182,50 +215,98 @@ impl Checkpointer {
 }
 
 impl Keeping {
-    /// Takes what there is and writes it; gives what was written.
-    fn step(&mut self) -> Option<Saved> {
-        if let Some((boundary, entered)) = self.journal.take() {
-            let mut waiting = self.waiting.take().unwrap_or_default();
-            waiting.0 = boundary;
-            waiting.1.append(entered);
-            self.waiting = Some(waiting);
+    fn hear(&mut self, word: Word, now: Instant) {
+        match (word, &mut self.coordinator) {
+            (Word::Checkpoint(epoch), _) => self.chosen = Some(epoch).filter(|epoch| *epoch > self.written),
+            (Word::Saved(saved), Some(coordinator)) => coordinator.hear(saved),
+            (Word::NotSaved(epoch), Some(coordinator)) => coordinator.give_up(epoch, now),
+            _ => {}
         }
-        let saved = self.writing.as_ref().and_then(Task::poll).and_then(|written| self.take_note(written));
+    }
+
+    fn waiting(&self) -> usize {
+        self.journal.bytes() + self.unwritten.bytes() + self.writing_bytes
+    }
+
+    /// Writes what entered by the chosen epoch; what came of that, if it is done.
+    fn step(&mut self) -> Option<Word> {
+        let word = self.writing.as_ref().and_then(Task::poll).map(|written| self.take_note(written));
         if self.writing.is_none()
-            && let Some((boundary, entered)) = self.waiting.take_if(|(boundary, _)| *boundary > self.written)
+            && let Some(boundary) = self.chosen.take_if(|chosen| *chosen <= self.journal.passed())
         {
-            let (store, worker, mut entered) = (Arc::clone(&self.store), self.worker, entered);
+            let mut entered = std::mem::take(&mut self.unwritten);
+            if entered != Entered::default() {
+                // It may have failed for long: of many increments and upserts of one key only one is left.
+                entered.append(self.journal.take(boundary));
+                compact(&mut entered, &Watermarks::MIN, Memory { lookback: 0, repeat_within: 0 });
+            } else {
+                entered = self.journal.take(boundary);
+            }
+            self.writing_bytes = entered.bytes();
+            let (store, worker) = (Arc::clone(&self.store), self.worker);
             self.writing = Some(Task::start(&*self.jobs, move || {
                 let result = store.write(boundary, worker, &mut entered).map_err(|error| (error, entered));
                 Written { boundary, result }
             }));
         }
-        saved
+        self.look_after_room();
+        word
     }
 
-    fn take_note(&mut self, written: Written) -> Option<Saved> {
+    fn look_after_room(&mut self) {
+        let waiting = self.waiting();
+        let is_full = waiting > self.max_waiting;
+        if is_full && !self.is_full {
+            let store = self.store.place();
+            warn!(
+                waiting,
+                "{store} does not take what is to be written for checkpoints; nothing more is read until it has (the key is \
+                 checkpoint.max_waiting_bytes)"
+            );
+        } else if !is_full && self.is_full {
+            info!(waiting, "reading again: {} has taken what was to be written", self.store.place());
+        }
+        self.is_full = is_full;
+    }
+
+    fn take_note(&mut self, written: Written) -> Word {
         let Written { boundary, result } = written;
         self.writing = None;
-        self.written = boundary;
+        self.writing_bytes = 0;
         match result {
-            Ok(segments) => Some(Saved { worker: self.worker, boundary, segments }),
+            Ok(segments) => {
+                self.written = boundary;
+                Word::Saved(Saved { worker: self.worker, boundary, segments })
+            }
             Err((error, entered)) => {
                 warn!("a checkpoint could not be written: {error:#}; the next one will hold what this one would have");
-                // It goes with the next boundary.
-                let (later, more) = self.waiting.take().unwrap_or_default();
-                let mut all = entered;
-                all.append(more);
-                self.waiting = Some((later.max(boundary), all));
-                None
+                self.unwritten = entered;
+                if boundary == LAST {
+                    self.written = LAST;
+                }
+                Word::NotSaved(boundary)
             }
         }
     }
 }
 
-/// What came of a checkpoint: the segments to go on with, and why there is none if so.
-type Completed = Result<Vec<Segment>, (anyhow::Error, Vec<Segment>)>;
+/// How long after a failure the next checkpoint is tried.
+const RETRY: Duration = Duration::from_secs(5);
 
-/// Makes checkpoints of what the workers have written.
+/// What came of a checkpoint.
+struct Completed {
+    /// The segments that the next one continues.
+    segments: Vec<Segment>,
+    /// Whether it is there.
+    is_committed: bool,
+    /// The old ones that are gone.
+    pruned: Vec<Epoch>,
+}
+
+/// Chooses the epochs of checkpoints, one at a time, and makes a checkpoint of what all workers have written up to it.
+///
+/// Each worker writes when it has passed the epoch that was chosen, however far it is by then, and however long the others
+/// take. Were each to choose for itself, slow writers might never meet on one.
 pub struct Coordinator {
     store: Arc<Store>,
     jobs: Rc<dyn Jobs>,
@@ -233,8 +314,14 @@ pub struct Coordinator {
     run: Run,
     workers: usize,
     keep: usize,
-    /// The epochs of the checkpoints that are kept, the newest last.
+    /// The epochs of the checkpoints of these results, the newest last. Others are none of this run's business.
     kept: Vec<Epoch>,
+    /// The epoch that was chosen last, and whether all are still at it.
+    chosen: (Epoch, bool),
+    /// After a failure: when to try again.
+    retry_at: Option<Instant>,
+    /// Whether this run has made one.
+    has_committed: bool,
     snapshots: Snapshots,
     /// What was written since the last checkpoint, by boundary.
     saved: BTreeMap<Epoch, Vec<Saved>>,
@@ -265,7 +352,10 @@ impl Coordinator {
             run: plan.run.clone(),
             workers,
             keep,
-            kept: checkpoint.map(|checkpoint| checkpoint.epoch).into_iter().collect(),
+            kept: plan.lineage.clone(),
+            chosen: (0, false),
+            retry_at: None,
+            has_committed: false,
             snapshots,
             saved: BTreeMap::new(),
             segments: checkpoint.map(|checkpoint| checkpoint.segments.clone()).unwrap_or_default(),
@@ -279,25 +369,46 @@ impl Coordinator {
         self.saved.entry(saved.boundary).or_default().push(saved);
     }
 
-    fn step(&mut self, probe: &Handle<Epoch>) {
-        if let Some(result) = self.writing.as_ref().and_then(Task::poll) {
+    /// A worker could not write up to an epoch: it writes what it has with one that is chosen anew.
+    fn give_up(&mut self, epoch: Epoch, now: Instant) {
+        if self.chosen == (epoch, true) {
+            self.chosen.1 = false;
+            self.retry_at = Some(now + RETRY);
+        }
+    }
+
+    /// Completes the checkpoint of the chosen epoch when all have written and committed up to it; then chooses the last one that
+    /// this worker has `passed`. The others have passed it or will.
+    fn step(&mut self, probe: &Handle<Epoch>, passed: Epoch, now: Instant) -> Option<Epoch> {
+        if let Some(completed) = self.writing.as_ref().and_then(Task::poll) {
             self.writing = None;
-            self.segments = result.unwrap_or_else(|(error, segments)| {
-                warn!("a checkpoint could not be completed: {error:#}; the one before stands");
+            self.segments = completed.segments;
+            self.has_committed |= completed.is_committed;
+            if !completed.is_committed {
                 self.last = None;
-                segments
-            });
+            }
+            self.kept.retain(|epoch| !completed.pruned.contains(epoch));
         }
         if self.writing.is_some() {
-            return;
+            return None;
         }
-        // All have written up to it, and every sink has committed up to it.
-        let is_complete =
-            |boundary: Epoch, saved: &[Saved]| saved.len() == self.workers && !probe.less_equal(&boundary);
-        let complete = self.saved.iter().rev().find(|(boundary, saved)| is_complete(**boundary, saved));
-        if let Some((&boundary, _)) = complete {
-            self.complete(boundary);
+        let (chosen, is_open) = self.chosen;
+        if is_open {
+            let saved = self.saved.get(&chosen).map_or(0, Vec::len);
+            if saved == self.workers && !probe.less_equal(&chosen) {
+                self.chosen.1 = false;
+                self.complete(chosen);
+            }
+            return None;
         }
+        let is_retried = self.retry_at.is_some_and(|at| now >= at) && chosen != LAST;
+        if is_retried || self.retry_at.is_none() && passed > chosen || passed == LAST && chosen != LAST {
+            self.retry_at = None;
+            self.chosen = (passed.max(chosen), true);
+            self.forget_snapshots(self.chosen.0);
+            return Some(self.chosen.0);
+        }
+        None
     }
 
     /// Makes a checkpoint of a boundary.
@@ -337,30 +448,43 @@ impl Coordinator {
 
     /// How far the sources had read by a boundary: what was kept at the last one up to it.
     fn progress_at(&mut self, boundary: Epoch) -> Progress {
-        let mut snapshots = self.snapshots.borrow_mut();
+        self.forget_snapshots(boundary);
+        let snapshots = self.snapshots.borrow();
         let progress = snapshots.range(..=boundary).next_back().map(|(_, progress)| progress.clone());
-        let progress = progress.or_else(|| self.last.clone()).unwrap_or_default();
-        *snapshots = snapshots.split_off(&boundary);
-        snapshots.insert(boundary, progress.clone());
-        progress
+        progress.or_else(|| self.last.clone()).unwrap_or_default()
+    }
+
+    /// Drops the snapshots before the last one up to a boundary.
+    fn forget_snapshots(&self, boundary: Epoch) {
+        let mut snapshots = self.snapshots.borrow_mut();
+        let newest = snapshots.range(..=boundary).next_back().map(|(epoch, _)| *epoch);
+        if let Some(newest) = newest {
+            *snapshots = snapshots.split_off(&newest);
+        }
     }
 
     fn write(&mut self, manifest: Manifest) {
         self.kept.push(manifest.epoch);
         let surplus = self.kept.len().saturating_sub(self.keep);
-        self.kept.drain(..surplus);
-        let (store, kept, memory) = (Arc::clone(&self.store), self.kept.clone(), self.run.settings.memory());
-        let monitor = Arc::clone(&self.monitor);
+        let surplus = self.kept[..surplus].to_vec();
+        let (store, memory) = (Arc::clone(&self.store), self.run.settings.memory());
+        let (monitor, is_first) = (Arc::clone(&self.monitor), !self.has_committed);
         self.writing = Some(Task::start(&*self.jobs, move || {
             let segments = manifest.segments.clone();
-            store.commit(&manifest).map_err(|error| (error, segments.clone()))?;
+            let committed = if is_first { store.check_there(&segments) } else { Ok(()) };
+            if let Err(error) = committed.and_then(|()| store.commit(&manifest)) {
+                warn!("a checkpoint could not be completed: {error:#}; the one before is current");
+                return Completed { segments, is_committed: false, pruned: vec![manifest.epoch] };
+            }
             info!(epoch = manifest.epoch, segments = segments.len(), written = manifest.written_bytes, "checkpoint");
             monitor.has_checkpoint(&manifest);
             let segments = merge(&store, segments, &manifest.forgotten, memory);
-            if let Err(error) = store.prune(&kept, &segments) {
+            let pruned = store.prune(&surplus, &segments).map(|()| surplus);
+            let pruned = pruned.unwrap_or_else(|error| {
                 warn!("old checkpoints could not be deleted: {error:#}");
-            }
-            Ok(segments)
+                Vec::new()
+            });
+            Completed { segments, is_committed: true, pruned }
         }));
     }
 }

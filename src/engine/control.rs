@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use adtide_dataflows::model::Epoch;
 use serde::{Deserialize, Serialize};
 use timely::dataflow::operators::Input;
 use timely::dataflow::operators::probe::{Handle, Probe};
@@ -20,8 +21,12 @@ pub enum Word {
     /// All are to end as they are: the sender was asked to stop before it had replayed everything, so no epoch will complete
     /// any more.
     Abandon,
-    /// It has written what entered its state.
+    /// All are to write what entered their state up to this epoch, for a checkpoint.
+    Checkpoint(Epoch),
+    /// The sender has written what entered its state.
     Saved(Saved),
+    /// The sender could not write what entered its state up to this epoch.
+    NotSaved(Epoch),
 }
 
 /// A worker's mouth and ear. Words are heard a step or two after they were said: they need no frontier to move, so their

@@ -148,7 +148,7 @@ impl Driver {
         if stop {
             self.checkpointer.stop();
         }
-        self.checkpointer.step(&self.probe);
+        self.checkpointer.step(&self.probe, self.now.instant);
         let stop = self.checkpointer.is_stopping();
         if now >= self.last_report.saturating_add(REPORT) {
             self.report(now);
@@ -287,7 +287,7 @@ impl Driver {
 
     /// Reads a little, unless the sinks are behind.
     fn poll(&mut self) -> anyhow::Result<Poll> {
-        if self.is_behind() {
+        if self.is_behind() || self.checkpointer.is_full() {
             return Ok(Poll::Pending);
         }
         self.source.poll(&mut self.ingest, self.inputs.epoch(), &self.state.watermarks.borrow())
@@ -385,6 +385,7 @@ impl Driver {
             watermarks: Some(self.state.watermarks.borrow().reached),
             frontier: self.probe.with_frontier(|frontier| frontier.first().copied()),
             in_flight: self.in_flight.len(),
+            unwritten: self.checkpointer.waiting() as u64,
             clock: Some(self.now),
             held: held(&self.state),
             repeats: self.state.matcher.repeats.get(),

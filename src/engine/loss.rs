@@ -97,7 +97,7 @@ impl Gap {
             Topic::AdEvents => Watermarks { performance: windows, conversions: latest.plus(1), duplicates: windows },
             // A conversion that is lost may have been the first of several records of its order.
             Topic::ConversionEvents => {
-                Watermarks { conversions: latest.plus(settings.lookback).plus(1), ..Watermarks::MIN }
+                Watermarks { conversions: latest.plus(settings.repeat_within()).plus(1), ..Watermarks::MIN }
             }
             Topic::CampaignEvents | Topic::ProductMetrics | Topic::ProductMeta => Watermarks::MIN,
         }

@@ -90,6 +90,8 @@ pub struct WorkerStatus {
     pub frontier: Option<Epoch>,
     /// How many ended epochs wait for the sinks.
     pub in_flight: usize,
+    /// About how many bytes of new state wait to be written for a checkpoint, or are being written.
+    pub unwritten: u64,
     /// When this was, on the clock that names its epochs.
     pub clock: Option<Moment>,
     /// What its share of each statement holds.

@@ -51,6 +51,8 @@ pub struct Plan {
     pub cuts: Vec<Progress>,
     /// Where the replay starts; None for the start of the topics.
     pub checkpoint: Option<Manifest>,
+    /// The epochs of the checkpoints of these results, the one above last: the run may delete them.
+    pub lineage: Vec<Epoch>,
     /// Whether all rankings are written anew, because they are of another length now, or their sink is new.
     pub rewrites_rankings: bool,
     /// From when on ads and conversions are read; None for the start of their topics or the checkpoint.
@@ -101,8 +103,10 @@ pub fn open(
     let run = Run { settings: config.settings.clone(), source };
     match &config.sinks {
         SinkConfig::None => {
-            let checkpoint = if wants_to_resume(config) { choose(config, &run, store, &[])? } else { None };
-            Ok((Plan::continuing(run, Vec::new(), checkpoint), Vec::new()))
+            let resumes = wants_to_resume(config);
+            let chosen = if resumes { choose(config, &run, store, &[], false)? } else { Chosen::default() };
+            let Chosen { checkpoint, lineage } = chosen;
+            Ok((Plan { lineage, ..Plan::continuing(run, Vec::new(), checkpoint) }, Vec::new()))
         }
         SinkConfig::Embedded(data_dir) => {
             let plan = Plan::of_folder(config, run, store, data_dir)?;
@@ -156,46 +160,107 @@ impl Holding {
     }
 }
 
-/// The checkpoint to go on from, if there is one.
+/// What a run continues of the checkpoints.
+#[derive(Debug, Default)]
+struct Chosen {
+    checkpoint: Option<Manifest>,
+    /// The epochs of those that are of the same results, the chosen one last.
+    lineage: Vec<Epoch>,
+}
+
+/// The checkpoint to continue, if there is one. `over` says how to start over.
 ///
 /// # Errors
-/// The one that was asked for can't be used, or none may be used with these settings.
+/// The one that was asked for can't be used, or none may be used with these settings; or there are some, and the sinks know
+/// nothing of them.
 fn choose(
     config: &EngineConfig,
     run: &Run,
     store: Option<&Store>,
     held: &[Holding],
-) -> anyhow::Result<Option<Manifest>> {
-    let Some(store) = store.filter(|_| config.from_checkpoint != FromCheckpoint::None) else { return Ok(None) };
-    if !held.is_empty() && held.iter().all(|held| held.stored.is_none()) {
-        // Nothing knows of the run that they are from: it was started over.
+    starts_over: bool,
+) -> anyhow::Result<Chosen> {
+    let Some(store) = store else { return Ok(Chosen::default()) };
+    let takes = config.checkpoints.as_ref().is_some_and(|checkpoints| checkpoints.are_taken);
+    let generation = store.generation()?;
+    if config.restart == Restart::Fresh {
         for epoch in store.manifests()? {
             store.delete(epoch)?;
         }
-        return Ok(None);
     }
-    for epoch in store.manifests()? {
-        if let FromCheckpoint::Epoch(wanted) = config.from_checkpoint
+    let is_new = !held.is_empty() && held.iter().all(|held| held.stored.is_none());
+    if is_new {
+        let is_meant = starts_over || config.from_checkpoint == FromCheckpoint::None;
+        if !is_meant && let Some(epoch) = of_generation(store, &generation)?.pop() {
+            bail!(
+                "no results named as these are there, but there are checkpoints of them in {}, the newest of epoch {epoch}: is \
+                 it the right database, folder or name? To start over say --fresh, which deletes the checkpoints of a folder \
+                 of results; or --from-checkpoint none, which leaves them alone (`adtide checkpoint delete --all` deletes \
+                 them)",
+                store.place()
+            );
+        }
+        store.take_over(None)?;
+        return Ok(Chosen::default());
+    }
+    let mut lineage = of_generation(store, &generation)?;
+    let checkpoint = match config.from_checkpoint {
+        FromCheckpoint::None => None,
+        wanted => newest_usable(store, wanted, &lineage, held)?,
+    };
+    if let Some(checkpoint) = &checkpoint {
+        check_same("the checkpoint", &checkpoint.run, run, Memory::Checkpoint)?;
+        check_joining(held)?;
+        lineage.retain(|epoch| *epoch != checkpoint.epoch);
+        lineage.push(checkpoint.epoch);
+    }
+    if takes {
+        store.take_over(Some(generation))?;
+        // Nobody writes yet: what no checkpoint names was left behind by a crash.
+        let orphans = store.clear_orphans()?;
+        debug!(orphans, "the checkpoints are this run's");
+    }
+    Ok(Chosen { checkpoint, lineage })
+}
+
+/// The epochs of the checkpoints of a generation, in order. Those that are damaged are left out.
+fn of_generation(store: &Store, generation: &str) -> anyhow::Result<Vec<Epoch>> {
+    let mut epochs = Vec::new();
+    for epoch in store.manifests()?.into_iter().rev() {
+        match store.load(epoch) {
+            Ok(manifest) if manifest.generation == generation => epochs.push(epoch),
+            Ok(_) => {}
+            Err(error) if error.is::<Damage>() => {
+                warn!("the checkpoint of epoch {epoch} can't be used: {error:#}; trying the one before");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(epochs)
+}
+
+fn newest_usable(
+    store: &Store,
+    wanted: FromCheckpoint,
+    lineage: &[Epoch],
+    held: &[Holding],
+) -> anyhow::Result<Option<Manifest>> {
+    for &epoch in lineage.iter().rev() {
+        if let FromCheckpoint::Epoch(wanted) = wanted
             && epoch != wanted
         {
             continue;
         }
         match usable(store, epoch, held) {
-            Ok(checkpoint) => {
-                // Nobody writes yet: what no checkpoint names was left behind by a crash.
-                let orphans = store.clear_orphans()?;
-                debug!(epoch, orphans, "going on from a checkpoint");
-                check_same("the checkpoint", &checkpoint.run, run, Memory::Checkpoint)?;
-                check_joining(held)?;
-                return Ok(Some(checkpoint));
-            }
+            Ok(checkpoint) => return Ok(Some(checkpoint)),
             Err(error) if !error.is::<Damage>() => return Err(error),
             Err(error) => warn!("the checkpoint of epoch {epoch} can't be used: {error:#}; trying the one before"),
         }
     }
-    match config.from_checkpoint {
+    match wanted {
         FromCheckpoint::Epoch(wanted) => bail!(
-            "there is no usable checkpoint of epoch {wanted}; see `adtide checkpoint list`, or leave out --from-checkpoint"
+            "there is no usable checkpoint of epoch {wanted} of these results; see `adtide checkpoint list`, or leave out \
+             --from-checkpoint"
         ),
         _ => Ok(None),
     }
@@ -296,6 +361,7 @@ impl Plan {
             resume: true,
             cuts,
             checkpoint,
+            lineage: Vec::new(),
             rewrites_rankings: false,
             backfill_from: None,
             gaps: Vec::new(),
@@ -324,7 +390,10 @@ impl Plan {
         held: &[Holding],
         over: &'static str,
     ) -> anyhow::Result<Plan> {
-        let checkpoint = choose(config, &run, store, held)?;
+        let starts_over =
+            config.restart == Restart::Fresh || config.restart == Restart::Auto && !config.source.follows();
+        let starts_over = starts_over && matches!(config.sinks, SinkConfig::Embedded(_));
+        let Chosen { checkpoint, lineage } = choose(config, &run, store, held, starts_over)?;
         let is_new = |held: &Holding| held.stored.is_none() && held.joins_late;
         let mut rewrites_rankings = checkpoint.is_some() && held.iter().any(is_new);
         let mut cuts = Vec::new();
@@ -338,7 +407,8 @@ impl Plan {
             !(config.source.follows() && !cuts.is_empty() && stored.all(|stored| stored.progress.has_ended())),
             "the run before has read its topics to their end and closed all windows; {over}"
         );
-        Ok(Plan { rewrites_rankings, backfill_from: config.backfill_from, ..Plan::continuing(run, cuts, checkpoint) })
+        let backfill_from = config.backfill_from;
+        Ok(Plan { lineage, rewrites_rankings, backfill_from, ..Plan::continuing(run, cuts, checkpoint) })
     }
 
     /// Looks at what the embedded sinks hold.

@@ -74,7 +74,7 @@ pub fn run(
                 let (store, jobs, monitor) = (Arc::clone(&store), Rc::clone(&jobs), Arc::clone(monitor));
                 Coordinator::new(&plan, peers, checkpoints.keep, store, jobs, snapshots, monitor)
             });
-            Checkpointer::new(control, index, journal, store, jobs, coordinator)
+            Checkpointer::new(control, index, journal, store, jobs, checkpoints.max_waiting(), coordinator)
         }
     };
     let loader = match (&plan.checkpoint, store) {

@@ -175,6 +175,8 @@ fn progress(scrape: &mut Scrape<'_>, monitor: &Monitor, workers: &[WorkerStatus]
     scrape.samples(&names::WATERMARK, known)?;
     scrape.sample(&names::FRONTIER_LAG, monitor.frontier_age().map(|age| age.as_secs_f64()))?;
     scrape.histograms(&names::EPOCH_SECONDS, [(Vec::new(), monitor.epochs())])?;
+    let waiting = (!workers.is_empty()).then(|| workers.iter().map(|worker| worker.unwritten as f64).sum());
+    scrape.sample(&names::CHECKPOINT_WAITING, waiting)?;
     scrape.sample(&names::IN_FLIGHT, workers.iter().map(|worker| worker.in_flight).max().map(|epochs| epochs as f64))
 }
 

@@ -117,6 +117,7 @@ metrics! {
     CHECKPOINT_AGE = Gauge "adtide_checkpoint_age_seconds" [] "How long ago the last checkpoint was completed";
     CHECKPOINT_ROWS = Gauge "adtide_checkpoint_rows" [] "Rows that the last checkpoint holds";
     CHECKPOINT_BYTES = Gauge "adtide_checkpoint_bytes" [] "Bytes that the last checkpoint holds, as stored";
+    CHECKPOINT_WAITING = Gauge "adtide_checkpoint_waiting_bytes" [] "Bytes of new state that wait to be written for a checkpoint";
     CHECKPOINT_WRITTEN = Counter "adtide_checkpoint_written_bytes" [] "Bytes of new state written for checkpoints";
 
     SINK_ROWS = Counter "adtide_sink_rows" [SINK] "Rows and records committed";

@@ -72,6 +72,7 @@ fn worker(number: usize, phase: Phase) -> WorkerStatus {
         }),
         frontier: Some(crate::now().0 as u64 - 2000),
         in_flight: number + 1,
+        unwritten: 700,
         clock: Some(Moment::now()),
         held: vec![
             Held { statement: Statement::ConversionMatcher, what: "clicks", rows: 10, bytes: Some(1580) },
@@ -121,6 +122,7 @@ fn the_metrics_tell_what_workers_and_sources_have_reported() {
         ("adtide_watermark_seconds{statement=\"performance_aggregator\"}", 1_767_600_000.0),
         ("adtide_watermark_seconds{statement=\"conversion_matcher\"}", 1_767_600_000.5),
         ("adtide_epochs_in_flight", 2.0),
+        ("adtide_checkpoint_waiting_bytes", 1400.0),
         ("adtide_state_rows{statement=\"conversion_matcher\",what=\"clicks\"}", 20.0),
         ("adtide_state_rows{statement=\"rtb_cache_updater\",what=\"ranked_campaigns\"}", 14.0),
         ("adtide_state_bytes{statement=\"conversion_matcher\",what=\"clicks\"}", 3160.0),

@@ -161,3 +161,37 @@ fn checkpoints_are_listed_shown_verified_and_deleted() {
     assert_eq!(files(&place, "segments"), Vec::<PathBuf>::new());
     checkpoint("list").failed_saying(&["there are no checkpoints in"]);
 }
+
+#[test]
+fn checkpoints_of_results_that_are_not_there_are_left_alone_and_named() {
+    let place = stopped();
+    for file in ["adtide.db", "adtide.db-wal", "adtide.db-shm"] {
+        let _ = fs::remove_file(place.path(&format!("out/{file}")));
+    }
+    fs::remove_dir_all(place.path("out/topics")).unwrap();
+    let before = (files(&place, "manifests"), files(&place, "segments"));
+    place.run(RUN).failed_saying(&["there are checkpoints of them", "--fresh", "--from-checkpoint none"]);
+    assert_eq!((files(&place, "manifests"), files(&place, "segments")), before);
+
+    // Results that start over are of another generation: its checkpoints are kept apart from the old ones, which stay.
+    let mut anew = place.start("anew", &format!("{RUN} --from-checkpoint none"));
+    let is_new = |line: &str| line.contains("INFO checkpoint epoch=") && !line.ends_with(" written=0");
+    assert!(eventually(|| anew.stderr().lines().filter(|line| is_new(line)).count() > 0), "{}", anew.stderr());
+    anew.end(Signal::SIGTERM).succeeded();
+    assert!(before.0.iter().all(|manifest| manifest.is_file()), "{:?}", files(&place, "manifests"));
+    place.run("checkpoint verify --data-dir out --all").succeeded();
+    for manifest in files(&place, "manifests").iter().filter(|manifest| !before.0.contains(manifest)) {
+        fs::remove_file(manifest).unwrap();
+    }
+    let said = finish(&place, "-w 1");
+    assert!(said.contains("checkpoint=None"), "those of the old results are not used: {said}");
+}
+
+#[test]
+fn who_starts_over_with_fresh_deletes_the_checkpoints_of_the_folder() {
+    let place = stopped();
+    let before = files(&place, "manifests");
+    let mut fresh = place.start("fresh", &format!("{RUN} --fresh"));
+    assert!(eventually(|| before.iter().all(|manifest| !manifest.exists())), "{}", fresh.stderr());
+    fresh.end(Signal::SIGTERM).succeeded();
+}

@@ -1,6 +1,9 @@
 //! Checkpoints of a run on real servers: what a restart goes on from, and what it does instead if it may not.
 
 use nix::sys::signal::Signal;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
 
 use crate::deployment::{Deployment, eventually};
 use crate::end_to_end::deploy;
@@ -52,4 +55,29 @@ fn what_a_checkpoint_does_not_hold_is_read_again_from_the_topics() {
     assert!(all.stderr.contains("checkpoint=None"), "{}", all.stderr);
     deployment.run("worker all --until-end").succeeded();
     deployment.run("verify --set conversion.lookback=48h").succeeded();
+}
+
+#[test]
+fn checkpoints_that_no_server_knows_of_are_left_alone_and_named() {
+    let Some((_alone, deployment)) = deploy(SETTINGS) else { return };
+    deployment.run("generate --to-kafka --ad-events 3000").succeeded();
+    run_until_checkpoint(&deployment, 1, Signal::SIGTERM);
+    let list = || deployment.run("checkpoint list").succeeded().stdout;
+    let before = list();
+    // As if the URLs named other servers: none has anything of this name.
+    deployment.postgres().execute("DELETE FROM adtide_progress", &[]).unwrap();
+    redis::cmd("FLUSHDB").exec(&mut deployment.redis()).unwrap();
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", deployment.brokers()).create().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let name = format!("{}-adtide-progress", deployment.name);
+    let deleted = runtime.block_on(admin.delete_topics(&[&name], &AdminOptions::new())).unwrap();
+    assert_eq!(deleted, [Ok(name)]);
+    deployment.run("topics create").succeeded();
+    let refused = ["there are checkpoints of them in ", "is it the right database", "--from-checkpoint none"];
+    deployment.run("run --until-end").failed_saying(&refused);
+    assert_eq!(list(), before);
+    deployment.run("run --until-end --from-checkpoint none").succeeded();
+    let (after, mut rows) = (list(), before.lines().filter(|line| line.contains(" KiB") || line.contains(" B ")));
+    assert!(rows.all(|row| after.contains(row)), "they are not this run's: {before}, {after}");
 }

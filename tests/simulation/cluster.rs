@@ -34,12 +34,18 @@ use crate::source::{LogSource, Reading};
 /// What the servers take, in their order.
 const OUTLETS: [Takes; 3] = [Takes::Rankings, Takes::Tables, Takes::Records];
 
-/// Jobs that wait for their turn.
+/// Jobs that wait for their turn, each of a worker.
 #[derive(Clone, Default)]
-pub struct Queue(Arc<Mutex<VecDeque<Job>>>);
+pub struct Queue(Arc<Mutex<VecDeque<(usize, Job)>>>);
+
+/// A worker's end of the queue.
+struct Share {
+    queue: Queue,
+    worker: usize,
+}
 
 impl Queue {
-    fn jobs(&self) -> std::sync::MutexGuard<'_, VecDeque<Job>> {
+    fn jobs(&self) -> std::sync::MutexGuard<'_, VecDeque<(usize, Job)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -47,8 +53,13 @@ impl Queue {
         self.jobs().len()
     }
 
+    /// Whose job it is.
+    pub fn worker(&self, at: usize) -> usize {
+        self.jobs()[at].0
+    }
+
     pub fn take(&self, at: usize) -> Option<Job> {
-        self.jobs().remove(at)
+        self.jobs().remove(at).map(|(_, job)| job)
     }
 
     pub fn clear(&self) {
@@ -56,9 +67,9 @@ impl Queue {
     }
 }
 
-impl Jobs for Queue {
+impl Jobs for Share {
     fn start(&self, job: Job) {
-        self.jobs().push_back(job);
+        self.queue.jobs().push_back((self.worker, job));
     }
 
     fn room(&self, _meant: usize) -> usize {
@@ -231,7 +242,9 @@ fn live(worker: &mut Worker, setup: &Setup, (orders, answers): Ear) {
 fn build(worker: &mut Worker, setup: &Setup, plan: Plan, dice: Dice) -> (Driver, Handle<Epoch>) {
     let (index, peers) = (worker.index(), worker.peers());
     let Setup { config, store, queue, monitor, .. } = setup.clone();
-    let (interval, keep) = config.checkpoints.as_ref().map_or((0, 1), |kept| (kept.interval_ms(), kept.keep));
+    let checkpoints = config.checkpoints.as_ref();
+    let (interval, keep, max_waiting) =
+        checkpoints.map_or((0, 1, 0), |kept| (kept.interval_ms(), kept.keep, kept.max_waiting()));
     let openers = if index == 0 {
         setup.servers.iter().map(|server| server.opener(plan.run.clone())).collect()
     } else {
@@ -244,13 +257,14 @@ fn build(worker: &mut Worker, setup: &Setup, plan: Plan, dice: Dice) -> (Driver,
         outlets::connect(&outputs, &OUTLETS, openers, plan.rewrites_rankings, &probe);
         (inputs, state, checkpoint::snapshots(&outputs, &journal))
     });
-    let jobs: Rc<dyn Jobs> = Rc::new(queue);
+    let jobs: Rc<dyn Jobs> = Rc::new(Share { queue, worker: index });
     let coordinator = (index == 0).then(|| {
         let (store, jobs, monitor) = (Arc::clone(&store), Rc::clone(&jobs), Arc::clone(&monitor));
         Coordinator::new(&plan, peers, keep, store, jobs, snapshots, monitor)
     });
     let control = Control::new(worker);
-    let checkpointer = Checkpointer::new(control, index, journal, Arc::clone(&store), Rc::clone(&jobs), coordinator);
+    let checkpointer =
+        Checkpointer::new(control, index, journal, Arc::clone(&store), Rc::clone(&jobs), max_waiting, coordinator);
     let loader = match &plan.checkpoint {
         Some(checkpoint) => Loader::start(&store, checkpoint, index, peers, &*jobs),
         None => Loader::nothing(),

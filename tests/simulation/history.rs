@@ -40,6 +40,8 @@ pub struct World {
     pub dice: Dice,
     /// For what was added later, so that seeds keep the rest of their course.
     pub more: Dice,
+    /// The same for how slow the store is.
+    pub slow: Dice,
     pub clock: Arc<Clock>,
     pub log: Arc<Log>,
     pub servers: [Arc<Server>; 3],
@@ -53,6 +55,10 @@ pub struct World {
     pub store_pace: usize,
     /// Whether the wall clock was ever set back.
     pub was_set_back: bool,
+    /// Out of a hundred turns of a worker's write to the store, how many it takes.
+    pub writer_pace: [usize; 3],
+    /// How many workers each run has; None if that is drawn.
+    pub workers: Option<usize>,
     /// Whether anything goes wrong still.
     pub has_faults: bool,
     pub runtime: Runtime,
@@ -103,6 +109,47 @@ pub fn idle(seed: u64) -> anyhow::Result<[Size; 2]> {
         Ok(world.size(&engine.monitor))
     };
     Ok([wait_until(&mut world, 60)?, wait_until(&mut world, 180)?])
+}
+
+/// Reads a log while the store takes nothing, waits for half an hour, and reads the rest once it does: the most bytes that waited for
+/// it, and how many records were not read meanwhile.
+pub fn store_away(seed: u64, max_waiting_bytes: u64) -> anyhow::Result<(u64, u64)> {
+    let mut world = World::draw(seed, Twist::default())?;
+    world.has_faults = false;
+    if let Some(checkpoints) = &mut world.config.checkpoints {
+        (checkpoints.interval, checkpoints.max_waiting_bytes) = (Duration::from_secs(5), max_waiting_bytes);
+    }
+    let mut engine = world.start()?;
+    world.objects.fail(i64::MAX);
+    let mut most = 0;
+    while world.clock.log_time() < world.log.end + 30 * MINUTE {
+        ensure!(world.round(&mut engine)?.is_none(), "the run ended by itself");
+        most = engine.monitor.workers().iter().map(|worker| worker.unwritten).max().unwrap_or(0).max(most);
+    }
+    let unread = world.lag();
+    world.objects.fail(0);
+    world.drive(&mut engine)?;
+    world.check_results()?;
+    ensure!(world.lag() == 0 && engine.monitor.checkpoint().is_some(), "{} records are not read", world.lag());
+    Ok((most, unread))
+}
+
+/// Reads a log with three workers, whose writes to the store take longer than there is between two checkpoints, each another time, and
+/// then waits for two hours: how many checkpoints there are.
+pub fn slow_writers(seed: u64) -> anyhow::Result<u64> {
+    let mut world = World::draw(seed, Twist::default())?;
+    world.has_faults = false;
+    world.reading.idle_timeout = Duration::from_secs(30);
+    world.reading.idle_advance = true;
+    (world.workers, world.writer_pace) = (Some(3), [3, 4, 6]);
+    if let Some(checkpoints) = &mut world.config.checkpoints {
+        checkpoints.interval = Duration::from_secs(5);
+    }
+    let mut engine = world.start()?;
+    while world.clock.log_time() < world.log.end + 360 * MINUTE {
+        ensure!(world.round(&mut engine)?.is_none(), "the run ended by itself");
+    }
+    Ok(engine.monitor.checkpoint().map_or(0, |last| last.count))
 }
 
 /// Reads a log to its end, then sets the clock back by an hour and waits for some minutes: by how many milliseconds the
@@ -172,9 +219,18 @@ impl World {
             config.checkpoints.as_ref().map(|checkpoints| checkpoints.interval),
             config.settings,
         )];
+        let mut slow = Dice::new(seed.rotate_left(32) ^ 1);
+        let mut config = config;
+        if let Some(checkpoints) = &mut config.checkpoints {
+            checkpoints.max_waiting_bytes = slow.one_of(&[u64::MAX, u64::MAX, 4000]);
+        }
+        let writer_pace = [(); 3].map(|()| slow.one_of(&[100, 100, 30, 5]));
         Ok(World {
             dice,
             more,
+            slow,
+            writer_pace,
+            workers: None,
             clock: Arc::new(Clock::new()),
             log,
             servers,
@@ -209,6 +265,7 @@ impl World {
             self.check_results().with_context(|| format!("after run {}, {end:?}", self.runs))?;
         }
         self.has_faults = false;
+        self.objects.fail(0);
         self.say("no more faults");
         self.run().context("without faults")?;
         self.check_results().context("with lag 0")?;
@@ -245,6 +302,7 @@ impl World {
     fn start(&mut self) -> anyhow::Result<Engine> {
         self.runs += 1;
         self.objects.revive();
+        self.objects.fail(0);
         if self.has_faults && self.dice.percent(10) {
             let limit = self.dice.one_of(&RANKING_LIMITS);
             self.config.settings.ranking_limit = limit;
@@ -256,7 +314,8 @@ impl World {
         let held: Vec<_> = self.servers.iter().map(|server| server.holding()).collect();
         let run = Run { settings: self.config.settings.clone(), source: "simulated".to_owned() };
         let plan = Plan::make(&self.config, run, Some(&store), &held, "")?;
-        let workers = 1 + self.dice.below(3);
+        let drawn = 1 + self.dice.below(3);
+        let workers = self.workers.unwrap_or(drawn);
         let cuts: Vec<_> = plan.cuts.iter().map(|cut| cut.epoch).collect();
         let from = plan.checkpoint.as_ref().map(|checkpoint| checkpoint.epoch);
         self.say(format_args!("{name} of {workers} workers from checkpoint {from:?} through {cuts:?}"));
@@ -366,13 +425,18 @@ impl World {
                     self.say(format_args!("after {effects} more effects on the store it dies, {torn:?}"));
                 }
                 1 => {
-                    self.objects.fail(1 + self.dice.below(3) as i64);
-                    self.say("writes fail");
+                    let few = 1 + self.dice.below(3) as i64;
+                    let writes = if self.slow.percent(20) { self.slow.ms(10, 100) } else { few };
+                    self.objects.fail(writes);
+                    self.say(format_args!("{writes} writes fail"));
                 }
                 _ => {}
             }
         }
         let at = self.dice.below(self.queue.len());
+        if !self.slow.percent(self.writer_pace[self.queue.worker(at)]) {
+            return Ok(false);
+        }
         if let Some(job) = self.queue.take(at) {
             job();
         }
@@ -508,6 +572,7 @@ fn config(dice: &mut Dice, settings: Settings) -> EngineConfig {
         name: "test".to_owned(),
         interval: Duration::from_millis(dice.one_of(&[5000, 20_000, 60_000])),
         keep: dice.one_of(&[1, 2, 2, 3]),
+        max_waiting_bytes: u64::MAX,
         are_taken: true,
     };
     EngineConfig {

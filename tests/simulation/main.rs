@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tracing_subscriber::EnvFilter;
 
-use history::{Size, Twist, idle, play, set_back};
+use history::{Size, Twist, idle, play, set_back, slow_writers, store_away};
 
 /// Seeds that failed once, and what they found.
 const KEPT: &[(u64, &str)] = &[
@@ -94,6 +94,27 @@ fn histories_end_as_if_nothing_had_happened() {
 fn a_sink_that_forgets_how_far_it_got_is_noticed() {
     let twist = Twist { forgetful: true };
     assert!((0..200).any(|seed| failure(seed, twist).is_some()), "200 histories, and nobody has noticed");
+}
+
+#[test]
+fn writers_of_different_speeds_meet_on_checkpoints() {
+    for seed in 0..2 {
+        let checkpoints = slow_writers(seed).expect("the log can be read");
+        assert!(checkpoints >= 15, "{checkpoints} checkpoints in six hours");
+    }
+}
+
+#[test]
+fn what_waits_for_a_store_that_is_away_is_bounded() {
+    let all = u64::MAX;
+    for seed in 0..4 {
+        let (unbounded, unread) = store_away(seed, all).expect("the log can be read");
+        assert_eq!(unread, 0, "results do not wait for the store");
+        let bound = unbounded / 3;
+        let (most, unread) = store_away(seed, bound).expect("the log can be read");
+        // An epoch is read as a whole.
+        assert!(most < 2 * unbounded / 3 && unread > 0, "{most} of {unbounded} bytes waited, {unread} records");
+    }
 }
 
 #[test]

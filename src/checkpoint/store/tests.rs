@@ -120,7 +120,7 @@ fn only_what_no_checkpoint_needs_is_deleted() {
     let [old, shared, new, under_way] = [1, 2, 3, 4].map(write);
     place.store.commit(&manifest(1000, &[old, shared.clone()])).unwrap();
     place.store.commit(&manifest(2000, &[shared.clone(), new.clone()])).unwrap();
-    place.store.prune(&[2000], std::slice::from_ref(&new)).unwrap();
+    place.store.prune(&[1000], std::slice::from_ref(&new)).unwrap();
     assert_eq!(place.store.manifests().unwrap(), [2000]);
     place.store.verify(&manifest(0, &[shared.clone(), new.clone(), under_way.clone()])).unwrap();
     assert_eq!(place.files("segments").len(), 3);
@@ -129,4 +129,48 @@ fn only_what_no_checkpoint_needs_is_deleted() {
     assert!(place.store.delete(7).unwrap_err().to_string().contains("no checkpoint of epoch 7"));
     place.store.delete(2000).unwrap();
     assert_eq!(place.files("segments").len(), 0);
+}
+
+#[test]
+fn a_run_that_was_replaced_neither_commits_nor_deletes() {
+    let place = Place::new();
+    let open = || Store::open(place.folder.path().to_str().unwrap(), "adtide").unwrap();
+    let (zombie, successor) = (open(), open());
+    let write = |store: &Store, epoch| store.write(epoch, 0, &mut prices(0..3, epoch)).unwrap().remove(0);
+    zombie.take_over(None).unwrap();
+    let [old, shared] = [1, 2].map(|epoch| write(&zombie, epoch));
+    zombie.commit(&manifest(1000, &[old])).unwrap();
+    zombie.commit(&manifest(2000, std::slice::from_ref(&shared))).unwrap();
+    let generation = successor.generation().unwrap();
+    successor.take_over(Some(generation.clone())).unwrap();
+    successor.commit(&manifest(3000, std::slice::from_ref(&shared))).unwrap();
+    for refused in [zombie.commit(&manifest(2500, &[])), zombie.prune(&[1000, 2000], &[])] {
+        assert!(refused.unwrap_err().to_string().contains("another run has taken over"));
+    }
+    assert_eq!(place.store.manifests().unwrap(), [3000, 2000, 1000]);
+    successor.prune(&[1000, 2000], &[]).unwrap();
+    let kept = place.store.load(3000).unwrap();
+    assert_eq!((place.store.manifests().unwrap(), &kept.generation), (vec![3000], &generation));
+    place.store.verify(&kept).unwrap();
+    place.store.check_there(&kept.segments).unwrap();
+    place.store.delete(3000).unwrap();
+    assert!(place.store.check_there(&kept.segments).unwrap_err().to_string().contains(&shared.name));
+}
+
+#[test]
+fn who_starts_over_begins_a_generation() {
+    let place = Place::new();
+    let open = || Store::open(place.folder.path().to_str().unwrap(), "adtide").unwrap();
+    assert_eq!(place.store.generation().unwrap(), "", "of a version that knew none");
+    let continuing = |generation| {
+        let store = open();
+        store.take_over(generation).unwrap();
+        open().generation().unwrap()
+    };
+    assert_eq!(continuing(Some(String::new())), "");
+    let first = continuing(None);
+    assert!(!first.is_empty());
+    assert_eq!(continuing(Some(first.clone())), first);
+    assert_ne!(continuing(None), first);
+    assert_eq!(place.files("runs").len(), 1);
 }

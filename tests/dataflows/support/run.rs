@@ -300,7 +300,10 @@ fn work(worker: &mut Worker, history: &History, settings: &Settings, plan: &Plan
             Step::Record(..) | Step::State(..) => {}
             Step::Cut => {
                 feeder.end_epoch();
-                feeder.kept.extend(journal.take());
+                let passed = journal.passed();
+                if feeder.kept.last().map_or(0, |(boundary, _)| *boundary) < passed {
+                    feeder.kept.push((passed, journal.take(passed)));
+                }
             }
         }
     }

@@ -14,6 +14,7 @@ const STEPS: &[(&str, &str)] = &[
     ("V3__columns", include_str!("../../migrations/V3__columns.sql")),
     ("V4__large_amounts", include_str!("../../migrations/V4__large_amounts.sql")),
     ("V5__superseded", include_str!("../../migrations/V5__superseded.sql")),
+    ("V6__marks", include_str!("../../migrations/V6__marks.sql")),
 ];
 
 /// The advisory lock that is held while steps are applied: any number that nobody else uses.

@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use adtide_dataflows::model::{Money, UnknownIds};
-use adtide_dataflows::operators::FileMark;
 use tracing::warn;
 
 use super::dead_letters::Unfit;
 use super::drive::Work;
-use super::feed::{Partition, Positions, Record};
+use super::feed::{Mark, Partition, Positions, Record};
 use super::record::{self, Click, Reader, Refund};
 use super::stats::WorkerStats;
 use super::store::{Entry, EntryType, Ledger, Outcome, Posted, Step};
@@ -106,8 +105,8 @@ impl Work for Accounts {
         self.ledger.claim(worker, owner, partition, earliest)
     }
 
-    fn file(&mut self, worker: &str, partition: &Partition) -> Result<Option<FileMark>, Fault> {
-        self.ledger.file(worker, partition)
+    fn mark(&mut self, worker: &str, partition: &Partition) -> Result<Option<Mark>, Fault> {
+        self.ledger.mark(worker, partition)
     }
 
     fn positions(&mut self, worker: &str) -> Result<Positions, Fault> {

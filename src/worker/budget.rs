@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use adtide_dataflows::model::{Money, UnknownIds};
-use adtide_dataflows::operators::FileMark;
 
 use super::dead_letters::Unfit;
 use super::drive::Work;
-use super::feed::{Partition, Positions, Record};
+use super::feed::{Mark, Partition, Positions, Record};
 use super::record::{self, Reader};
 use super::stats::WorkerStats;
 use super::store::{BudgetChanges, Budgets, Outcome, Refund, Step};
@@ -64,8 +63,8 @@ impl Work for BudgetWork {
         self.budgets.claim(worker, owner, partition, earliest)
     }
 
-    fn file(&mut self, worker: &str, partition: &Partition) -> Result<Option<FileMark>, Fault> {
-        self.budgets.file(worker, partition)
+    fn mark(&mut self, worker: &str, partition: &Partition) -> Result<Option<Mark>, Fault> {
+        self.budgets.mark(worker, partition)
     }
 
     fn positions(&mut self, worker: &str) -> Result<Positions, Fault> {

@@ -10,13 +10,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use adtide_dataflows::model::{ActiveCampaign, CampaignEvent, CampaignEventType, EventTime, UnknownIds};
-use adtide_dataflows::operators::FileMark;
 use serde::Deserialize;
 use tracing::info;
 
 use super::dead_letters::Unfit;
 use super::drive::Work;
-use super::feed::{Partition, Positions, Record};
+use super::feed::{Mark, Partition, Positions, Record};
 use super::outbox::Outbox;
 use super::record::Reader;
 use super::stats::WorkerStats;
@@ -87,8 +86,8 @@ impl Work for CampaignStatus {
         self.ledger.claim(worker, owner, partition, earliest)
     }
 
-    fn file(&mut self, worker: &str, partition: &Partition) -> Result<Option<FileMark>, Fault> {
-        self.ledger.file(worker, partition)
+    fn mark(&mut self, worker: &str, partition: &Partition) -> Result<Option<Mark>, Fault> {
+        self.ledger.mark(worker, partition)
     }
 
     fn positions(&mut self, worker: &str) -> Result<Positions, Fault> {

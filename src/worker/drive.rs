@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use adtide_dataflows::operators::FileMark;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::dead_letters::{DeadLetters, Letter, Unfit};
-use super::feed::{Change, Feed, Partition, Place, Positions, Record};
+use super::feed::{Change, Feed, Mark, Partition, Place, Positions, Record};
 use super::stats::WorkerStats;
 use super::store::{Advance, Outcome, Step};
 use crate::connect::{Fault, persist_unless};
@@ -54,11 +53,11 @@ pub trait Work {
     /// The store can't do it.
     fn claim(&mut self, worker: &str, owner: &str, partition: &Partition, earliest: u64) -> Result<u64, Fault>;
 
-    /// See [`Offsets::file`](super::store::Offsets::file).
+    /// See [`Offsets::mark`](super::store::Offsets::mark).
     ///
     /// # Errors
     /// The store can't do it.
-    fn file(&mut self, worker: &str, partition: &Partition) -> Result<Option<FileMark>, Fault>;
+    fn mark(&mut self, worker: &str, partition: &Partition) -> Result<Option<Mark>, Fault>;
 
     /// See [`Offsets::positions`](super::store::Offsets::positions).
     ///
@@ -292,8 +291,8 @@ impl<'a> Driver<'a> {
             .iter()
             .filter_map(|(partition, next)| {
                 let expected = *self.committed.get(partition)?;
-                let file = self.feeds.iter_mut().find_map(|feed| feed.file(partition));
-                Some(Advance { partition: partition.clone(), expected, next: *next, file })
+                let mark = self.feeds.iter_mut().find_map(|feed| feed.mark(partition));
+                Some(Advance { partition: partition.clone(), expected, next: *next, mark })
             })
             .collect();
         if !self.write_letters()? {
@@ -362,7 +361,7 @@ impl<'a> Driver<'a> {
             let place = self.persist("claiming a partition", || {
                 let earliest = feed.earliest(partition)?;
                 let next = work.claim(self.job, &self.owner, partition, earliest)?;
-                Ok(Place { partition: partition.clone(), next, file: work.file(self.job, partition)? })
+                Ok(Place { partition: partition.clone(), next, mark: work.mark(self.job, partition)? })
             })?;
             let Some(place) = place else { return Ok(None) };
             info!(worker = self.job, %partition, next = place.next, "partition assigned");

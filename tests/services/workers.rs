@@ -309,6 +309,51 @@ fn records_that_are_gone_are_not_passed_over() {
 }
 
 #[test]
+fn topics_that_were_made_anew_are_refused() {
+    let Some(place) = Place::new(1) else { return };
+    let fill = |seconds: std::ops::Range<u32>| {
+        place.produce("ad-events", &seconds.clone().map(|second| click(second, 1, 50)).collect::<Vec<_>>());
+        let refunds = seconds.clone().map(|second| refund(&format!("r-{second}"), 1, "0.25"));
+        place.produce("compensation-events", &refunds.collect::<Vec<_>>());
+        let campaigns =
+            seconds.map(|second| campaign_event("CAMPAIGN_UPDATE", &format!("09:00:{second:02}"), 1, "1.25"));
+        place.produce("campaign-events", &campaigns.collect::<Vec<_>>());
+    };
+    let effects = || {
+        let tables = ["balance_ledger", "campaigns", "worker_offsets"].map(|table| {
+            let columns = "string_agg((to_jsonb(t) - ARRAY['owner', 'updated_at'])::text, '' ORDER BY t::text)";
+            place.rows(&format!("SELECT count(*), {columns} FROM {table} t"))
+        });
+        (tables, place.budget(1))
+    };
+    // Read on, what is the same is no obstacle.
+    for seconds in [0..3, 3..4] {
+        fill(seconds);
+        place.run("worker all --until-end");
+    }
+    let before = effects();
+    assert_eq!(before.1, ("2.00".to_owned(), "1.00".to_owned()));
+    place.make_topics_anew();
+    fill(10..20);
+    for (worker, topic) in [
+        ("balance", "ad-events"),
+        ("budget", "-events"),
+        ("campaign-status", "campaign-events"),
+        ("compensation", "compensation-events"),
+    ] {
+        let error = place.fails(&format!("worker {worker} --until-end"));
+        for word in [&format!("{topic}/0 holds another record at offset 3"), "created anew", "postgres.url"] {
+            assert!(error.contains(word), "{worker}: {word:?} is not in: {error}");
+        }
+        assert_eq!(effects(), before, "{worker}");
+    }
+    // Offsets that were committed without a mark are read on as ever.
+    place.execute("UPDATE worker_offsets SET mark = NULL");
+    place.run("worker balance --until-end");
+    assert_eq!(place.rows("SELECT count(*) FROM balance_ledger WHERE entry_type = 'DEBIT'"), ["10"]);
+}
+
+#[test]
 fn a_demonstration_is_filled_in_once() {
     let Some(place) = Place::new(1) else { return };
     place.produce("ad-events", &[click(0, 1, 1)]);

@@ -10,10 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use adtide_dataflows::model::EventTime;
-use adtide_dataflows::operators::FileMark;
 use adtide_dataflows::record::BadRecord;
 
-use super::{Change, Feed, Partition, Place as Start, Positions, Record};
+use super::{Change, Feed, Mark, Partition, Place as Start, Positions, Record};
 use crate::clock::steady_now;
 use crate::connect::Fault;
 use crate::sink::topics::committed_part;
@@ -124,9 +123,9 @@ impl FileFeed {
 
     /// Opens a file at the line from which it is read. None if a run has started over meanwhile.
     fn open(&self, path: &Path, from: &Start) -> anyhow::Result<Option<Lines>> {
-        let mut lines = match &from.file {
-            Some(mark) => Lines::reopen(path, mark, OVER)?,
-            None => Lines::open(path, OVER)?,
+        let mut lines = match &from.mark {
+            Some(Mark::File(mark)) => Lines::reopen(path, mark, OVER)?,
+            _ => Lines::open(path, OVER)?,
         };
         if self.committed_only {
             let committed = committed_part(&self.folder, &self.topic)?;
@@ -184,10 +183,10 @@ impl Feed for FileFeed {
         self.release()
     }
 
-    fn file(&mut self, partition: &Partition) -> Option<FileMark> {
+    fn mark(&mut self, partition: &Partition) -> Option<Mark> {
         // Its own file is known by its generation.
         let place = self.places.iter_mut().filter(|_| !self.committed_only).find(|place| place.partition == *partition);
-        place.map(|place| place.lines.mark())
+        place.map(|place| Mark::File(place.lines.mark()))
     }
 
     fn is_assigned(&self) -> bool {

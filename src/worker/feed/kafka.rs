@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use adtide_dataflows::Judgement;
-use adtide_dataflows::model::EventTime;
+use adtide_dataflows::model::{EventTime, Topic};
+use adtide_dataflows::operators::Fingerprint;
 use anyhow::anyhow;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -19,7 +20,7 @@ use rdkafka::{ClientContext, Message, Offset, TopicPartitionList};
 use tracing::{debug, warn};
 
 use super::ends::Ends;
-use super::{Bell, Change, Feed, Partition, Positions, Record};
+use super::{Bell, Change, Feed, Mark, Partition, Positions, Record};
 use crate::clock::steady_now;
 use crate::connect::Fault;
 use crate::connect::kafka::{KafkaConfig, QuietConsumer, QuietContext, explain, log, log_error, stamp};
@@ -32,6 +33,10 @@ const SESSION: Duration = Duration::from_secs(6);
 
 /// How long records are gathered once the first one has come.
 const BATCH: Duration = Duration::from_millis(20);
+
+/// What to do where a topic is another one than before. The stores know records by topic, partition and offset.
+const ANEW: &str =
+    "restore a topic that was created anew, or start over with empty databases (keys postgres.url and redis.url)";
 
 /// As whom a feed joins, and who is woken when there is something to read.
 #[derive(Clone, Debug)]
@@ -63,6 +68,10 @@ pub struct KafkaFeed {
 struct Place {
     partition: Partition,
     next_offset: u64,
+    /// The last record that was read.
+    last: Option<Fingerprint>,
+    /// What is compared before anything else is read.
+    known: Option<Fingerprint>,
     at_end: bool,
     has_been_at_end: bool,
     /// Where it ended when it was first asked for after that: marks of transactions, which nobody reads, may lie before.
@@ -177,6 +186,7 @@ impl KafkaFeed {
     fn note(&mut self, error: KafkaError) -> Result<(), Fault> {
         if let KafkaError::PartitionEOF(number) = error {
             if let Some(place) = self.partitions.as_mut().and_then(|places| places.get_mut(&number.unsigned_abs())) {
+                place.recognise(None)?;
                 place.at_end = true;
                 place.has_been_at_end = true;
             }
@@ -239,13 +249,20 @@ impl Place {
         self.next_offset.max(known)
     }
 
-    fn take(&mut self, message: &BorrowedMessage<'_>, max_future_skew: i64, take: &mut dyn FnMut(Record<'_>)) {
+    fn take(
+        &mut self,
+        message: &BorrowedMessage<'_>,
+        max_future_skew: i64,
+        take: &mut dyn FnMut(Record<'_>),
+    ) -> Result<(), Fault> {
         let offset = message.offset().unsigned_abs();
-        // Of an earlier assignment.
+        let read = Fingerprint::of(offset, message.timestamp().to_millis(), message.payload());
+        self.recognise(Some(read))?;
+        // Compared only, or of an earlier assignment.
         if offset < self.next_offset {
-            return;
+            return Ok(());
         }
-        self.next_offset = offset + 1;
+        (self.next_offset, self.last) = (offset + 1, Some(read));
         (self.at_end, self.known_end) = (false, None);
         let stamp = stamp(message);
         let judgement = Judgement::new(steady_now(), max_future_skew);
@@ -257,6 +274,26 @@ impl Place {
             timestamp: stamp.time(),
             value: Some(Ok(message.payload().unwrap_or_default())),
         });
+        Ok(())
+    }
+
+    /// Compares the record that was read last, once what is in its place has been `read`; None at the end of the partition.
+    fn recognise(&mut self, read: Option<Fingerprint>) -> Result<(), Fault> {
+        let is_reached = |known: &mut Fingerprint| read.is_none_or(|read| read.offset >= known.offset);
+        let Some(known) = self.known.take_if(is_reached) else { return Ok(()) };
+        let is_same = match read.filter(|read| read.offset == known.offset) {
+            Some(read) => read == known,
+            // Owners may have their events compacted.
+            None => self.partition.topic.ends_with(Topic::CampaignEvents.name()),
+        };
+        is_same.then_some(()).ok_or_else(|| {
+            Fault::Lasting(anyhow!(
+                "{} holds another record at offset {}, or none, than the one that was read there: the topic was deleted and \
+                 created anew, or restored from a copy: {ANEW}",
+                self.partition,
+                known.offset
+            ))
+        })
     }
 }
 
@@ -299,7 +336,7 @@ fn gone(place: &str, detail: &str) -> Fault {
     Fault::Lasting(anyhow!(
         "{place}: {detail}. Records that were not read yet are gone, or the topic was created anew: let Kafka keep its \
          records for longer; to go on without them, change next_offset (PostgreSQL: table worker_offsets; Redis: hash \
-         adtide:worker:NAME:budget)"
+         adtide:worker:NAME:budget); {ANEW}"
     ))
 }
 
@@ -318,7 +355,7 @@ impl Feed for KafkaFeed {
                     let number = message.partition().unsigned_abs();
                     let places = self.partitions.as_mut();
                     if let Some(place) = places.and_then(|places| places.get_mut(&number)) {
-                        place.take(&message, self.max_future_skew, take);
+                        place.take(&message, self.max_future_skew, take)?;
                     }
                 }
                 Some(Err(error)) => self.note(error)?,
@@ -358,19 +395,27 @@ impl Feed for KafkaFeed {
     fn start(&mut self, claimed: &[super::Place]) -> Result<(), Fault> {
         let mut list = TopicPartitionList::new();
         let mut places = BTreeMap::new();
-        for super::Place { partition, next: next_offset, .. } in claimed {
+        for super::Place { partition, next: next_offset, mark } in claimed {
             let (low, high) = self.bounds(partition)?;
             if !(low..=high).contains(next_offset) {
                 let detail = format!("offset {next_offset} comes next, but only {low} to {high} are there");
                 return Err(gone(&partition.to_string(), &detail));
             }
             let number = i32::try_from(partition.number).map_err(|error| Fault::Lasting(error.into()))?;
-            let offset = i64::try_from(*next_offset).map_err(|error| Fault::Lasting(error.into()))?;
+            // One that retention has deleted can't be compared.
+            let is_there = |known: &Fingerprint| known.offset + 1 == *next_offset && known.offset >= low;
+            let known = match mark {
+                Some(Mark::Record(known)) => Some(*known).filter(is_there),
+                _ => None,
+            };
+            let from = known.map_or(*next_offset, |known| known.offset);
+            let offset = i64::try_from(from).map_err(|error| Fault::Lasting(error.into()))?;
             list.add_partition_offset(&partition.topic, number, Offset::Offset(offset))
                 .map_err(|error| self.fault(error))?;
             let partition = partition.clone();
             let (next_offset, at_end, has_been_at_end, known_end) = (*next_offset, false, false, None);
-            places.insert(partition.number, Place { partition, next_offset, at_end, has_been_at_end, known_end });
+            let place = Place { partition, next_offset, last: known, known, at_end, has_been_at_end, known_end };
+            places.insert(place.partition.number, place);
         }
         let is_all = places.len() >= self.count()?;
         self.consumer.assign(&list).map_err(|error| self.fault(error))?;
@@ -395,6 +440,11 @@ impl Feed for KafkaFeed {
         self.consumer = consumer;
         self.partitions = None;
         Ok(())
+    }
+
+    fn mark(&mut self, partition: &Partition) -> Option<Mark> {
+        let place = self.partitions.as_ref()?.get(&partition.number).filter(|place| place.partition == *partition)?;
+        place.last.map(Mark::Record)
     }
 
     fn is_assigned(&self) -> bool {

@@ -10,8 +10,9 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use adtide_dataflows::model::EventTime;
-use adtide_dataflows::operators::FileMark;
+use adtide_dataflows::operators::{FileMark, Fingerprint};
 use adtide_dataflows::record::BadRecord;
+use serde::{Deserialize, Serialize};
 
 use crate::connect::Fault;
 pub use bell::Bell;
@@ -50,6 +51,16 @@ pub struct Record<'a> {
     pub value: Option<Result<&'a [u8], BadRecord>>,
 }
 
+/// What the place in a partition up to which it was read is recognised by when it is read on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Mark {
+    /// The file that the next record is read from, where topics are files.
+    File(FileMark),
+    /// The last record that was read. It says nothing of an offset that was changed by hand.
+    Record(Fingerprint),
+}
+
 /// From where a partition is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -57,8 +68,8 @@ pub struct Place {
     pub partition: Partition,
     /// The offset of the next record.
     pub next: u64,
-    /// The file that it is in, if one was read before.
-    pub file: Option<FileMark>,
+    /// What it is recognised by, if it was read before.
+    pub mark: Option<Mark>,
 }
 
 /// What happened to the partitions of a feed.
@@ -90,13 +101,12 @@ pub trait Feed {
     /// Reads claimed partitions from these places on.
     ///
     /// # Errors
-    /// Lasting if one of the offsets is not there: what it stands for is gone.
+    /// Lasting if one of the offsets is not there: what it stands for is gone. [`Feed::poll`] may find that out later, and that a
+    /// partition is not the one that was read before; nothing of it is handed over until then.
     fn start(&mut self, places: &[Place]) -> Result<(), Fault>;
 
-    /// The file that the next record of a partition is read from, where topics are files.
-    fn file(&mut self, _partition: &Partition) -> Option<FileMark> {
-        None
-    }
+    /// What the place up to which a partition was read is recognised by; None if it can't be made anew unnoticed.
+    fn mark(&mut self, partition: &Partition) -> Option<Mark>;
 
     /// Lets go of all partitions.
     ///

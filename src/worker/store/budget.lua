@@ -63,6 +63,6 @@ for _, refund in ipairs(new) do
     redis.call('EXPIRE', refund[3], step.memory)
 end
 for _, advance in ipairs(step.advances) do
-    redis.call('HSET', KEYS[1], advance[1] .. ':next', advance[3])
+    redis.call('HSET', KEYS[1], advance[1] .. ':next', advance[3], advance[1] .. ':mark', advance[4])
 end
 return {'applied', tostring(#new), digits(refunded)}

@@ -7,9 +7,9 @@ pub mod sqlite;
 use std::collections::BTreeMap;
 
 use adtide_dataflows::model::{ActiveCampaign, EventTime, Money};
-use adtide_dataflows::operators::FileMark;
+use serde_json::json;
 
-use super::feed::{Partition, Positions};
+use super::feed::{Mark, Partition, Positions};
 use crate::connect::Fault;
 
 /// How far a commit moves one partition.
@@ -21,8 +21,15 @@ pub struct Advance {
     pub expected: u64,
     /// Where it stands afterwards.
     pub next: u64,
-    /// The file that the next record is read from, where topics are files.
-    pub file: Option<FileMark>,
+    /// What that place is recognised by.
+    pub mark: Option<Mark>,
+}
+
+impl Advance {
+    /// The mark, as stores keep it.
+    pub(crate) fn mark_text(&self) -> Option<String> {
+        self.mark.map(|mark| json!(mark).to_string())
+    }
 }
 
 /// The guard of a commit: it is applied only if `owner` still owns each of the partitions and each stands where it is
@@ -57,13 +64,11 @@ pub trait Offsets {
     /// The store can't do it.
     fn claim(&mut self, worker: &str, owner: &str, partition: &Partition, earliest: u64) -> Result<u64, Fault>;
 
-    /// The file that the offset of a claimed partition is in, where topics are files.
+    /// What the place of a claimed partition is recognised by, if that was known when it was committed.
     ///
     /// # Errors
     /// The store can't do it.
-    fn file(&mut self, _worker: &str, _partition: &Partition) -> Result<Option<FileMark>, Fault> {
-        Ok(None)
-    }
+    fn mark(&mut self, worker: &str, partition: &Partition) -> Result<Option<Mark>, Fault>;
 
     /// Where a worker stands in every partition that it has ever read, whichever process owns it.
     ///

@@ -18,7 +18,7 @@ use crate::connect::migrate;
 use crate::connect::postgres::{Client, PostgresConfig, Transaction};
 use crate::connect::text::{held_text, read_text};
 use crate::json;
-use crate::worker::feed::{Partition, Positions};
+use crate::worker::feed::{Mark, Partition, Positions};
 
 /// Turns milliseconds since 1970 into a TIMESTAMP, exactly.
 macro_rules! timestamp {
@@ -132,11 +132,12 @@ fn advance(transaction: &mut Transaction<'_>, step: Step<'_>) -> Result<Outcome<
     let stored: Vec<_> = step.advances.iter().map(|Advance { partition, .. }| stored.remove(partition)).collect();
     let outcome = judge(step, &stored);
     if outcome == Outcome::Applied(()) {
+        let marks: Vec<_> = step.advances.iter().map(Advance::mark_text).collect();
         transaction.execute(
-            "UPDATE worker_offsets o SET next_offset = n.next, updated_at = now()
-             FROM UNNEST($2::text[], $3::int[], $4::bigint[]) AS n (topic, partition, next)
+            "UPDATE worker_offsets o SET next_offset = n.next, mark = n.mark, updated_at = now()
+             FROM UNNEST($2::text[], $3::int[], $4::bigint[], $5::text[]) AS n (topic, partition, next, mark)
              WHERE o.worker = $1 AND o.topic = n.topic AND o.partition = n.partition",
-            &[&step.worker, &topics, &numbers, &next],
+            &[&step.worker, &topics, &numbers, &next, &marks],
         )?;
     }
     Ok(outcome)
@@ -152,6 +153,17 @@ impl Offsets for PostgresLedger {
                 &[&worker, &partition.topic, &i32::try_from(partition.number)?, &owner, &i64::try_from(earliest)?],
             )?;
             Ok(u64::try_from(row.get::<_, i64>(0))?)
+        })
+    }
+
+    fn mark(&mut self, worker: &str, partition: &Partition) -> Result<Option<Mark>, Fault> {
+        self.transaction(|transaction| {
+            let sql = "SELECT mark FROM worker_offsets WHERE worker = $1 AND topic = $2 AND partition = $3";
+            let row = transaction.query_opt(sql, &[&worker, &partition.topic, &i32::try_from(partition.number)?])?;
+            let mark = row.and_then(|row| row.get::<_, Option<String>>(0)).map(|mark| serde_json::from_str(&mark));
+            Ok(mark
+                .transpose()
+                .with_context(|| format!("worker_offsets has no mark that can be read of {partition}"))?)
         })
     }
 

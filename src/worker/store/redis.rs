@@ -1,7 +1,7 @@
 //! The budgets in Redis: a hash `budget:campaign:{id}` with `spent`, `refunded` (decimal, two places) and `updated_at`.
 //!
 //! One script reads the sums, adds, and writes them as absolute values together with the offsets, if the guard holds. Where
-//! the offsets stand: hash `adtide:worker:{name}:budget`, fields `{topic}/{partition}:owner` and `:next`.
+//! the offsets stand: hash `adtide:worker:{name}:budget`, fields `{topic}/{partition}:owner`, `:next` and `:mark`.
 //!
 //! A refund that is told twice counts once. The ids of those that count are kept in a set for each window,
 //! `adtide:worker:{name}:budget:refunds:{window_start}`, until no refund of the window has come for
@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use adtide_dataflows::model::Money;
 use anyhow::{Context, anyhow, ensure};
-use redis::{Connection, Script};
+use redis::{Cmd, Connection, FromRedisValue, Script};
 use serde_json::json;
 
 use super::{BudgetChanges, Budgets, Offsets, Outcome, Step, judge};
 use crate::connect::Fault;
 use crate::connect::redis::RedisConfig;
-use crate::worker::feed::{Partition, Positions};
+use crate::worker::feed::{Mark, Partition, Positions};
 
 /// KEYS: the hash of offsets, the key that says whose budgets these are. ARGV: name, field, owner, earliest offset.
 /// Gives the offset to read on at, or whose they are if not ours.
@@ -85,6 +85,16 @@ impl RedisBudgets {
         Ok(answer)
     }
 
+    fn read<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, Fault> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.config.connect()?,
+        };
+        let answer = command.query(&mut connection).map_err(|error| self.config.fault(error))?;
+        self.connection = Some(connection);
+        Ok(answer)
+    }
+
     /// The argument of the script.
     fn argument(&self, step: Step<'_>, changes: &BudgetChanges) -> String {
         let spent = changes.spent.iter().map(|(campaign, cents)| json!([campaign.to_string(), cents.0.to_string()]));
@@ -94,7 +104,8 @@ impl RedisBudgets {
         });
         let advances = step.advances.iter().map(|advance| {
             let field = advance.partition.to_string();
-            json!([field, advance.expected.to_string(), advance.next.to_string()])
+            let mark = advance.mark_text().unwrap_or_default();
+            json!([field, advance.expected.to_string(), advance.next.to_string(), mark])
         });
         json!({
             "owner": step.owner,
@@ -128,14 +139,15 @@ impl Offsets for RedisBudgets {
         read().map_err(Fault::Lasting)
     }
 
+    fn mark(&mut self, _worker: &str, partition: &Partition) -> Result<Option<Mark>, Fault> {
+        let mark: Option<String> =
+            self.read(redis::cmd("HGET").arg(self.offsets_key()).arg(format!("{partition}:mark")))?;
+        let mark = mark.filter(|mark| !mark.is_empty()).map(|mark| serde_json::from_str(&mark)).transpose();
+        mark.with_context(|| format!("Redis has no mark that can be read of {partition}")).map_err(Fault::Lasting)
+    }
+
     fn positions(&mut self, _worker: &str) -> Result<Positions, Fault> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => self.config.connect()?,
-        };
-        let fields = redis::cmd("HGETALL").arg(self.offsets_key()).query::<HashMap<String, String>>(&mut connection);
-        let fields = fields.map_err(|error| self.config.fault(error))?;
-        self.connection = Some(connection);
+        let fields: HashMap<String, String> = self.read(redis::cmd("HGETALL").arg(self.offsets_key()))?;
         Ok(fields.iter().filter_map(|(field, next)| position(field, next)).collect())
     }
 }

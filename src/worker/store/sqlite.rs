@@ -5,7 +5,6 @@
 use std::path::{Path, PathBuf};
 
 use adtide_dataflows::model::{ActiveCampaign, EventTime, Money};
-use adtide_dataflows::operators::FileMark;
 use anyhow::Context;
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params};
@@ -18,7 +17,7 @@ use crate::connect::{self, Fault};
 use crate::json;
 use crate::sink::COMPENSATION_EVENTS;
 use crate::worker::Letter;
-use crate::worker::feed::{Partition, Positions};
+use crate::worker::feed::{Mark, Partition, Positions};
 
 /// The workers' tables in one database file.
 pub struct SqliteStore {
@@ -238,8 +237,14 @@ fn advance(transaction: &Transaction<'_>, step: Step<'_>) -> anyhow::Result<Outc
         let now = crate::now().to_string();
         for advance in step.advances {
             let Partition { topic, number } = &advance.partition;
-            let file = advance.file.map(|file| serde_json::to_string(&file)).transpose()?;
-            update.execute(params![step.worker, topic, number, i64::try_from(advance.next)?, now, file])?;
+            update.execute(params![
+                step.worker,
+                topic,
+                number,
+                i64::try_from(advance.next)?,
+                now,
+                advance.mark_text()
+            ])?;
         }
     }
     Ok(outcome)
@@ -267,16 +272,16 @@ impl Offsets for SqliteStore {
         })
     }
 
-    fn file(&mut self, worker: &str, partition: &Partition) -> Result<Option<FileMark>, Fault> {
+    fn mark(&mut self, worker: &str, partition: &Partition) -> Result<Option<Mark>, Fault> {
         self.transaction(|transaction| {
-            let file: Option<Option<String>> = transaction
+            let mark: Option<Option<String>> = transaction
                 .query_row(
                     "SELECT file FROM worker_offsets WHERE worker = ?1 AND topic = ?2 AND partition = ?3",
                     params![worker, partition.topic, partition.number],
                     |row| row.get(0),
                 )
                 .optional()?;
-            Ok(file.flatten().map(|file| serde_json::from_str(&file)).transpose()?)
+            Ok(mark.flatten().map(|mark| serde_json::from_str(&mark)).transpose()?)
         })
     }
 

@@ -91,6 +91,11 @@ impl Place {
             "TRUNCATE advertisers, campaigns, balance_ledger, worker_offsets, campaign_outbox RESTART IDENTITY",
         );
         self.flush();
+        self.make_topics_anew();
+    }
+
+    /// Deletes the topics, and creates them again.
+    pub fn make_topics_anew(&self) {
         self.delete_topics();
         assert!(eventually(|| self.topics_there() == 0), "topics are not deleted");
         self.create_topics();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use adtide::connect::Url;
 use adtide::connect::postgres::PostgresConfig;
 use adtide::connect::redis::RedisConfig;
-use adtide::worker::feed::Partition;
+use adtide::worker::feed::{Mark, Partition};
 use adtide::worker::store::postgres::PostgresLedger;
 use adtide::worker::store::redis::RedisBudgets;
 use adtide::worker::store::sqlite::SqliteStore;
@@ -13,6 +13,7 @@ use adtide::worker::store::{
     Advance, BudgetChanges, Budgets, Entry, EntryType, Ledger, Offsets, Outcome, Posted, Refund, Step,
 };
 use adtide_dataflows::model::{EventTime, Money};
+use adtide_dataflows::operators::Fingerprint;
 use std::time::Duration;
 
 use super::place::Place;
@@ -24,7 +25,8 @@ fn partition() -> Partition {
 }
 
 fn advance(expected: u64, next: u64) -> [Advance; 1] {
-    [Advance { partition: partition(), expected, next, file: None }]
+    let mark = Some(Mark::Record(Fingerprint { offset: next - 1, hash: u64::MAX }));
+    [Advance { partition: partition(), expected, next, mark }]
 }
 
 fn step<'a>(owner: &'a str, advances: &'a [Advance]) -> Step<'a> {
@@ -56,6 +58,7 @@ fn check_ledger(mut one: impl Ledger, mut other: impl Ledger) {
 
     // The other goes on where the one has committed. From then on the one is a zombie.
     assert_eq!(other.claim("test-balance", "other", &partition(), 0).unwrap(), 5);
+    assert_eq!(other.mark("test-balance", &partition()).unwrap(), advances[0].mark);
     let advances = advance(5, 6);
     assert_eq!(one.post(step("one", &advances), &[credit(5, "r-2")]).unwrap(), Outcome::Fenced);
     let wrong = advance(4, 6);
@@ -68,7 +71,7 @@ fn check_ledger(mut one: impl Ledger, mut other: impl Ledger) {
     // Only part of a step's partitions is no step at all.
     let both = [
         advance(7, 8),
-        [Advance { partition: Partition { number: 1, ..partition() }, expected: 0, next: 1, file: None }],
+        [Advance { partition: Partition { number: 1, ..partition() }, expected: 0, next: 1, mark: None }],
     ];
     assert_eq!(other.post(step("other", both.as_flattened()), &[credit(7, "r-3")]).unwrap(), Outcome::Fenced);
     assert_eq!(other.claim("test-balance", "other", &partition(), 0).unwrap(), 7);
@@ -106,6 +109,7 @@ fn check_budgets(mut one: impl Budgets, mut other: impl Budgets) {
     assert_eq!(one.change(budget_step("one", &advances), &some).unwrap(), Outcome::Applied((1, Money(5))));
     assert_eq!(one.change(budget_step("one", &advances), &some).unwrap(), Outcome::AppliedBefore);
     assert_eq!(other.claim("test-budget", "other", &partition(), 0).unwrap(), 5);
+    assert_eq!(other.mark("test-budget", &partition()).unwrap(), advances[0].mark);
     let advances = advance(5, 6);
     assert_eq!(one.change(budget_step("one", &advances), &some).unwrap(), Outcome::Fenced);
     let more = changes(9_007_199_254_739_750, vec![refund("r-1", 5), refund("r-2", 7)]);

@@ -344,7 +344,8 @@ fn a_run_is_verified_while_it_goes_on_after_a_kill_and_at_its_end_and_whatever_i
     let report = place.assert_verified();
     for sink in ["postgres", "redis", "kafka"] {
         let line = report.lines().find(|line| line.contains(&format!("{sink} as of"))).unwrap();
-        assert!(line.ends_with("the input had ended, everything is closed"), "{report}");
+        // What campaign-status has announced since then lies behind.
+        assert!(line.contains("the input had ended, everything is closed"), "{report}");
     }
     for (section, _) in differences(&report) {
         let line = report.lines().find(|line| line.trim_start().starts_with(&section)).unwrap();

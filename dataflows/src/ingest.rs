@@ -622,8 +622,8 @@ impl Router {
         watermark: EventTime,
         from: &Arrival<'_>,
     ) -> bool {
-        let is_closed = deadline < self.forgotten.of_statement(statement);
-        let late = is_closed || watermark > deadline.plus(self.settings.allowed_lateness);
+        let by_watermark = watermark > deadline.plus(self.settings.allowed_lateness);
+        let late = by_watermark || deadline < self.forgotten.of_statement(statement);
         if late {
             *self.counts.late.entry(statement).or_default() += 1;
             self.batch.late.push(LateEvent {
@@ -633,7 +633,8 @@ impl Router {
                 offset: from.envelope.offset,
                 event_time,
                 watermark,
-                is_closed,
+                // A run that was restored has forgotten more, and gives the same reason.
+                is_closed: !by_watermark,
                 key: from.envelope.key.map(<[u8]>::to_vec),
                 timestamp: from.envelope.stamp.time(),
                 value: from.bytes.to_vec(),

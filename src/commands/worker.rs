@@ -5,6 +5,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use tracing::info;
+
 use super::output::say;
 use super::run::{check_topics, lock};
 use super::start_log;
@@ -39,6 +41,8 @@ pub fn worker(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
     if let Some(listen) = config.listen() {
         Ops::of_workers(&jobs, config.watchdog() / 2).serve(listen)?;
     }
+    let names: Vec<_> = jobs.iter().map(|(job, _)| job.name()).collect();
+    info!(version = env!("CARGO_PKG_VERSION"), name = config.name(), workers = names.join(","), "starting");
     worker::run_all(&workers, &jobs, args.until_end, &stop)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -33,7 +33,7 @@ fn a_bad_file_is_named_with_the_key_and_what_would_be_right() {
     let complaints: [(&str, &[&str]); 9] = [
         ("[ranking]\nlimt = 3", &["unknown key ranking.limt", "did you mean ranking.limit?"]),
         ("allowed_latenes = '1s'", &["did you mean allowed_lateness?"]),
-        ("[ranking]\nlimit = 'many'", &["key ranking.limit", "integer", "100", "many"]),
+        ("[ranking]\nlimit = 'many'", &["key ranking.limit", "integer", "100", "found a string"]),
         ("[ranking]\nlimit = -1", &["key ranking.limit"]),
         ("allowed_lateness = 'soon'", &["key allowed_lateness", "soon", "10m"]),
         ("[performance]\nemit = 'never'", &["key performance.emit", "on_update", "on_close"]),

@@ -130,3 +130,14 @@ fn an_id_that_no_click_has_is_missed_once_and_counted() {
         outcome.stderr
     );
 }
+
+#[test]
+fn a_lateness_of_very_many_lookbacks_takes_any_number_of_clicks() {
+    let place = Place::new();
+    let start = 1_767_600_000_000_i64;
+    let clicks = (0..90_000).map(|n| click(start + n * 4000, 1, &format!("d-{n}")));
+    place.write("in/ad-events.ndjson", clicks.collect::<String>());
+    place.write("in/conversion-events.ndjson", conversion(start + 60_000, "o-1", "d-0"));
+    place.run("--from in --data-dir out --allowed-lateness 100h --set conversion.lookback=5m").succeeded();
+    assert_eq!(place.rows("SELECT order_id FROM conversion_attribution_results"), ["o-1"]);
+}

@@ -240,7 +240,13 @@ impl Outcome {
     /// It must have failed with status 1, with an error that has all of `words`.
     #[track_caller]
     pub fn failed_saying(self, words: &[&str]) -> Outcome {
-        assert_eq!(self.status.code(), Some(1), "{}\n{}{}", self.status, self.stdout, self.stderr);
+        self.exited_saying(1, words)
+    }
+
+    /// The same with another status.
+    #[track_caller]
+    pub fn exited_saying(self, code: i32, words: &[&str]) -> Outcome {
+        assert_eq!(self.status.code(), Some(code), "{}\n{}{}", self.status, self.stdout, self.stderr);
         let error = self.stderr.split_once("adtide: error: ").map_or("", |(_, error)| error);
         for word in words {
             assert!(error.contains(word), "{word:?} is not in the error of: {}", self.stderr);

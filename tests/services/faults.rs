@@ -175,13 +175,14 @@ fn records_that_cannot_be_read_stop_nothing() {
     assert_eq!(count(), credited);
 }
 
-/// How many of the dead letters are poison, by topic.
+/// How many of the run's dead letters are poison, by topic.
 fn dead(deployment: &Deployment) -> BTreeMap<String, usize> {
     let mut dead = BTreeMap::new();
     for letter in committed(deployment, "dead-letter") {
         let field = |name: &str| letter[name].as_str().unwrap_or_default().to_owned();
         assert!(!field("reason").is_empty(), "{letter}");
-        if letter["key"] == "poison" {
+        // A ledger worker that reads one writes a letter of its own.
+        if letter["key"] == "poison" && letter["worker"].is_null() {
             *dead.entry(field("topic")).or_default() += 1;
         }
     }

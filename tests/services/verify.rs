@@ -209,7 +209,13 @@ impl Deployment {
         consumer.assign(&assignment).unwrap();
         loop {
             match consumer.poll(ANSWER).expect("no answer from Kafka") {
-                Ok(message) => return message.payload().unwrap().to_vec(),
+                Ok(message) => {
+                    let record = message.payload().unwrap().to_vec();
+                    // Letters of ledger workers are not the run's.
+                    if serde_json::from_slice::<Value>(&record).unwrap()["worker"].is_null() {
+                        return record;
+                    }
+                }
                 Err(KafkaError::PartitionEOF(_)) => {}
                 Err(error) => panic!("{error}"),
             }

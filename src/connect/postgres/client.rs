@@ -50,6 +50,71 @@ struct Wire {
     patience: Duration,
 }
 
+/// What a connection and a transaction on it both can do.
+macro_rules! requests {
+    () => {
+        /// See [`tokio_postgres::Client::batch_execute`].
+        ///
+        /// # Errors
+        /// See [`Client::transaction`].
+        pub fn batch_execute(&mut self, sql: &str) -> Result<(), Error> {
+            self.wire.wait(self.inner.batch_execute(sql))
+        }
+
+        /// See [`tokio_postgres::Client::prepare`].
+        ///
+        /// # Errors
+        /// See [`Client::transaction`].
+        pub fn prepare(&mut self, sql: &str) -> Result<Statement, Error> {
+            self.wire.wait(self.inner.prepare(sql))
+        }
+
+        /// See [`tokio_postgres::Client::execute`].
+        ///
+        /// # Errors
+        /// See [`Client::transaction`].
+        pub fn execute(&mut self, sql: &(impl ?Sized + ToStatement), parameters: Parameters<'_>) -> Result<u64, Error> {
+            self.wire.wait(self.inner.execute(sql, parameters))
+        }
+
+        /// See [`tokio_postgres::Client::query`].
+        ///
+        /// # Errors
+        /// See [`Client::transaction`].
+        pub fn query(
+            &mut self,
+            sql: &(impl ?Sized + ToStatement),
+            parameters: Parameters<'_>,
+        ) -> Result<Vec<Row>, Error> {
+            self.wire.wait(self.inner.query(sql, parameters))
+        }
+
+        /// See [`tokio_postgres::Client::query_one`].
+        ///
+        /// # Errors
+        /// See [`Client::transaction`].
+        pub fn query_one(
+            &mut self,
+            sql: &(impl ?Sized + ToStatement),
+            parameters: Parameters<'_>,
+        ) -> Result<Row, Error> {
+            self.wire.wait(self.inner.query_one(sql, parameters))
+        }
+
+        /// See [`tokio_postgres::Client::query_opt`].
+        ///
+        /// # Errors
+        /// See [`Client::transaction`].
+        pub fn query_opt(
+            &mut self,
+            sql: &(impl ?Sized + ToStatement),
+            parameters: Parameters<'_>,
+        ) -> Result<Option<Row>, Error> {
+            self.wire.wait(self.inner.query_opt(sql, parameters))
+        }
+    };
+}
+
 impl Client {
     /// Connects within `connecting`, which covers TCP, TLS and the login; None if that passes. Requests then have `patience`
     /// each. `place` is what messages call the server.
@@ -100,57 +165,7 @@ impl Client {
         Ok(Transaction { inner, wire: &self.wire })
     }
 
-    /// See [`tokio_postgres::Client::batch_execute`].
-    ///
-    /// # Errors
-    /// See [`Client::transaction`].
-    pub fn batch_execute(&mut self, sql: &str) -> Result<(), Error> {
-        self.wire.wait(self.inner.batch_execute(sql))
-    }
-
-    /// See [`tokio_postgres::Client::prepare`].
-    ///
-    /// # Errors
-    /// See [`Client::transaction`].
-    pub fn prepare(&mut self, sql: &str) -> Result<Statement, Error> {
-        self.wire.wait(self.inner.prepare(sql))
-    }
-
-    /// See [`tokio_postgres::Client::execute`].
-    ///
-    /// # Errors
-    /// See [`Client::transaction`].
-    pub fn execute(&mut self, sql: &(impl ?Sized + ToStatement), parameters: Parameters<'_>) -> Result<u64, Error> {
-        self.wire.wait(self.inner.execute(sql, parameters))
-    }
-
-    /// See [`tokio_postgres::Client::query`].
-    ///
-    /// # Errors
-    /// See [`Client::transaction`].
-    pub fn query(&mut self, sql: &(impl ?Sized + ToStatement), parameters: Parameters<'_>) -> Result<Vec<Row>, Error> {
-        self.wire.wait(self.inner.query(sql, parameters))
-    }
-
-    /// See [`tokio_postgres::Client::query_one`].
-    ///
-    /// # Errors
-    /// See [`Client::transaction`].
-    pub fn query_one(&mut self, sql: &(impl ?Sized + ToStatement), parameters: Parameters<'_>) -> Result<Row, Error> {
-        self.wire.wait(self.inner.query_one(sql, parameters))
-    }
-
-    /// See [`tokio_postgres::Client::query_opt`].
-    ///
-    /// # Errors
-    /// See [`Client::transaction`].
-    pub fn query_opt(
-        &mut self,
-        sql: &(impl ?Sized + ToStatement),
-        parameters: Parameters<'_>,
-    ) -> Result<Option<Row>, Error> {
-        self.wire.wait(self.inner.query_opt(sql, parameters))
-    }
+    requests!();
 
     /// Calls `each` with every row, as they come. The deadline is that of one row.
     ///
@@ -186,57 +201,7 @@ impl Transaction<'_> {
         self.wire.wait(self.inner.commit())
     }
 
-    /// See [`tokio_postgres::Client::prepare`].
-    ///
-    /// # Errors
-    /// See [`Client::transaction`].
-    pub fn prepare(&mut self, sql: &str) -> Result<Statement, Error> {
-        self.wire.wait(self.inner.prepare(sql))
-    }
-
-    /// See [`tokio_postgres::Client::batch_execute`].
-    ///
-    /// # Errors
-    /// See [`Client::transaction`].
-    pub fn batch_execute(&mut self, sql: &str) -> Result<(), Error> {
-        self.wire.wait(self.inner.batch_execute(sql))
-    }
-
-    /// See [`tokio_postgres::Client::execute`].
-    ///
-    /// # Errors
-    /// See [`Client::transaction`].
-    pub fn execute(&mut self, sql: &(impl ?Sized + ToStatement), parameters: Parameters<'_>) -> Result<u64, Error> {
-        self.wire.wait(self.inner.execute(sql, parameters))
-    }
-
-    /// See [`tokio_postgres::Client::query`].
-    ///
-    /// # Errors
-    /// See [`Client::transaction`].
-    pub fn query(&mut self, sql: &(impl ?Sized + ToStatement), parameters: Parameters<'_>) -> Result<Vec<Row>, Error> {
-        self.wire.wait(self.inner.query(sql, parameters))
-    }
-
-    /// See [`tokio_postgres::Client::query_one`].
-    ///
-    /// # Errors
-    /// See [`Client::transaction`].
-    pub fn query_one(&mut self, sql: &(impl ?Sized + ToStatement), parameters: Parameters<'_>) -> Result<Row, Error> {
-        self.wire.wait(self.inner.query_one(sql, parameters))
-    }
-
-    /// See [`tokio_postgres::Client::query_opt`].
-    ///
-    /// # Errors
-    /// See [`Client::transaction`].
-    pub fn query_opt(
-        &mut self,
-        sql: &(impl ?Sized + ToStatement),
-        parameters: Parameters<'_>,
-    ) -> Result<Option<Row>, Error> {
-        self.wire.wait(self.inner.query_opt(sql, parameters))
-    }
+    requests!();
 
     /// Sends rows in the text format of COPY to a `COPY ... FROM STDIN`. The deadline is that of each piece of them.
     ///

@@ -67,7 +67,8 @@ fn a_broker_may_be_killed_again_and_again() {
     assert!(eventually(|| processes.look_after()), "the processes do not stop");
     deployment.run("run -w 2 --until-end").succeeded();
     deployment.run("worker all --until-end").succeeded();
-    deployment.verified();
+    // A short time has no late events.
+    deployment.verified_with(&["performance", "debits"]);
     let is_plain = std::env::var("ADTIDE_CHAOS_PLAIN").is_ok();
     assert!(is_plain || struck.is_empty(), "{:?}", processes.failures);
 }

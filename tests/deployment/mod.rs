@@ -186,11 +186,17 @@ impl Deployment {
     /// What verification says. It must say that nothing differs, and must have compared something of everything.
     #[track_caller]
     pub fn verified(&self) -> String {
+        self.verified_with(&SECTIONS)
+    }
+
+    /// The same, where something must have been compared of these.
+    #[track_caller]
+    pub fn verified_with(&self, sections: &[&str]) -> String {
         let outcome = self.run("verify").succeeded();
         assert!(outcome.stdout.starts_with("verified"), "{}", outcome.stdout);
         let compared = compared(&outcome.stdout);
-        for section in SECTIONS {
-            assert!(compared.get(section).is_some_and(|rows| *rows > 0), "no {section}: {}", outcome.stdout);
+        for section in sections {
+            assert!(compared.get(*section).is_some_and(|rows| *rows > 0), "no {section}: {}", outcome.stdout);
         }
         outcome.stdout
     }

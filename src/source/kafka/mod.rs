@@ -202,12 +202,13 @@ impl KafkaSource {
             let name = kafka.topic(partition.topic.name());
             assignment.add_partition_offset(&name, partition.number as i32, from).context("can't assign")?;
         }
-        consumer.assign(&assignment).map_err(|error| kafka.fault(error).into_error())?;
+        // Before anything is fetched: a record would come outside its queue.
         for partition in open {
             let name = kafka.topic(partition.topic.name());
             let queue = consumer.split_partition_queue(&name, partition.number as i32);
             partition.queue = Some(queue.with_context(|| format!("can't read {name} [{}]", partition.number))?);
         }
+        consumer.assign(&assignment).map_err(|error| kafka.fault(error).into_error())?;
         info!(worker = self.worker, partitions = self.partitions.len(), "reading from Kafka");
         self.consumer = Some(consumer);
         Ok(())

@@ -382,8 +382,9 @@ impl World {
                 }
             }
         }
-        let works =
-            self.queue.len() > 0 && self.dice.percent(60) && (!self.has_faults || self.more.percent(self.store_pace));
+        // A run that must end by itself has no crash to wait for: a store that is slow and writers that are would take all rounds.
+        let is_slow = self.has_faults && !engine.must_end;
+        let works = self.queue.len() > 0 && self.dice.percent(60) && (!is_slow || self.more.percent(self.store_pace));
         let dies = works && self.work(&engine.store)?;
         Ok(dies.then_some(End::Crash))
     }

@@ -8,7 +8,7 @@
 //! While the store is slow or away, what waits for it is counted in bytes. Above a bound the worker stops reading.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -276,6 +276,8 @@ impl Keeping {
         match result {
             Ok(segments) => {
                 self.written = boundary;
+                // It may have been chosen once more meanwhile, because another worker failed.
+                self.chosen = self.chosen.filter(|chosen| *chosen > boundary);
                 Word::Saved(Saved { worker: self.worker, boundary, segments })
             }
             Err((error, entered)) => {
@@ -394,8 +396,8 @@ impl Coordinator {
         }
         let (chosen, is_open) = self.chosen;
         if is_open {
-            let saved = self.saved.get(&chosen).map_or(0, Vec::len);
-            if saved == self.workers && !probe.less_equal(&chosen) {
+            let saved: BTreeSet<_> = self.saved.get(&chosen).into_iter().flatten().map(|saved| saved.worker).collect();
+            if saved.len() == self.workers && !probe.less_equal(&chosen) {
                 self.chosen.1 = false;
                 self.complete(chosen);
             }

@@ -35,6 +35,7 @@ const KEPT: &[(u64, &str)] = &[
     (316, "a run without faults that did not get on"),
     (536, "an attribution that was lost after a restore"),
     (35, "a stop while one worker replayed and another had nothing to replay"),
+    (104, "a checkpoint without the state of a worker whose write had failed, because another had written twice"),
     (133, "what was rejected by the clock was accepted in a replay, while judgements were not remembered"),
 ];
 

@@ -82,7 +82,7 @@ impl PostgresConfig {
         self.fault(error).unconnected("PostgreSQL", "postgres.url")
     }
 
-    /// What an error means, by [`transient`].
+    /// What an error means, by `transient`.
     pub fn fault(&self, error: tokio_postgres::Error) -> Fault {
         self.classify(error.code().cloned(), anyhow!(error))
     }

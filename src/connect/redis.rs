@@ -83,7 +83,7 @@ impl RedisConfig {
         self.fault(error).unconnected("Redis", "redis.url")
     }
 
-    /// What an error means, by [`transient`].
+    /// What an error means, by `transient`.
     pub fn fault(&self, error: RedisError) -> Fault {
         let place = format!("Redis at {}", self.url);
         if transient::redis(&error) {

@@ -29,7 +29,7 @@ const LOOK: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// With `until_end`, the first fault that lasts; it stops all of them. Otherwise, if none of them could start working in
-/// [`ATTEMPTS`] attempts, the first error of one.
+/// three attempts, the first error of one.
 pub fn run_all(config: &WorkerConfig, jobs: &Jobs, until_end: bool, stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
     let comes_last = |job: Job| until_end && job == Job::CampaignStatus && jobs.len() > 1;
     let (last, first): (Jobs, Jobs) = jobs.iter().cloned().partition(|(job, _)| comes_last(*job));

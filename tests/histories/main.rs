@@ -76,6 +76,10 @@ impl Player {
     }
 
     fn play(mut self) {
+        if self.partitions().is_empty() {
+            // To read nothing is an error, and `--test cli files` shows it.
+            return;
+        }
         std::fs::create_dir(self.place.path("in")).unwrap();
         if self.is_steady {
             self.partitions().iter().for_each(|file| self.place.append(file, ""));

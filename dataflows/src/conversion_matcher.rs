@@ -105,7 +105,7 @@ pub type Order = (EventTime, u32, u64);
 pub struct Conversion {
     /// By device and by session.
     pub keys: [Option<MatchKey>; 2],
-    /// Where it stands among the records of its identity.
+    /// Its order among the records of its identity.
     pub order: Order,
     /// The order; with the product, the conversion's identity.
     pub order_id: Text,

@@ -71,7 +71,7 @@ pub trait Sink: Send {
     }
 }
 
-/// What a sink is told that can't `act` on a file.
+/// The error of a sink that can't `act` on a file.
 fn cannot(act: &str, path: &Path, error: impl Into<anyhow::Error>) -> anyhow::Error {
     let error = error.into();
     let advice = crate::advice(error.as_ref());

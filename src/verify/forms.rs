@@ -136,13 +136,13 @@ pub fn ad_id(text: &str) -> AdId {
     }
 }
 
-/// Whether a text stands for no id.
+/// Whether a text is an unknown id.
 pub fn is_unknown(id: &str, unknown: &[String]) -> bool {
     let is_it = |text: &String| *text == id.to_lowercase() && text.is_ascii() == id.is_ascii();
     id.is_empty() || unknown.iter().any(is_it)
 }
 
-/// Whether a number stands for no id.
+/// Whether a number is an unknown id.
 pub fn is_unknown_number(id: i64, unknown: &[String]) -> bool {
     unknown.iter().any(|text| text.parse() == Ok(id))
 }

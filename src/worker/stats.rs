@@ -9,7 +9,7 @@ use adtide_dataflows::model::Money;
 /// A call to a server that takes longer makes a worker unready, and is worth a line in the log.
 pub const SLOW: Duration = Duration::from_secs(5);
 
-/// Counters of one worker, and how it stands. Counters only grow. Each counts once what was committed, whatever was repeated.
+/// Counters of one worker, and its state. Counters only grow. Each counts once what was committed, whatever was repeated.
 #[derive(Debug, Default)]
 pub struct WorkerStats {
     /// Records read; those of other types and bad ones included.
@@ -37,7 +37,7 @@ pub struct WorkerStats {
     standing: Mutex<Standing>,
 }
 
-/// How a worker stands.
+/// The state of a worker.
 #[derive(Debug, Default)]
 struct Standing {
     /// It has had partitions, so its settings are right.

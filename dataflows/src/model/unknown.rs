@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The texts that stand for an unknown id, whatever their case; the empty text always does. A BIGINT in the list stands for that
+/// The texts that mean an unknown id, whatever their case; the empty text always does. A BIGINT in the list stands for that
 /// number too.
 ///
 /// An ASCII text is compared by its ASCII letters, another one by its lower case.
@@ -25,7 +25,7 @@ impl UnknownIds {
         &self.texts
     }
 
-    /// Whether a text stands for no id. Of most ids the length and the first byte show that they don't.
+    /// Whether a text is an unknown id. The length and the first byte rule out most ids.
     #[inline]
     pub fn has_text(&self, id: &str) -> bool {
         let Some(first) = id.as_bytes().first() else { return true };
@@ -34,7 +34,7 @@ impl UnknownIds {
         lengths & first_bytes & 1 == 1 && self.find(id)
     }
 
-    /// Whether a number stands for no id.
+    /// Whether a number is an unknown id.
     #[inline]
     pub fn has_number(&self, id: i64) -> bool {
         !self.numbers.is_empty() && self.numbers.binary_search(&id).is_ok()

@@ -71,7 +71,7 @@ pub struct Fingerprint {
 impl Fingerprint {
     /// Of a record with this timestamp, in milliseconds, and value.
     pub fn of(offset: u64, timestamp: Option<i64>, value: Option<&[u8]>) -> Fingerprint {
-        /// Words of eight bytes, evenly spread over the value. The timestamp alone tells nearly all records apart.
+        /// Words of eight bytes, evenly spread over the value. The timestamp alone distinguishes nearly all records.
         const SAMPLE: usize = 5;
         let mix = |hash: u64, word: u64| (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
         let length = value.map_or(u64::MAX, |value| value.len() as u64);

@@ -102,7 +102,7 @@ pub trait Feed {
     ///
     /// # Errors
     /// Lasting if one of the offsets is not there: what it stands for is gone. [`Feed::poll`] may find that out later, and that a
-    /// partition is not the one that was read before; nothing of it is handed over until then.
+    /// partition is not the one that was read before; nothing of it is passed on until then.
     fn start(&mut self, places: &[Place]) -> Result<(), Fault>;
 
     /// What the place up to which a partition was read is recognised by; None if it can't be made anew unnoticed.

@@ -70,7 +70,7 @@ pub trait Offsets {
     /// The store can't do it.
     fn mark(&mut self, worker: &str, partition: &Partition) -> Result<Option<Mark>, Fault>;
 
-    /// Where a worker stands in every partition that it has ever read, whichever process owns it.
+    /// The offset of a worker in every partition that it has ever read, whichever process owns it.
     ///
     /// # Errors
     /// The store can't do it.

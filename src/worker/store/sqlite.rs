@@ -27,7 +27,7 @@ pub struct SqliteStore {
     settled: Option<Content>,
 }
 
-/// Tells what a database holds from what it held before: its version, which others' commits change, and the rows that this
+/// Distinguishes what a database holds from what it held before: its version, which others' commits change, and the rows that this
 /// connection has changed.
 type Content = (i64, u64);
 

@@ -203,11 +203,11 @@ impl Input {
         })
     }
 
-    /// Where the partitions begin and end; of files, which begin with their first line, nothing.
-    fn extents(&self) -> Extents {
+    /// Where the partitions begin and end now; of files, which begin with their first line, nothing.
+    fn extents(&self) -> anyhow::Result<Extents> {
         match self {
-            Input::Files(_) => Extents::new(),
-            Input::Kafka(_, watch) => watch.extents(),
+            Input::Files(_) => Ok(Extents::new()),
+            Input::Kafka(_, watch) => watch.look_again(),
         }
     }
 

@@ -41,7 +41,8 @@ pub fn run(
     let (index, peers) = (worker.index(), worker.peers());
     let opened = if index == 0 {
         let (mut plan, sinks) = restart::open(config, input.describe()?, store.map(|store| &**store), monitor)?;
-        loss::check(&mut plan, &input.extents(), |gaps| input.heads(gaps), config.accept_loss)?;
+        // Asked for after the plan: until the sinks were taken over, another run may have committed to them.
+        loss::check(&mut plan, &input.extents()?, |gaps| input.heads(gaps), config.accept_loss)?;
         plan.routing = RoutingKey::random();
         Some((plan, sinks))
     } else {

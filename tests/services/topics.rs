@@ -5,10 +5,14 @@ use std::process::{Command, Output};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use adtide::connect::kafka::KafkaConfig;
+use adtide::engine::loss::Extents;
+use adtide::source::kafka::Watch;
+use adtide_dataflows::model::Topic;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Message, Offset, TopicPartitionList};
 use serde_json::Value;
 
@@ -247,6 +251,24 @@ fn live_traffic_happens_now_at_the_rate_that_is_asked_for() {
         let time = adtide_dataflows::model::EventTime::parse(text).unwrap().0;
         // It happened up to half a minute before it arrived, and never after that.
         assert!((-30_000..=0).contains(&(time - record.timestamp)), "{text} at {}", record.timestamp);
+    }
+}
+
+#[test]
+fn what_is_committed_after_the_first_look_is_within_the_next_one() {
+    let Some(place) = Place::new("watch") else { return };
+    place.succeeds("topics create --partitions 3");
+    let watch = Watch::start(&place.kafka, &[Topic::AdEvents]).unwrap();
+    let size = |extents: Extents| -> u64 { extents.values().map(|extent| extent.end - extent.start).sum() };
+    assert_eq!((watch.extents().len(), size(watch.extents())), (3, 0));
+    // Ever more, at whatever moment between the looks of the watch's own.
+    let producer: BaseProducer = place.kafka.client().create().unwrap();
+    for expected in 1..=200 {
+        let topic = place.kafka.topic("ad-events");
+        producer.send(BaseRecord::<(), _>::to(&topic).payload("{}")).unwrap();
+        producer.flush(Duration::from_secs(20)).unwrap();
+        assert_eq!(size(watch.look_again().unwrap()), expected);
+        assert_eq!(size(watch.extents()), expected);
     }
 }
 

@@ -26,14 +26,18 @@ const ANSWER: Duration = Duration::from_secs(5);
 ///
 /// A consumer alone can't tell "there is nothing more" from "the broker does not answer"; this can.
 pub struct Watch {
+    watcher: Mutex<Watcher>,
     seen: Mutex<Seen>,
-    /// Where the partitions started when this was made.
-    starts: BTreeMap<(Topic, u32), u64>,
+    patience: Duration,
     cluster: String,
 }
 
+type Offsets = BTreeMap<(Topic, u32), u64>;
+
 struct Seen {
-    ends: BTreeMap<(Topic, u32), u64>,
+    /// Where the partitions started when that was asked for last.
+    starts: Offsets,
+    ends: Offsets,
     refreshed: Instant,
     fault: Option<String>,
 }
@@ -49,22 +53,24 @@ impl Watch {
         let starts = || watcher.offsets(Offset::Beginning);
         let starts = persist("asking Kafka where its topics start", Some(config.connect_timeout), starts)?;
         let cluster = watcher.consumer.client().fetch_cluster_id(ANSWER).unwrap_or_else(|| config.brokers.clone());
-        let seen = Seen { ends, refreshed: Instant::now(), fault: None };
-        let watch = Arc::new(Watch { seen: Mutex::new(seen), starts, cluster });
+        let seen = Mutex::new(Seen { starts, ends, refreshed: Instant::now(), fault: None });
+        let (watcher, patience) = (Mutex::new(watcher), config.connect_timeout);
+        let watch = Arc::new(Watch { watcher, seen, patience, cluster });
         let weak = Arc::downgrade(&watch);
         let keep_watch = move || {
             loop {
                 std::thread::sleep(INTERVAL);
                 let Some(watch) = weak.upgrade() else { return };
-                let looked = watcher.look();
-                watch.note(looked);
+                watch.note(&mut watch.watcher());
             }
         };
         std::thread::Builder::new().name("kafka-watch".to_owned()).spawn(keep_watch).context("can't start a thread")?;
         Ok(watch)
     }
 
-    fn note(&self, looked: Result<BTreeMap<(Topic, u32), u64>, Fault>) {
+    fn note(&self, watcher: &mut Watcher) {
+        // Still under the watcher's lock, so that no older answer replaces a newer one.
+        let looked = watcher.look();
         let mut seen = self.seen();
         match looked {
             Ok(ends) => {
@@ -94,12 +100,23 @@ impl Watch {
         self.seen().ends.get(&partition).copied()
     }
 
-    /// Where the partitions that were there at the start begin, and where they end.
+    /// Asks the brokers where the partitions begin and end, rather than say what they answered before: whatever was
+    /// committed before this call, by a run that this one takes over from too, lies within.
+    ///
+    /// # Errors
+    /// They don't answer within `connect_timeout`.
+    pub fn look_again(&self) -> anyhow::Result<Extents> {
+        let mut watcher = self.watcher();
+        let again = || Ok((watcher.look()?, watcher.offsets(Offset::Beginning)?));
+        let (ends, starts) = persist("asking Kafka where its topics end", Some(self.patience), again)?;
+        let mut seen = self.seen();
+        (seen.ends, seen.starts, seen.refreshed) = (ends, starts, Instant::now());
+        Ok(seen.extents())
+    }
+
+    /// Where the partitions begin and end, as [`Watch::look_again`] last found it.
     pub fn extents(&self) -> Extents {
-        let ends = &self.seen().ends;
-        let extent =
-            |(place, start): (&(Topic, u32), &u64)| Some((*place, Extent { start: *start, end: *ends.get(place)? }));
-        self.starts.iter().filter_map(extent).collect()
+        self.seen().extents()
     }
 
     /// The same if the brokers said so only now.
@@ -122,6 +139,21 @@ impl Watch {
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Taken before [`Watch::seen`], never after.
+    fn watcher(&self) -> MutexGuard<'_, Watcher> {
+        self.watcher.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seen {
+    fn extents(&self) -> Extents {
+        let extent = |(place, start): (&(Topic, u32), &u64)| {
+            let end = *self.ends.get(place)?;
+            Some((*place, Extent { start: *start, end }))
+        };
+        self.starts.iter().filter_map(extent).collect()
+    }
 }
 
 struct Watcher {
@@ -143,7 +175,7 @@ impl Watcher {
     }
 
     /// Where every partition ends.
-    fn look(&mut self) -> Result<BTreeMap<(Topic, u32), u64>, Fault> {
+    fn look(&mut self) -> Result<Offsets, Fault> {
         if self.known.is_empty() || self.discovered.elapsed() >= self.config.discovery_interval {
             self.known = self.discover()?;
             self.discovered = Instant::now();
@@ -152,7 +184,7 @@ impl Watcher {
     }
 
     /// Where every known partition starts or ends.
-    fn offsets(&self, at: Offset) -> Result<BTreeMap<(Topic, u32), u64>, Fault> {
+    fn offsets(&self, at: Offset) -> Result<Offsets, Fault> {
         let fault = |error| self.fault(error);
         let mut wanted = TopicPartitionList::new();
         for (topic, partition) in &self.known {

@@ -250,10 +250,10 @@ impl EpochLogic for Matcher {
         let log = std::mem::replace(&mut self.log, Log::On { conversions: Vec::new(), openers: Vec::new() });
         if let Some(to) = to {
             if let Log::On { conversions, openers } = log {
-                to.conversions.extend(conversions);
-                to.openers.extend(openers);
+                to.extend(conversions);
+                to.extend(openers);
             }
-            to.clicks.extend(self.clicks.unsaved());
+            to.extend(self.clicks.unsaved());
         }
         self.clicks.mark_saved();
     }

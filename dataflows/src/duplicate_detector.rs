@@ -147,7 +147,7 @@ impl EpochLogic for Detector {
     fn hand_over(&mut self, to: Option<&mut Entered>) {
         let clicks = self.unsaved.replace(Vec::new());
         if let Some(to) = to {
-            to.paid_clicks.extend(clicks.into_iter().flatten());
+            to.extend(clicks.into_iter().flatten());
         }
     }
 }

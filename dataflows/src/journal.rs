@@ -19,6 +19,7 @@ use crate::operators::Watermarks;
 use crate::performance_aggregator::PartialSums;
 use crate::rtb_cache_updater::{CampaignUpdate, PriceUpdate, RatesUpdate};
 use crate::settings::Memory;
+use crate::state::StateRow;
 
 /// A restored state is given back in epochs before this one; with it the watermarks of its checkpoint take effect. No
 /// real epoch is so early.
@@ -115,6 +116,11 @@ impl Kind {
 }
 
 impl Entered {
+    /// Adds rows of one kind.
+    pub fn extend<R: StateRow>(&mut self, rows: impl IntoIterator<Item = R>) {
+        R::rows(self).extend(rows);
+    }
+
     /// Adds what somebody else kept.
     pub fn append(&mut self, mut other: Entered) {
         self.campaigns.append(&mut other.campaigns);

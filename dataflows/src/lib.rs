@@ -13,6 +13,7 @@ pub mod performance_aggregator;
 pub mod record;
 pub mod rtb_cache_updater;
 mod settings;
+mod state;
 
 pub use dataflow::{Inputs, Outputs, State, dataflow, replay};
 pub use hash::{HashMap, HashSet, RandomState, RoutingKey};
@@ -20,3 +21,4 @@ pub use ingest::{Batch, Counts, DeadLetter, Envelope, IdCounts, Ingest, LateEven
 pub use journal::{Entered, Journal, Keeper, Kind, LAST, RESTORED, RateSums, RoutedClick};
 pub use judgement::{Judgement, Stamp};
 pub use settings::{Emit, Memory, MetricsSource, Settings, Statement};
+pub use state::StateRow;

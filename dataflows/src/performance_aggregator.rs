@@ -180,7 +180,7 @@ impl EpochLogic for Aggregator {
                 let row = &mut window.rows[index as usize];
                 let sums = std::mem::take(&mut row.unsaved);
                 if let Some(to) = &mut to {
-                    to.sums.push((row.key(window_start), sums));
+                    to.extend([(row.key(window_start), sums)]);
                 }
             }
         }

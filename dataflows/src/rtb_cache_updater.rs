@@ -79,13 +79,13 @@ pub fn rtb_cache_updater<'scope>(
     journal: &Journal,
 ) -> VecCollection<'scope, Epoch, RankingRow> {
     let Updates { campaigns, rates, prices } = updates;
-    let by_product = newest(campaigns, routing, journal, |to| &mut to.campaigns, "NewestCampaign")
+    let by_product = newest(campaigns, routing, journal, "NewestCampaign")
         .map(|(campaign_id, campaign)| (campaign.product_id, (campaign_id, campaign)));
     let rates = match settings.product_metrics {
         MetricsSource::Live { windows } => live_rates::live_rates(performance, restored, windows, routing, journal),
-        MetricsSource::Topic => newest(rates, routing, journal, |to| &mut to.rates, "NewestRates"),
+        MetricsSource::Topic => newest(rates, routing, journal, "NewestRates"),
     };
-    let prices = newest(prices, routing, journal, |to| &mut to.prices, "NewestPrice");
+    let prices = newest(prices, routing, journal, "NewestPrice");
 
     let scored = left_join(by_product, facts(rates, prices)).map(|(product_id, ((campaign_id, campaign), facts))| {
         let facts = facts.unwrap_or_default();

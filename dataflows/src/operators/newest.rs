@@ -12,6 +12,7 @@ use super::Stash;
 use crate::hash::{HashMap, HashSet, RoutingKey};
 use crate::journal::{Entered, Journal};
 use crate::model::Epoch;
+use crate::state::StateRow;
 
 /// A key, an order and a value, or None for its end.
 pub type Upsert<K, O, V> = (K, O, Option<V>);
@@ -23,18 +24,18 @@ pub type Upsert<K, O, V> = (K, O, Option<V>);
 /// already seen changes nothing, whenever it comes. Two upserts of one key must not share an order. A key is
 /// remembered for ever, deleted or not: state grows with the keys, not with the upserts.
 ///
-/// `kept` is the part of a checkpoint that takes its upserts: of each key that changed, the one that stands.
+/// Checkpoints take, of each key that changed, the upsert that stands.
 pub fn newest<'scope, K, O, V>(
     upserts: StreamVec<'scope, Epoch, Upsert<K, O, V>>,
     routing: RoutingKey,
     journal: &Journal,
-    kept: fn(&mut Entered) -> &mut Vec<Upsert<K, O, V>>,
     name: &str,
 ) -> VecCollection<'scope, Epoch, (K, V)>
 where
     K: ExchangeData + Hash,
     O: ExchangeData,
     V: ExchangeData,
+    Upsert<K, O, V>: StateRow,
 {
     let exchange = Exchange::new(move |(key, _, _): &Upsert<K, O, V>| routing.hash(key));
     let mut keeper = journal.keeper();
@@ -50,7 +51,7 @@ where
                         Some((key, order, value))
                     });
                     match to {
-                        Some(to) => kept(to).extend(changed),
+                        Some(to) => to.extend(changed),
                         None => drop(changed),
                     }
                 };

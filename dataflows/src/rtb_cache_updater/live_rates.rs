@@ -97,7 +97,7 @@ type Unsaved = HashMap<(i64, EventTime), PerformanceSums>;
 fn hand_over(unsaved: &mut Unsaved, to: Option<&mut Entered>) {
     let added = unsaved.drain().map(|((product_id, window_start), sums)| (product_id, window_start, sums));
     match to {
-        Some(to) => to.live_rates.extend(added),
+        Some(to) => to.extend(added),
         None => drop(added),
     }
 }

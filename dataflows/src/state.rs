@@ -1,0 +1,35 @@
+//! The rows that statements hold, as checkpoints know them.
+
+use crate::conversion_matcher::{Conversion, Opener};
+use crate::duplicate_detector::PaidClick;
+use crate::performance_aggregator::PartialSums;
+use crate::rtb_cache_updater::{CampaignUpdate, PriceUpdate, RatesUpdate};
+use crate::{Entered, RateSums, RoutedClick};
+
+/// A row that enters a statement's state. An operator that keeps such rows is in checkpoints without knowing what they are.
+pub trait StateRow: Clone + 'static {
+    /// The rows of this kind among all that entered.
+    fn rows(entered: &mut Entered) -> &mut Vec<Self>;
+}
+
+macro_rules! state_rows {
+    ($($row:ty => $rows:ident),* $(,)?) => {
+        $(impl StateRow for $row {
+            fn rows(entered: &mut Entered) -> &mut Vec<Self> {
+                &mut entered.$rows
+            }
+        })*
+    };
+}
+
+state_rows! {
+    CampaignUpdate => campaigns,
+    RatesUpdate => rates,
+    PriceUpdate => prices,
+    RateSums => live_rates,
+    PartialSums => sums,
+    RoutedClick => clicks,
+    Conversion => conversions,
+    Opener => openers,
+    PaidClick => paid_clicks,
+}

@@ -7,7 +7,7 @@
 use adtide_dataflows::duplicate_detector::{ClickGroup, PaidClick, duplicate_detector};
 use adtide_dataflows::model::{AdId, EventTime, Money, Topic};
 use adtide_dataflows::operators::{PartitionReport, PartitionState, Watermarks, watermarks};
-use adtide_dataflows::{Journal, RoutingKey, Settings};
+use adtide_dataflows::{DeltaLog, RoutingKey, Settings};
 use timely::dataflow::operators::Input;
 
 fn main() {
@@ -18,7 +18,7 @@ fn main() {
             let (reports_input, reports) = scope.new_input();
             let (watermarks, _view) = watermarks(reports, &settings, &[]);
             let (refunds, _held) =
-                duplicate_detector(clicks, watermarks, &settings, RoutingKey::random(), &Journal::off());
+                duplicate_detector(clicks, watermarks, &settings, RoutingKey::random(), &DeltaLog::off());
             refunds.inspect(|(refund, epoch, _)| {
                 println!(
                     "epoch {epoch}: advertiser {} gets {} back for {} clicks of {} on ad {}",

@@ -22,7 +22,7 @@ use timely::dataflow::channels::pact::Exchange;
 use crate::hash::RoutingKey;
 use crate::model::{AdId, AttributionRow, Epoch, EventTime, IdHash, Money, Text};
 use crate::operators::{EpochLogic, Watermarks, epochs};
-use crate::{Entered, Journal, RoutedClick, Settings};
+use crate::{DeltaLog, RoutedClick, Settings, StateDelta};
 
 mod click_store;
 mod conversions;
@@ -168,7 +168,7 @@ pub fn conversion_matcher<'scope>(
     watermarks: StreamVec<'scope, Epoch, Watermarks>,
     settings: &Settings,
     routing: RoutingKey,
-    journal: &Journal,
+    delta_log: &DeltaLog,
 ) -> (VecCollection<'scope, Epoch, AttributionRow>, Rc<MatcherState>) {
     let state = Rc::new(MatcherState::default());
     let exchange = Exchange::new(move |event: &MatchEvent| {
@@ -178,8 +178,8 @@ pub fn conversion_matcher<'scope>(
             MatchEvent::Opener(opener) => opener.route,
         })
     });
-    let logic = Matcher::new(settings, journal, Rc::clone(&state));
-    (epochs(events, exchange, watermarks, |marks| marks.conversions, "ConversionMatcher", journal, logic), state)
+    let logic = Matcher::new(settings, delta_log, Rc::clone(&state));
+    (epochs(events, exchange, watermarks, |marks| marks.conversions, "ConversionMatcher", delta_log, logic), state)
 }
 
 struct Matcher {
@@ -246,7 +246,7 @@ impl EpochLogic for Matcher {
         self.report();
     }
 
-    fn hand_over(&mut self, to: Option<&mut Entered>) {
+    fn flush(&mut self, to: Option<&mut StateDelta>) {
         let log = std::mem::replace(&mut self.log, Log::On { conversions: Vec::new(), openers: Vec::new() });
         if let Some(to) = to {
             if let Log::On { conversions, openers } = log {
@@ -260,11 +260,11 @@ impl EpochLogic for Matcher {
 }
 
 impl Matcher {
-    fn new(settings: &Settings, journal: &Journal, state: Rc<MatcherState>) -> Matcher {
+    fn new(settings: &Settings, delta_log: &DeltaLog, state: Rc<MatcherState>) -> Matcher {
         Matcher {
             clicks: ClickStore::new(settings.lookback, settings.allowed_lateness),
             conversions: Conversions::new(settings.repeat_within()),
-            log: if journal.is_on() { Log::Restoring } else { Log::Off },
+            log: if delta_log.is_on() { Log::Restoring } else { Log::Off },
             lookback: settings.lookback,
             allowed_lateness: settings.allowed_lateness,
             state,

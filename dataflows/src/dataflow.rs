@@ -16,7 +16,7 @@ use crate::model::{AttributionRow, Compensation, Epoch, PerformanceRow, RankingR
 use crate::operators::{Cut, PartitionReport, WatermarkView, Watermarks, watermarks};
 use crate::performance_aggregator::{AggregatorState, PartialSums, performance_aggregator};
 use crate::rtb_cache_updater::{CampaignUpdate, PriceUpdate, RatesUpdate, Updates, rtb_cache_updater};
-use crate::{Batch, DeadLetter, Entered, Journal, LateEvent, RateSums, Settings};
+use crate::{Batch, DeadLetter, DeltaLog, LateEvent, RateSums, Settings, StateDelta};
 
 type InputHandle<D> = Handle<Epoch, CapacityContainerBuilder<Vec<D>>>;
 
@@ -51,8 +51,9 @@ impl Inputs {
     }
 
     /// Gives back, at the current epoch, what once entered the state. That epoch must be before [`RESTORED`](crate::RESTORED).
-    pub fn restore(&mut self, entered: Entered) {
-        let Entered { campaigns, rates, prices, live_rates, sums, clicks, conversions, openers, paid_clicks } = entered;
+    pub fn restore(&mut self, delta: StateDelta) {
+        let StateDelta { campaigns, rates, prices, live_rates, sums, clicks, conversions, openers, paid_clicks } =
+            delta;
         let epoch = self.epoch();
         self.campaigns.send_batch(&mut { campaigns });
         self.rates.send_batch(&mut { rates });
@@ -118,11 +119,11 @@ pub struct State {
 /// A statement that `settings` leaves out is built all the same: without input it costs nothing. Records are dealt out by a
 /// fixed key: whoever sends the input could load one worker with all of it; [`replay`] takes a key that they can't foresee.
 pub fn dataflow<'scope>(scope: Scope<'scope, Epoch>, settings: &Settings) -> (Inputs, Outputs<'scope>, State) {
-    replay(scope, settings, &[], &Journal::off(), RoutingKey::default())
+    replay(scope, settings, &[], &DeltaLog::off(), RoutingKey::default())
 }
 
 /// As [`dataflow`], for a replay that must pass the `cuts` of an earlier run, in ascending order, in the same state
-/// as that run did; see [`watermarks`]. The `journal` takes what enters the statements' state. Records are dealt out to workers by
+/// as that run did; see [`watermarks`]. The delta log takes what enters the statements' state. Records are dealt out to workers by
 /// `routing`, which must be the same on all of them.
 ///
 /// A checkpoint is restored by [`Inputs::restore`] on any of the workers, in any epochs before
@@ -133,7 +134,7 @@ pub fn replay<'scope>(
     scope: Scope<'scope, Epoch>,
     settings: &Settings,
     cuts: &[Cut],
-    journal: &Journal,
+    delta_log: &DeltaLog,
     routing: RoutingKey,
 ) -> (Inputs, Outputs<'scope>, State) {
     let (campaigns_input, campaigns) = scope.new_input();
@@ -148,11 +149,11 @@ pub fn replay<'scope>(
     let (reports_input, reports) = scope.new_input();
 
     let (marks, view) = watermarks(reports.clone(), settings, cuts);
-    let (performance, aggregator) = performance_aggregator(sums, marks.clone(), settings, routing, journal);
-    let (attributions, matcher) = conversion_matcher(match_events, marks.clone(), settings, routing, journal);
-    let (compensations, detector) = duplicate_detector(paid_clicks, marks.clone(), settings, routing, journal);
+    let (performance, aggregator) = performance_aggregator(sums, marks.clone(), settings, routing, delta_log);
+    let (attributions, matcher) = conversion_matcher(match_events, marks.clone(), settings, routing, delta_log);
+    let (compensations, detector) = duplicate_detector(paid_clicks, marks.clone(), settings, routing, delta_log);
     let (updates, live_rates) = (Updates { campaigns, rates, prices }, live_rates.as_collection());
-    let rankings = rtb_cache_updater(updates, performance.clone(), live_rates, settings, routing, journal);
+    let rankings = rtb_cache_updater(updates, performance.clone(), live_rates, settings, routing, delta_log);
     let ranked_campaigns = Rc::new(Cell::new(0u64));
     let ranked = Rc::clone(&ranked_campaigns);
     let rankings = rankings.inspect(move |(row, _, diff)| {

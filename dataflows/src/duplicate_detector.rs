@@ -16,7 +16,7 @@ use timely::dataflow::channels::pact::Exchange;
 use crate::hash::{HashMap, RoutingKey, table_bytes};
 use crate::model::{AdId, Compensation, Epoch, EventTime, Money, Text, WINDOW_MS};
 use crate::operators::{EpochLogic, Watermarks, epochs};
-use crate::{Entered, Journal, Settings};
+use crate::{DeltaLog, Settings, StateDelta};
 
 /// A click that costs money, of a known device on a known ad.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,7 +63,7 @@ pub fn duplicate_detector<'scope>(
     watermarks: StreamVec<'scope, Epoch, Watermarks>,
     settings: &Settings,
     routing: RoutingKey,
-    journal: &Journal,
+    delta_log: &DeltaLog,
 ) -> (VecCollection<'scope, Epoch, Compensation>, Rc<DetectorState>) {
     let state = Rc::new(DetectorState::default());
     let logic = Detector {
@@ -74,7 +74,7 @@ pub fn duplicate_detector<'scope>(
     };
     let exchange =
         Exchange::new(move |click: &PaidClick| routing.hash(&(click.group.advertiser_id, &*click.group.device_id)));
-    (epochs(clicks, exchange, watermarks, |marks| marks.duplicates, "DuplicateDetector", journal, logic), state)
+    (epochs(clicks, exchange, watermarks, |marks| marks.duplicates, "DuplicateDetector", delta_log, logic), state)
 }
 
 struct Detector {
@@ -144,7 +144,7 @@ impl EpochLogic for Detector {
         self.state.bytes.set(self.windows.values().map(Window::bytes).sum());
     }
 
-    fn hand_over(&mut self, to: Option<&mut Entered>) {
+    fn flush(&mut self, to: Option<&mut StateDelta>) {
         let clicks = self.unsaved.replace(Vec::new());
         if let Some(to) = to {
             to.extend(clicks.into_iter().flatten());

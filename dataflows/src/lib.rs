@@ -2,10 +2,10 @@
 
 pub mod conversion_matcher;
 mod dataflow;
+mod delta;
 pub mod duplicate_detector;
 mod hash;
 mod ingest;
-mod journal;
 mod judgement;
 pub mod model;
 pub mod operators;
@@ -16,9 +16,9 @@ mod settings;
 mod state;
 
 pub use dataflow::{Inputs, Outputs, State, dataflow, replay};
+pub use delta::{DeltaLog, DeltaRecorder, Kind, LAST, RESTORED, RateSums, RoutedClick, StateDelta};
 pub use hash::{HashMap, HashSet, RandomState, RoutingKey};
 pub use ingest::{Batch, Counts, DeadLetter, Envelope, IdCounts, Ingest, LateEvent, PartitionCounts, PartitionHandle};
-pub use journal::{Entered, Journal, Keeper, Kind, LAST, RESTORED, RateSums, RoutedClick};
 pub use judgement::{Judgement, Stamp};
 pub use settings::{Emit, Memory, MetricsSource, Settings, Statement};
 pub use state::StateRow;

@@ -20,7 +20,7 @@ use crate::model::{
     AdEvent, AdEventType, Epoch, EventTime, PerformanceKey, PerformanceRow, PerformanceSums, Text, WINDOW_MS,
 };
 use crate::operators::{EpochLogic, Watermarks, epochs};
-use crate::{Emit, Entered, Journal, Settings};
+use crate::{DeltaLog, Emit, Settings, StateDelta};
 
 /// The sums that one source found for one key within one epoch.
 pub type PartialSums = (PerformanceKey, PerformanceSums);
@@ -104,7 +104,7 @@ pub fn performance_aggregator<'scope>(
     watermarks: StreamVec<'scope, Epoch, Watermarks>,
     settings: &Settings,
     routing: RoutingKey,
-    journal: &Journal,
+    delta_log: &DeltaLog,
 ) -> (VecCollection<'scope, Epoch, PerformanceRow>, Rc<AggregatorState>) {
     let state = Rc::new(AggregatorState::default());
     let logic = Aggregator {
@@ -115,7 +115,7 @@ pub fn performance_aggregator<'scope>(
         state: Rc::clone(&state),
     };
     let exchange = Exchange::new(move |(key, _): &PartialSums| routing.hash(&(key.campaign_id, key.product_id)));
-    (epochs(sums, exchange, watermarks, |marks| marks.performance, "PerformanceAggregator", journal, logic), state)
+    (epochs(sums, exchange, watermarks, |marks| marks.performance, "PerformanceAggregator", delta_log, logic), state)
 }
 
 struct Aggregator {
@@ -173,7 +173,7 @@ impl EpochLogic for Aggregator {
         self.state.bytes.set(self.windows.values().map(Window::bytes).sum());
     }
 
-    fn hand_over(&mut self, mut to: Option<&mut Entered>) {
+    fn flush(&mut self, mut to: Option<&mut StateDelta>) {
         self.keeps = true;
         for (&window_start, window) in &mut self.windows {
             for index in window.unsaved.drain(..) {

@@ -20,7 +20,7 @@ use timely::dataflow::StreamVec;
 use crate::hash::RoutingKey;
 use crate::model::{ActiveCampaign, Epoch, EventTime, Money, PerformanceRow, RankingEntry, RankingRow, Score, Text};
 use crate::operators::{Ranked, left_join, newest, top_k};
-use crate::{Journal, MetricsSource, RateSums, Settings};
+use crate::{DeltaLog, MetricsSource, RateSums, Settings};
 
 mod live_rates;
 
@@ -76,16 +76,16 @@ pub fn rtb_cache_updater<'scope>(
     restored: VecCollection<'scope, Epoch, RateSums>,
     settings: &Settings,
     routing: RoutingKey,
-    journal: &Journal,
+    delta_log: &DeltaLog,
 ) -> VecCollection<'scope, Epoch, RankingRow> {
     let Updates { campaigns, rates, prices } = updates;
-    let by_product = newest(campaigns, routing, journal, "NewestCampaign")
+    let by_product = newest(campaigns, routing, delta_log, "NewestCampaign")
         .map(|(campaign_id, campaign)| (campaign.product_id, (campaign_id, campaign)));
     let rates = match settings.product_metrics {
-        MetricsSource::Live { windows } => live_rates::live_rates(performance, restored, windows, routing, journal),
-        MetricsSource::Topic => newest(rates, routing, journal, "NewestRates"),
+        MetricsSource::Live { windows } => live_rates::live_rates(performance, restored, windows, routing, delta_log),
+        MetricsSource::Topic => newest(rates, routing, delta_log, "NewestRates"),
     };
-    let prices = newest(prices, routing, journal, "NewestPrice");
+    let prices = newest(prices, routing, delta_log, "NewestPrice");
 
     let scored = left_join(by_product, facts(rates, prices)).map(|(product_id, ((campaign_id, campaign), facts))| {
         let facts = facts.unwrap_or_default();

@@ -4,19 +4,19 @@ use crate::conversion_matcher::{Conversion, Opener};
 use crate::duplicate_detector::PaidClick;
 use crate::performance_aggregator::PartialSums;
 use crate::rtb_cache_updater::{CampaignUpdate, PriceUpdate, RatesUpdate};
-use crate::{Entered, RateSums, RoutedClick};
+use crate::{RateSums, RoutedClick, StateDelta};
 
 /// A row that enters a statement's state. An operator that keeps such rows is in checkpoints without knowing what they are.
 pub trait StateRow: Clone + 'static {
-    /// The rows of this kind among all that entered.
-    fn rows(entered: &mut Entered) -> &mut Vec<Self>;
+    /// The rows of this kind of the delta.
+    fn rows(delta: &mut StateDelta) -> &mut Vec<Self>;
 }
 
 macro_rules! state_rows {
     ($($row:ty => $rows:ident),* $(,)?) => {
         $(impl StateRow for $row {
-            fn rows(entered: &mut Entered) -> &mut Vec<Self> {
-                &mut entered.$rows
+            fn rows(delta: &mut StateDelta) -> &mut Vec<Self> {
+                &mut delta.$rows
             }
         })*
     };

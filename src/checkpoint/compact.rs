@@ -5,18 +5,18 @@ use std::hash::Hash;
 
 use adtide_dataflows::model::PerformanceSums;
 use adtide_dataflows::operators::{Upsert, Watermarks};
-use adtide_dataflows::{Entered, HashMap, Memory};
+use adtide_dataflows::{HashMap, Memory, StateDelta};
 
 /// Drops what has expired and brings together what has one key: increments are added up, of upserts the newest stays.
-pub fn compact(entered: &mut Entered, forgotten: &Watermarks, memory: Memory) {
-    entered.drop_expired(forgotten, memory);
-    newest(&mut entered.campaigns);
-    newest(&mut entered.rates);
-    newest(&mut entered.prices);
-    entered.sums = added(std::mem::take(&mut entered.sums)).collect();
-    let rates = std::mem::take(&mut entered.live_rates).into_iter();
+pub fn compact(delta: &mut StateDelta, forgotten: &Watermarks, memory: Memory) {
+    delta.drop_expired(forgotten, memory);
+    newest(&mut delta.campaigns);
+    newest(&mut delta.rates);
+    newest(&mut delta.prices);
+    delta.sums = added(std::mem::take(&mut delta.sums)).collect();
+    let rates = std::mem::take(&mut delta.live_rates).into_iter();
     let rates = added(rates.map(|(product, window, sums)| ((product, window), sums)));
-    entered.live_rates = rates.map(|((product, window), sums)| (product, window, sums)).collect();
+    delta.live_rates = rates.map(|((product, window), sums)| (product, window, sums)).collect();
 }
 
 fn added<K: Eq + Hash>(

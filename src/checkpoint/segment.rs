@@ -11,7 +11,7 @@ use adtide_dataflows::duplicate_detector::{ClickGroup, PaidClick};
 use adtide_dataflows::model::{ActiveCampaign, AdId, EventTime, Money, PerformanceKey, PerformanceSums, Score};
 use adtide_dataflows::performance_aggregator::PartialSums;
 use adtide_dataflows::rtb_cache_updater::{CampaignUpdate, PriceUpdate, Rates, RatesUpdate};
-use adtide_dataflows::{Entered, Kind, RateSums, RoutedClick};
+use adtide_dataflows::{Kind, RateSums, RoutedClick, StateDelta};
 use anyhow::{Context, bail, ensure};
 
 use super::column::{Decoder, Encoder};
@@ -43,8 +43,8 @@ pub struct Encoded {
 ///
 /// # Errors
 /// zstd fails.
-pub fn encode(entered: &mut Entered) -> anyhow::Result<Vec<Encoded>> {
-    Kind::ALL.into_iter().filter_map(|kind| encode_kind(kind, entered).transpose()).collect()
+pub fn encode(delta: &mut StateDelta) -> anyhow::Result<Vec<Encoded>> {
+    Kind::ALL.into_iter().filter_map(|kind| encode_kind(kind, delta).transpose()).collect()
 }
 
 /// The checksum of a file: its last bytes. None if it is too short to be one.
@@ -66,7 +66,7 @@ pub fn check(bytes: &[u8]) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// It is damaged, or of another version.
-pub fn decode(bytes: &[u8]) -> anyhow::Result<Entered> {
+pub fn decode(bytes: &[u8]) -> anyhow::Result<StateDelta> {
     check(bytes)?;
     let (header, rest) = bytes.split_at_checked(HEADER).context("it is too short")?;
     let (magic, header) = header.split_at(MAGIC.len());
@@ -83,9 +83,9 @@ pub fn decode(bytes: &[u8]) -> anyhow::Result<Entered> {
     let columns = zstd::bulk::decompress(compressed, size).context("it can't be decompressed")?;
     ensure!(columns.len() == size, "it is not as long as it says");
     let mut decoder = Decoder::new(&columns);
-    let entered = decode_kind(kind, rows, &mut decoder)?;
+    let delta = decode_kind(kind, rows, &mut decoder)?;
     decoder.finish()?;
-    Ok(entered)
+    Ok(delta)
 }
 
 /// Whether this version of adtide can read a version of the format.
@@ -101,18 +101,18 @@ pub fn check_version(version: u16) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn encode_kind(kind: Kind, entered: &mut Entered) -> anyhow::Result<Option<Encoded>> {
+fn encode_kind(kind: Kind, delta: &mut StateDelta) -> anyhow::Result<Option<Encoded>> {
     let mut columns = Encoder::default();
     let (rows, greatest) = match kind {
-        Kind::Campaigns => campaigns(&mut entered.campaigns, &mut columns),
-        Kind::Rates => rates(&mut entered.rates, &mut columns),
-        Kind::Prices => prices(&mut entered.prices, &mut columns),
-        Kind::LiveRates => live_rates(&mut entered.live_rates, &mut columns),
-        Kind::Sums => sums(&mut entered.sums, &mut columns),
-        Kind::Clicks => clicks(&mut entered.clicks, &mut columns),
-        Kind::Conversions => conversions(&mut entered.conversions, &mut columns),
-        Kind::PaidClicks => paid_clicks(&mut entered.paid_clicks, &mut columns),
-        Kind::Openers => openers(&mut entered.openers, &mut columns),
+        Kind::Campaigns => campaigns(&mut delta.campaigns, &mut columns),
+        Kind::Rates => rates(&mut delta.rates, &mut columns),
+        Kind::Prices => prices(&mut delta.prices, &mut columns),
+        Kind::LiveRates => live_rates(&mut delta.live_rates, &mut columns),
+        Kind::Sums => sums(&mut delta.sums, &mut columns),
+        Kind::Clicks => clicks(&mut delta.clicks, &mut columns),
+        Kind::Conversions => conversions(&mut delta.conversions, &mut columns),
+        Kind::PaidClicks => paid_clicks(&mut delta.paid_clicks, &mut columns),
+        Kind::Openers => openers(&mut delta.openers, &mut columns),
     };
     if rows == 0 {
         return Ok(None);
@@ -129,20 +129,20 @@ fn encode_kind(kind: Kind, entered: &mut Entered) -> anyhow::Result<Option<Encod
     Ok(Some(Encoded { kind, rows: rows as u64, greatest: greatest.unwrap_or(EventTime::MAX), bytes }))
 }
 
-fn decode_kind(kind: Kind, rows: usize, columns: &mut Decoder<'_>) -> anyhow::Result<Entered> {
-    let mut entered = Entered::default();
+fn decode_kind(kind: Kind, rows: usize, columns: &mut Decoder<'_>) -> anyhow::Result<StateDelta> {
+    let mut delta = StateDelta::default();
     match kind {
-        Kind::Campaigns => entered.campaigns = read_campaigns(rows, columns)?,
-        Kind::Rates => entered.rates = read_rates(rows, columns)?,
-        Kind::Prices => entered.prices = read_prices(rows, columns)?,
-        Kind::LiveRates => entered.live_rates = read_live_rates(rows, columns)?,
-        Kind::Sums => entered.sums = read_sums(rows, columns)?,
-        Kind::Clicks => entered.clicks = read_clicks(rows, columns)?,
-        Kind::Conversions => entered.conversions = read_conversions(rows, columns)?,
-        Kind::PaidClicks => entered.paid_clicks = read_paid_clicks(rows, columns)?,
-        Kind::Openers => entered.openers = read_openers(rows, columns)?,
+        Kind::Campaigns => delta.campaigns = read_campaigns(rows, columns)?,
+        Kind::Rates => delta.rates = read_rates(rows, columns)?,
+        Kind::Prices => delta.prices = read_prices(rows, columns)?,
+        Kind::LiveRates => delta.live_rates = read_live_rates(rows, columns)?,
+        Kind::Sums => delta.sums = read_sums(rows, columns)?,
+        Kind::Clicks => delta.clicks = read_clicks(rows, columns)?,
+        Kind::Conversions => delta.conversions = read_conversions(rows, columns)?,
+        Kind::PaidClicks => delta.paid_clicks = read_paid_clicks(rows, columns)?,
+        Kind::Openers => delta.openers = read_openers(rows, columns)?,
     }
-    Ok(entered)
+    Ok(delta)
 }
 
 /// How many rows were written, and the greatest event time of them, if they have any.

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use adtide_dataflows::model::Epoch;
 use adtide_dataflows::operators::Watermarks;
-use adtide_dataflows::{Entered, Memory};
+use adtide_dataflows::{Memory, StateDelta};
 use anyhow::{Context, anyhow, bail, ensure};
 use bytes::Bytes;
 use object_store::aws::AmazonS3Builder;
@@ -117,11 +117,8 @@ impl Store {
     ///
     /// # Errors
     /// The store can't be written.
-    pub fn write(&self, epoch: Epoch, worker: usize, entered: &mut Entered) -> anyhow::Result<Vec<Segment>> {
-        segment::encode(entered)?
-            .into_iter()
-            .map(|encoded| self.put(encoded, &format!("{epoch}-{worker}"), 0))
-            .collect()
+    pub fn write(&self, epoch: Epoch, worker: usize, delta: &mut StateDelta) -> anyhow::Result<Vec<Segment>> {
+        segment::encode(delta)?.into_iter().map(|encoded| self.put(encoded, &format!("{epoch}-{worker}"), 0)).collect()
     }
 
     fn put(&self, encoded: Encoded, what: &str, level: u8) -> anyhow::Result<Segment> {
@@ -146,7 +143,7 @@ impl Store {
     ///
     /// # Errors
     /// It is not there or damaged ([`Damage`]), or the store can't be read.
-    pub fn read(&self, segment: &Segment) -> anyhow::Result<Entered> {
+    pub fn read(&self, segment: &Segment) -> anyhow::Result<StateDelta> {
         let bytes = self.read_checked(segment)?;
         segment::decode(&bytes).map_err(|error| self.damage(&segment_path(&segment.name), &format!("{error:#}")))
     }
@@ -271,13 +268,13 @@ impl Store {
     /// # Errors
     /// One can't be read, or the store can't be written.
     pub fn merge(&self, parts: &[Segment], forgotten: &Watermarks, memory: Memory) -> anyhow::Result<Option<Segment>> {
-        let mut entered = Entered::default();
+        let mut delta = StateDelta::default();
         for part in parts {
-            entered.append(self.read(part)?);
+            delta.append(self.read(part)?);
         }
-        compact(&mut entered, forgotten, memory);
+        compact(&mut delta, forgotten, memory);
         let level = parts.iter().map(|part| part.level).max().unwrap_or(0) + 1;
-        let encoded = segment::encode(&mut entered)?.into_iter().next();
+        let encoded = segment::encode(&mut delta)?.into_iter().next();
         encoded.map(|encoded| self.put(encoded, &format!("level{level}"), level)).transpose()
     }
 

@@ -1,6 +1,6 @@
 //! Taking checkpoints while the dataflow goes on.
 //!
-//! What entered a worker's state is kept by that worker, boundary by boundary (see [`Journal`]), beside the dataflow. Worker 0
+//! What entered a worker's state is kept by that worker, boundary by boundary (see [`DeltaLog`]), beside the dataflow. Worker 0
 //! chooses one of the boundaries, the checkpoint epoch, and each worker writes what it has kept up to it, in its own time. Worker 0
 //! writes the manifest, which makes it a checkpoint, when all have written up to the epoch and all sinks have committed up
 //! to it: then no sink will ever need again what the checkpoint no longer knows. Then it chooses the next.
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use adtide_dataflows::model::Epoch;
 use adtide_dataflows::operators::{Stash, Watermarks};
-use adtide_dataflows::{Entered, Journal, LAST, Memory, Outputs};
+use adtide_dataflows::{DeltaLog, LAST, Memory, Outputs, StateDelta};
 use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Exchange;
@@ -47,12 +47,12 @@ pub struct Saved {
 pub type Snapshots = Rc<RefCell<BTreeMap<Epoch, Progress>>>;
 
 /// Keeps, on the worker that writes manifests, what a sink would store as its progress at each boundary.
-pub fn snapshots(outputs: &Outputs<'_>, journal: &Journal) -> Snapshots {
+pub fn snapshots(outputs: &Outputs<'_>, delta_log: &DeltaLog) -> Snapshots {
     let progress = sink::progress(outputs);
     let is_mine = progress.scope().index() == COORDINATOR;
     let snapshots = Snapshots::default();
     let shared = Rc::clone(&snapshots);
-    let mut keeper = is_mine.then(|| journal.keeper());
+    let mut recorder = is_mine.then(|| delta_log.recorder());
     progress.unary_frontier::<CapacityContainerBuilder<Vec<()>>, _, _, _>(
         Exchange::new(|_| COORDINATOR as u64),
         "Snapshots",
@@ -61,10 +61,10 @@ pub fn snapshots(outputs: &Outputs<'_>, journal: &Journal) -> Snapshots {
             let mut progress = Progress::default();
             move |(input, frontier), _output| {
                 input.for_each(|capability, changes| stash.append(&capability, changes));
-                let Some(keeper) = &mut keeper else { return };
+                let Some(recorder) = &mut recorder else { return };
                 let mut reach = |epoch, progress: &Progress| {
-                    let boundary = keeper.boundary();
-                    keeper.reach(epoch, |_| drop(shared.borrow_mut().insert(boundary, progress.clone())));
+                    let boundary = recorder.boundary();
+                    recorder.reach(epoch, |_| drop(shared.borrow_mut().insert(boundary, progress.clone())));
                 };
                 while let Some((capability, changes)) = stash.next_complete(&[frontier]) {
                     let epoch = *capability.time();
@@ -91,13 +91,13 @@ pub struct Checkpointer {
 /// What is needed where checkpoints are taken.
 struct Keeping {
     worker: usize,
-    journal: Journal,
+    delta_log: DeltaLog,
     store: Arc<Store>,
     jobs: Rc<dyn Jobs>,
     /// The checkpoint epoch up to which is to be written next, once this worker has passed it.
     chosen: Option<Epoch>,
-    /// What was taken from the journal and could not be written.
-    unwritten: Entered,
+    /// What was taken from the delta log and could not be written.
+    unwritten: StateDelta,
     writing: Option<Task<Written>>,
     /// About how many bytes are being written.
     writing_bytes: usize,
@@ -111,7 +111,7 @@ struct Keeping {
 
 struct Written {
     boundary: Epoch,
-    result: Result<Vec<Segment>, (anyhow::Error, Entered)>,
+    result: Result<Vec<Segment>, (anyhow::Error, StateDelta)>,
 }
 
 impl Checkpointer {
@@ -120,12 +120,12 @@ impl Checkpointer {
         Checkpointer { control, keeping: None, is_leaving: false }
     }
 
-    /// Writes what the journal gives. No more than about `max_waiting` bytes wait for the store. `coordinator` is there on worker
+    /// Writes what the delta log gives. No more than about `max_waiting` bytes wait for the store. `coordinator` is there on worker
     /// 0.
     pub fn new(
         control: Control,
         worker: usize,
-        journal: Journal,
+        delta_log: DeltaLog,
         store: Arc<Store>,
         jobs: Rc<dyn Jobs>,
         max_waiting: usize,
@@ -133,11 +133,11 @@ impl Checkpointer {
     ) -> Checkpointer {
         let keeping = Keeping {
             worker,
-            journal,
+            delta_log,
             store,
             jobs,
             chosen: None,
-            unwritten: Entered::default(),
+            unwritten: StateDelta::default(),
             writing: None,
             writing_bytes: 0,
             written: 0,
@@ -156,7 +156,7 @@ impl Checkpointer {
             }
         }
         let Some(keeping) = &mut self.keeping else { return };
-        let passed = keeping.journal.passed();
+        let passed = keeping.delta_log.passed();
         let coordinator = keeping.coordinator.as_mut();
         let chosen = coordinator.and_then(|coordinator| coordinator.step(probe, passed, now)).map(Word::Checkpoint);
         for word in chosen.into_iter().chain(keeping.step()) {
@@ -225,27 +225,27 @@ impl Keeping {
     }
 
     fn waiting(&self) -> usize {
-        self.journal.bytes() + self.unwritten.bytes() + self.writing_bytes
+        self.delta_log.bytes() + self.unwritten.bytes() + self.writing_bytes
     }
 
     /// Writes what entered by the chosen epoch; what came of that, if it is done.
     fn step(&mut self) -> Option<Word> {
         let word = self.writing.as_ref().and_then(Task::poll).map(|written| self.take_note(written));
         if self.writing.is_none()
-            && let Some(boundary) = self.chosen.take_if(|chosen| *chosen <= self.journal.passed())
+            && let Some(boundary) = self.chosen.take_if(|chosen| *chosen <= self.delta_log.passed())
         {
-            let mut entered = std::mem::take(&mut self.unwritten);
-            if entered != Entered::default() {
+            let mut delta = std::mem::take(&mut self.unwritten);
+            if delta != StateDelta::default() {
                 // It may have failed for long: of many increments and upserts of one key only one is left.
-                entered.append(self.journal.take(boundary));
-                compact(&mut entered, &Watermarks::MIN, Memory { lookback: 0, repeat_within: 0 });
+                delta.append(self.delta_log.take(boundary));
+                compact(&mut delta, &Watermarks::MIN, Memory { lookback: 0, repeat_within: 0 });
             } else {
-                entered = self.journal.take(boundary);
+                delta = self.delta_log.take(boundary);
             }
-            self.writing_bytes = entered.bytes();
+            self.writing_bytes = delta.bytes();
             let (store, worker) = (Arc::clone(&self.store), self.worker);
             self.writing = Some(Task::start(&*self.jobs, move || {
-                let result = store.write(boundary, worker, &mut entered).map_err(|error| (error, entered));
+                let result = store.write(boundary, worker, &mut delta).map_err(|error| (error, delta));
                 Written { boundary, result }
             }));
         }
@@ -280,9 +280,9 @@ impl Keeping {
                 self.chosen = self.chosen.filter(|chosen| *chosen > boundary);
                 Word::Saved(Saved { worker: self.worker, boundary, segments })
             }
-            Err((error, entered)) => {
+            Err((error, delta)) => {
                 warn!("a checkpoint could not be written: {error:#}; the next one will hold what this one would have");
-                self.unwritten = entered;
+                self.unwritten = delta;
                 if boundary == LAST {
                     self.written = LAST;
                 }

@@ -180,8 +180,8 @@ impl Driver {
             return Ok(Next::Wait(PAUSE));
         }
         match self.loader.piece()? {
-            Piece::Entered(entered) => {
-                self.inputs.restore(*entered);
+            Piece::StateDelta(delta) => {
+                self.inputs.restore(*delta);
                 let next = self.inputs.epoch() + 1;
                 self.end_epoch(next, now);
                 Ok(Next::Step)

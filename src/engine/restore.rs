@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
 
 use adtide_dataflows::operators::Watermarks;
-use adtide_dataflows::{Entered, Memory};
+use adtide_dataflows::{Memory, StateDelta};
 
 use super::jobs::Jobs;
 use crate::checkpoint::{Manifest, Segment, Store};
@@ -17,7 +17,7 @@ const CLICKS_AT_ONCE: usize = 1 << 16;
 
 /// A worker's share of a checkpoint, read ahead by a thread of its own.
 pub struct Loader {
-    pieces: Option<Receiver<anyhow::Result<(u64, Entered)>>>,
+    pieces: Option<Receiver<anyhow::Result<(u64, StateDelta)>>>,
     done: u64,
     total: u64,
 }
@@ -25,7 +25,7 @@ pub struct Loader {
 /// What comes of a [`Loader`].
 pub enum Piece {
     /// Some of it.
-    Entered(Box<Entered>),
+    StateDelta(Box<StateDelta>),
     /// It is still being read.
     NotYet,
     /// That was all.
@@ -49,7 +49,7 @@ impl Loader {
         jobs.start(Box::new(move || {
             for segment in share {
                 let pieces = match read(&store, &segment, &forgotten, memory) {
-                    Ok(entered) => pieces(entered, segment.rows).map(Ok).collect(),
+                    Ok(delta) => pieces(delta, segment.rows).map(Ok).collect(),
                     Err(error) => vec![Err(error)],
                 };
                 for piece in pieces {
@@ -70,9 +70,9 @@ impl Loader {
         let Some(pieces) = &self.pieces else { return Ok(Piece::End) };
         match pieces.try_recv() {
             Ok(read) => {
-                let (rows, entered) = read?;
+                let (rows, delta) = read?;
                 self.done += rows;
-                Ok(Piece::Entered(Box::new(entered)))
+                Ok(Piece::StateDelta(Box::new(delta)))
             }
             Err(TryRecvError::Empty) => Ok(Piece::NotYet),
             Err(TryRecvError::Disconnected) => {
@@ -88,20 +88,20 @@ impl Loader {
     }
 }
 
-fn read(store: &Store, segment: &Segment, forgotten: &Watermarks, memory: Memory) -> anyhow::Result<Entered> {
-    let mut entered = store.read(segment)?;
-    entered.retain_live(forgotten, memory);
-    Ok(entered)
+fn read(store: &Store, segment: &Segment, forgotten: &Watermarks, memory: Memory) -> anyhow::Result<StateDelta> {
+    let mut delta = store.read(segment)?;
+    delta.retain_live(forgotten, memory);
+    Ok(delta)
 }
 
 /// A segment in pieces with the rows they stand for: an epoch that gives back too much takes memory.
-fn pieces(mut entered: Entered, rows: u64) -> impl Iterator<Item = (u64, Entered)> {
-    let mut clicks = std::mem::take(&mut entered.clicks).into_iter();
+fn pieces(mut delta: StateDelta, rows: u64) -> impl Iterator<Item = (u64, StateDelta)> {
+    let mut clicks = std::mem::take(&mut delta.clicks).into_iter();
     let few = std::iter::from_fn(move || {
         let few: Vec<_> = clicks.by_ref().take(CLICKS_AT_ONCE).collect();
-        (!few.is_empty()).then(|| Entered { clicks: few, ..Entered::default() })
+        (!few.is_empty()).then(|| StateDelta { clicks: few, ..StateDelta::default() })
     });
-    std::iter::once(entered).chain(few).enumerate().map(move |(at, piece)| (if at == 0 { rows } else { 0 }, piece))
+    std::iter::once(delta).chain(few).enumerate().map(move |(at, piece)| (if at == 0 { rows } else { 0 }, piece))
 }
 
 /// The segments of worker `worker`: the largest are dealt first, so that all get about as much.

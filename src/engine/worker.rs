@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use adtide_dataflows::{Ingest, Journal, RoutingKey, replay};
+use adtide_dataflows::{DeltaLog, Ingest, RoutingKey, replay};
 use timely::dataflow::operators::probe::Handle;
 use timely::worker::Worker;
 use tracing::info;
@@ -57,13 +57,13 @@ pub fn run(
     }
     let sinks = sinks.unwrap_or_default().into_iter().map(sink::on_thread).collect();
     let taken = config.checkpoints.as_ref().filter(|checkpoints| checkpoints.are_taken).zip(store);
-    let journal = taken.map_or_else(Journal::off, |(checkpoints, _)| Journal::new(checkpoints.interval_ms()));
+    let delta_log = taken.map_or_else(DeltaLog::off, |(checkpoints, _)| DeltaLog::new(checkpoints.interval_ms()));
     let probe = Handle::new();
     let (inputs, state, snapshots) = worker.dataflow(|scope| {
-        let (inputs, outputs, state) = replay(scope, &config.settings, &plan.dataflow_cuts(), &journal, plan.routing);
+        let (inputs, outputs, state) = replay(scope, &config.settings, &plan.dataflow_cuts(), &delta_log, plan.routing);
         let outlets = outlets::outlets(&config.sinks, &config.settings);
         outlets::connect(&outputs, &outlets, sinks, plan.rewrites_rankings, &probe);
-        (inputs, state, checkpoint::snapshots(&outputs, &journal))
+        (inputs, state, checkpoint::snapshots(&outputs, &delta_log))
     });
     let jobs: Rc<dyn Jobs> = Rc::new(Threads);
     let control = Control::new(worker);
@@ -75,7 +75,7 @@ pub fn run(
                 let (store, jobs, monitor) = (Arc::clone(&store), Rc::clone(&jobs), Arc::clone(monitor));
                 Coordinator::new(&plan, peers, checkpoints.keep, store, jobs, snapshots, monitor)
             });
-            Checkpointer::new(control, index, journal, store, jobs, checkpoints.max_waiting(), coordinator)
+            Checkpointer::new(control, index, delta_log, store, jobs, checkpoints.max_waiting(), coordinator)
         }
     };
     let loader = match (&plan.checkpoint, store) {

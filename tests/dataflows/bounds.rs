@@ -2,7 +2,7 @@
 
 use adtide_dataflows::conversion_matcher::{Conversion, MatchEvent, MatchKey, StoredClick, conversion_matcher, route};
 use adtide_dataflows::model::{AdId, Epoch, EventTime, Money};
-use adtide_dataflows::{Journal, RoutingKey};
+use adtide_dataflows::{DeltaLog, RoutingKey};
 
 use crate::support::{Dice, HOUR, Held, History, MINUTE, Run, SECOND, Turn, click, impression, nets, sale, small};
 
@@ -146,7 +146,7 @@ fn more_clicks_than_a_chunk_takes_within_seconds_and_again_after_their_expiry() 
         turn(sales("c", HOUR - 1).collect(), HOUR),
     ];
     let [rows] = nets(turns, |streams, _| {
-        [conversion_matcher(streams.records, streams.marks, &small(), RoutingKey::default(), &Journal::off()).0]
+        [conversion_matcher(streams.records, streams.marks, &small(), RoutingKey::default(), &DeltaLog::off()).0]
     });
     assert_eq!(rows.len(), 2 * DEVICES as usize);
     for ((epoch, row), count) in rows {
@@ -181,7 +181,7 @@ fn matched_after_reuse(reuse: MatchEvent, sale_time: i64) -> Vec<i64> {
     let turns = turns.into_iter().zip(watermarks);
     let turns = turns.map(|(record, watermark)| Turn { records: vec![record], watermark }).collect();
     let [rows] = nets(turns, |streams, _| {
-        [conversion_matcher(streams.records, streams.marks, &small(), RoutingKey::default(), &Journal::off()).0]
+        [conversion_matcher(streams.records, streams.marks, &small(), RoutingKey::default(), &DeltaLog::off()).0]
     });
     rows.into_keys().map(|(_, row)| row.click_time.0).collect()
 }

@@ -7,7 +7,7 @@ use adtide_dataflows::model::{
     AdId, AttributionRow, Epoch, EventTime, Money, PerformanceKey, PerformanceSums, WINDOW_MS,
 };
 use adtide_dataflows::performance_aggregator::{PartialSums, performance_aggregator};
-use adtide_dataflows::{Journal, RoutingKey, Settings};
+use adtide_dataflows::{DeltaLog, RoutingKey, Settings};
 use proptest::prelude::*;
 
 use crate::support::{MINUTE, SECOND, Turn, check, nets, small};
@@ -68,7 +68,7 @@ fn statement_2_is_a_reduce_that_sums_up_by_key_and_window() {
                 streams.marks,
                 &small(),
                 RoutingKey::default(),
-                &Journal::off(),
+                &DeltaLog::off(),
             );
             [rows.map(|row| (row.key, row.sums)), plain]
         });
@@ -157,7 +157,8 @@ fn statement_3_is_a_join_and_a_reduce_to_the_greatest() {
                 }
             });
             [
-                conversion_matcher(streams.records, streams.marks, &settings, RoutingKey::default(), &Journal::off()).0,
+                conversion_matcher(streams.records, streams.marks, &settings, RoutingKey::default(), &DeltaLog::off())
+                    .0,
                 plain,
             ]
         });
@@ -194,7 +195,7 @@ fn statement_4_is_a_count_of_closed_windows() {
             let duplicates = counts.filter(|(_, (_, count))| *count > 1).semijoin(streams.collection(closings(turns)));
             let plain = duplicates.map(|(window, (group, count))| (window, group, count));
             let (records, _) =
-                duplicate_detector(streams.records, streams.marks, &small(), RoutingKey::default(), &Journal::off());
+                duplicate_detector(streams.records, streams.marks, &small(), RoutingKey::default(), &DeltaLog::off());
             // What the records of a group add up to, and the greatest n, are the same.
             let sums = records.map(|row| {
                 let group = (row.advertiser_id, row.ad_id.to_string(), row.device_id.to_string());

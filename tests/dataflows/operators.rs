@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use adtide_dataflows::model::{Epoch, EventTime, Money};
 use adtide_dataflows::operators::{Ranked, left_join, newest, retain, top_k};
-use adtide_dataflows::{Journal, RoutingKey};
+use adtide_dataflows::{DeltaLog, RoutingKey};
 use differential_dataflow::AsCollection;
 use proptest::prelude::*;
 
@@ -84,7 +84,7 @@ fn newest_is_a_reduce_to_the_value_of_the_greatest_order() {
                     output.push((*value, 1));
                 }
             });
-            [newest(streams.records, RoutingKey::default(), &Journal::off(), "Newest"), plain]
+            [newest(streams.records, RoutingKey::default(), &DeltaLog::off(), "Newest"), plain]
         });
         assert_eq!(operator, plain);
     });

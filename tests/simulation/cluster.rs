@@ -19,7 +19,7 @@ use adtide::engine::restart::Sharing;
 use adtide::engine::restore::Loader;
 use adtide::engine::{EngineConfig, Monitor, Plan};
 use adtide_dataflows::model::Epoch;
-use adtide_dataflows::{Ingest, Journal, replay};
+use adtide_dataflows::{DeltaLog, Ingest, replay};
 use anyhow::{Context, bail, ensure};
 use timely::communication::WorkerGuards;
 use timely::dataflow::operators::probe::Handle;
@@ -250,12 +250,12 @@ fn build(worker: &mut Worker, setup: &Setup, plan: Plan, dice: Dice) -> (Driver,
     } else {
         Vec::new()
     };
-    let journal = Journal::new(interval);
+    let delta_log = DeltaLog::new(interval);
     let probe = Handle::new();
     let (inputs, state, snapshots) = worker.dataflow(|scope| {
-        let (inputs, outputs, state) = replay(scope, &config.settings, &plan.dataflow_cuts(), &journal, plan.routing);
+        let (inputs, outputs, state) = replay(scope, &config.settings, &plan.dataflow_cuts(), &delta_log, plan.routing);
         outlets::connect(&outputs, &OUTLETS, openers, plan.rewrites_rankings, &probe);
-        (inputs, state, checkpoint::snapshots(&outputs, &journal))
+        (inputs, state, checkpoint::snapshots(&outputs, &delta_log))
     });
     let jobs: Rc<dyn Jobs> = Rc::new(Share { queue, worker: index });
     let coordinator = (index == 0).then(|| {
@@ -264,7 +264,7 @@ fn build(worker: &mut Worker, setup: &Setup, plan: Plan, dice: Dice) -> (Driver,
     });
     let control = Control::new(worker);
     let checkpointer =
-        Checkpointer::new(control, index, journal, Arc::clone(&store), Rc::clone(&jobs), max_waiting, coordinator);
+        Checkpointer::new(control, index, delta_log, Arc::clone(&store), Rc::clone(&jobs), max_waiting, coordinator);
     let loader = match &plan.checkpoint {
         Some(checkpoint) => Loader::start(&store, checkpoint, index, peers, &*jobs),
         None => Loader::nothing(),

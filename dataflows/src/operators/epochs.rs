@@ -7,7 +7,7 @@ use timely::dataflow::channels::pact::{ParallelizationContract, Pipeline};
 use timely::dataflow::operators::generic::operator::Operator;
 
 use super::{Stash, Watermarks};
-use crate::journal::{Entered, Journal};
+use crate::delta::{DeltaLog, StateDelta};
 use crate::model::{Epoch, EventTime};
 
 /// What a keyed operator does in an epoch.
@@ -26,7 +26,7 @@ pub trait EpochLogic: 'static {
     /// Gives what entered its state since the last call. The first call has no place for it: what is there by then came
     /// from a checkpoint, and only what enters from then on has to be kept at hand. It is called between two epochs; never,
     /// if no checkpoints are taken.
-    fn hand_over(&mut self, to: Option<&mut Entered>);
+    fn flush(&mut self, to: Option<&mut StateDelta>);
 }
 
 /// Runs [`EpochLogic`]: routes the records by `pact` and gives every complete epoch to `logic`, with the watermark that
@@ -39,7 +39,7 @@ pub fn epochs<'scope, D, L, P>(
     watermarks: StreamVec<'scope, Epoch, Watermarks>,
     select: fn(&Watermarks) -> EventTime,
     name: &str,
-    journal: &Journal,
+    delta_log: &DeltaLog,
     mut logic: L,
 ) -> VecCollection<'scope, Epoch, L::Out>
 where
@@ -47,7 +47,7 @@ where
     L: EpochLogic<In = D>,
     P: ParallelizationContract<Epoch, Vec<D>>,
 {
-    let mut keeper = journal.keeper();
+    let mut recorder = delta_log.recorder();
     records
         .binary_frontier::<_, CapacityContainerBuilder<Vec<(L::Out, Epoch, isize)>>, _, _, _, _>(
             watermarks,
@@ -70,7 +70,7 @@ where
                     let frontiers = [input_frontier, marks_frontier];
                     while let Some((capability, batch)) = waiting.next_complete(&frontiers) {
                         let epoch = *capability.time();
-                        keeper.reach(epoch, |to| logic.hand_over(to));
+                        recorder.reach(epoch, |to| logic.flush(to));
                         while let Some((_, reached)) = marks.next_until(epoch) {
                             watermark = reached.iter().map(select).fold(watermark, EventTime::max);
                         }
@@ -78,7 +78,7 @@ where
                         logic.epoch(batch, watermark, |row, diff| session.give((row, epoch, diff)));
                     }
                     let open = frontiers.iter().filter_map(|frontier| frontier.frontier().first().copied()).min();
-                    keeper.reach(open.unwrap_or(Epoch::MAX), |to| logic.hand_over(to));
+                    recorder.reach(open.unwrap_or(Epoch::MAX), |to| logic.flush(to));
                 }
             },
         )

@@ -9,8 +9,8 @@ use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::operator::Operator;
 
 use super::Stash;
+use crate::delta::{DeltaLog, StateDelta};
 use crate::hash::{HashMap, HashSet, RoutingKey};
-use crate::journal::{Entered, Journal};
 use crate::model::Epoch;
 use crate::state::StateRow;
 
@@ -28,7 +28,7 @@ pub type Upsert<K, O, V> = (K, O, Option<V>);
 pub fn newest<'scope, K, O, V>(
     upserts: StreamVec<'scope, Epoch, Upsert<K, O, V>>,
     routing: RoutingKey,
-    journal: &Journal,
+    delta_log: &DeltaLog,
     name: &str,
 ) -> VecCollection<'scope, Epoch, (K, V)>
 where
@@ -38,14 +38,14 @@ where
     Upsert<K, O, V>: StateRow,
 {
     let exchange = Exchange::new(move |(key, _, _): &Upsert<K, O, V>| routing.hash(key));
-    let mut keeper = journal.keeper();
+    let mut recorder = delta_log.recorder();
     upserts
         .unary_frontier::<CapacityContainerBuilder<Vec<_>>, _, _, _>(exchange, name, move |_capability, _info| {
             let mut stash = Stash::default();
             let mut standing: HashMap<K, (O, Option<V>)> = HashMap::default();
             let mut unsaved = HashSet::default();
-            let hand_over =
-                move |standing: &HashMap<K, (O, Option<V>)>, unsaved: &mut HashSet<K>, to: Option<&mut Entered>| {
+            let flush =
+                move |standing: &HashMap<K, (O, Option<V>)>, unsaved: &mut HashSet<K>, to: Option<&mut StateDelta>| {
                     let changed = unsaved.drain().filter_map(|key| {
                         let (order, value) = standing.get(&key)?.clone();
                         Some((key, order, value))
@@ -59,7 +59,7 @@ where
                 input.for_each(|capability, upserts| stash.append(&capability, upserts));
                 while let Some((capability, upserts)) = stash.next_complete(&[frontier]) {
                     let epoch = *capability.time();
-                    keeper.reach(epoch, |to| hand_over(&standing, &mut unsaved, to));
+                    recorder.reach(epoch, |to| flush(&standing, &mut unsaved, to));
                     let mut before: HashMap<K, Option<V>> = HashMap::default();
                     for (key, order, value) in upserts {
                         let known = standing.get_mut(&key);
@@ -73,7 +73,7 @@ where
                                 None
                             }
                         };
-                        if keeper.is_on() {
+                        if recorder.is_on() {
                             unsaved.insert(key.clone());
                         }
                         before.entry(key).or_insert(old);
@@ -93,7 +93,7 @@ where
                     }
                 }
                 let open = frontier.frontier().first().copied().unwrap_or(Epoch::MAX);
-                keeper.reach(open, |to| hand_over(&standing, &mut unsaved, to));
+                recorder.reach(open, |to| flush(&standing, &mut unsaved, to));
             }
         })
         .as_collection()

@@ -9,8 +9,8 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
 
 use super::{EpochLogic, Watermarks, epochs};
-use crate::Journal;
-use crate::journal::Entered;
+use crate::DeltaLog;
+use crate::delta::StateDelta;
 use crate::model::{Epoch, EventTime};
 
 /// Records that are live: each enters at +1 in the epoch in which it comes, and is retracted in the epoch in which the
@@ -31,7 +31,7 @@ pub fn retain<'scope, D: Clone + 'static>(
 ) -> (VecCollection<'scope, Epoch, D>, Rc<Cell<usize>>) {
     let live = Rc::new(Cell::new(0));
     let logic = Retain { deadline, by_deadline: BTreeMap::new(), live: Rc::clone(&live) };
-    (epochs(records, Pipeline, watermarks, select, "Retain", &Journal::off(), logic), live)
+    (epochs(records, Pipeline, watermarks, select, "Retain", &DeltaLog::off(), logic), live)
 }
 
 struct Retain<D, F> {
@@ -64,5 +64,5 @@ impl<D: Clone + 'static, F: Fn(&D) -> EventTime + 'static> EpochLogic for Retain
         }
     }
 
-    fn hand_over(&mut self, _to: Option<&mut Entered>) {}
+    fn flush(&mut self, _to: Option<&mut StateDelta>) {}
 }

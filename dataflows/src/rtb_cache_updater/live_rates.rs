@@ -11,7 +11,7 @@ use super::Rates;
 use crate::hash::{HashMap, HashSet, RoutingKey};
 use crate::model::{Epoch, EventTime, PerformanceRow, PerformanceSums};
 use crate::operators::Stash;
-use crate::{Entered, Journal, RateSums};
+use crate::{DeltaLog, RateSums, StateDelta};
 
 #[derive(Default)]
 struct Product {
@@ -29,7 +29,7 @@ pub fn live_rates<'scope>(
     restored: VecCollection<'scope, Epoch, RateSums>,
     windows: usize,
     routing: RoutingKey,
-    journal: &Journal,
+    delta_log: &DeltaLog,
 ) -> VecCollection<'scope, Epoch, (i64, Rates)> {
     let closed = performance.filter(|row| row.is_final).map(|row| {
         let PerformanceSums { impressions, clicks, conversions, .. } = row.sums;
@@ -37,7 +37,7 @@ pub fn live_rates<'scope>(
         (row.key.product_id, row.key.window_start, sums)
     });
     let exchange = Exchange::new(move |((product_id, _, _), _, _): &(RateSums, Epoch, isize)| routing.hash(product_id));
-    let mut keeper = journal.keeper();
+    let mut recorder = delta_log.recorder();
     closed
         .concat(restored)
         .inner
@@ -56,13 +56,13 @@ pub fn live_rates<'scope>(
                     });
                     while let Some((capability, changes)) = stash.next_complete(&[frontier]) {
                         let epoch = *capability.time();
-                        keeper.reach(epoch, |to| hand_over(&mut unsaved, to));
+                        recorder.reach(epoch, |to| flush(&mut unsaved, to));
                         let mut touched = HashSet::default();
                         for ((product_id, window_start, sums), diff) in changes {
                             touched.insert(product_id);
                             let product = products.entry(product_id).or_default();
                             add(product.windows.entry(window_start).or_default(), &sums, diff);
-                            if keeper.is_on() {
+                            if recorder.is_on() {
                                 add(unsaved.entry((product_id, window_start)).or_default(), &sums, diff);
                             }
                         }
@@ -84,7 +84,7 @@ pub fn live_rates<'scope>(
                         }
                     }
                     let open = frontier.frontier().first().copied().unwrap_or(Epoch::MAX);
-                    keeper.reach(open, |to| hand_over(&mut unsaved, to));
+                    recorder.reach(open, |to| flush(&mut unsaved, to));
                 }
             },
         )
@@ -94,7 +94,7 @@ pub fn live_rates<'scope>(
 /// What was added to windows and is in no checkpoint.
 type Unsaved = HashMap<(i64, EventTime), PerformanceSums>;
 
-fn hand_over(unsaved: &mut Unsaved, to: Option<&mut Entered>) {
+fn flush(unsaved: &mut Unsaved, to: Option<&mut StateDelta>) {
     let added = unsaved.drain().map(|((product_id, window_start), sums)| (product_id, window_start, sums));
     match to {
         Some(to) => to.extend(added),

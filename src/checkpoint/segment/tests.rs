@@ -72,7 +72,7 @@ fn paid_click() -> impl Strategy<Value = PaidClick> {
     )
 }
 
-fn entered() -> impl Strategy<Value = Entered> {
+fn entered() -> impl Strategy<Value = StateDelta> {
     let position = || any::<(u32, u64)>();
     let time = || any::<i64>().prop_map(EventTime);
     let rate = any::<(f64, f64)>().prop_map(|(ctr, cvr)| Rates::new(ctr, cvr));
@@ -96,7 +96,7 @@ fn entered() -> impl Strategy<Value = Entered> {
         prop::collection::vec(paid_click(), 0..20),
     );
     (upserts, rows).prop_map(
-        |((campaigns, rates, prices), (live_rates, sums, clicks, conversions, openers, paid_clicks))| Entered {
+        |((campaigns, rates, prices), (live_rates, sums, clicks, conversions, openers, paid_clicks))| StateDelta {
             campaigns,
             rates,
             prices,
@@ -114,18 +114,18 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn rows_of_every_kind_come_back(mut entered in entered()) {
-        let mut back = Entered::default();
-        for encoded in encode(&mut entered).unwrap() {
+    fn rows_of_every_kind_come_back(mut delta in entered()) {
+        let mut back = StateDelta::default();
+        for encoded in encode(&mut delta).unwrap() {
             back.append(decode(&encoded.bytes).unwrap());
         }
         // Encoding has sorted them.
-        prop_assert_eq!(back, entered);
+        prop_assert_eq!(back, delta);
     }
 
     #[test]
-    fn whatever_is_damaged_is_found(mut entered in entered(), at: prop::sample::Index, bit in 0u32..8, cut: bool) {
-        for Encoded { mut bytes, .. } in encode(&mut entered).unwrap() {
+    fn whatever_is_damaged_is_found(mut delta in entered(), at: prop::sample::Index, bit in 0u32..8, cut: bool) {
+        for Encoded { mut bytes, .. } in encode(&mut delta).unwrap() {
             let at = at.index(bytes.len());
             if cut { bytes.truncate(at) } else { bytes[at] ^= 1u8 << bit }
             prop_assert!(decode(&bytes).is_err());
@@ -147,8 +147,8 @@ proptest! {
 
 #[test]
 fn another_version_says_what_to_do() {
-    let mut entered = Entered { prices: vec![(1, (0, 0), None)], ..Entered::default() };
-    let mut bytes = encode(&mut entered).unwrap().remove(0).bytes;
+    let mut delta = StateDelta { prices: vec![(1, (0, 0), None)], ..StateDelta::default() };
+    let mut bytes = encode(&mut delta).unwrap().remove(0).bytes;
     bytes[MAGIC.len()] = 9;
     let end = bytes.len() - CHECKSUM;
     let checksum = crc32fast::hash(&bytes[..end]);
@@ -172,7 +172,7 @@ fn a_click_takes_no_more_than_forty_bytes() {
         };
         ((ad as u32 % 5003).wrapping_mul(2_654_435_761), click)
     });
-    let mut entered = Entered { clicks: clicks.collect(), ..Entered::default() };
-    let bytes = encode(&mut entered).unwrap().remove(0).bytes.len();
+    let mut delta = StateDelta { clicks: clicks.collect(), ..StateDelta::default() };
+    let bytes = encode(&mut delta).unwrap().remove(0).bytes.len();
     assert!(bytes <= 40 * 90_000, "{:.1} bytes a click", bytes as f64 / 90_000.0);
 }

@@ -5,9 +5,9 @@ use super::*;
 use crate::sink::{Progress, Run};
 
 /// Prices of products.
-fn prices(products: std::ops::Range<i64>, offset: u64) -> Entered {
+fn prices(products: std::ops::Range<i64>, offset: u64) -> StateDelta {
     let prices = products.map(|product| (product, (0, offset), Some(adtide_dataflows::model::Money(offset as i64))));
-    Entered { prices: prices.collect(), ..Entered::default() }
+    StateDelta { prices: prices.collect(), ..StateDelta::default() }
 }
 
 fn manifest(epoch: Epoch, segments: &[Segment]) -> Manifest {
@@ -102,7 +102,7 @@ fn what_has_expired_is_not_merged() {
             campaign_id: None,
             advertiser_id: 1,
         };
-        Entered { clicks: vec![(1, click)], ..Entered::default() }
+        StateDelta { clicks: vec![(1, click)], ..StateDelta::default() }
     };
     let mut segments = place.store.write(1, 0, &mut click(1000)).unwrap();
     segments.extend(place.store.write(1, 0, &mut click(2000)).unwrap());

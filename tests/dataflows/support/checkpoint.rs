@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use adtide_dataflows::model::Epoch;
 use adtide_dataflows::operators::{PartitionReport, Watermarks};
-use adtide_dataflows::{Entered, Kind, Memory, RESTORED, Settings};
+use adtide_dataflows::{Kind, Memory, RESTORED, Settings, StateDelta};
 
 use super::{Dice, Run};
 
@@ -12,16 +12,16 @@ use super::{Dice, Run};
 pub const FIRST: Epoch = RESTORED + 1;
 
 /// What a worker's operators handed over, by boundary.
-pub type Kept = Vec<(Epoch, Entered)>;
+pub type Kept = Vec<(Epoch, StateDelta)>;
 
 /// The state at the end of an epoch.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     pub epoch: Epoch,
     /// All that entered the state, but for some of what has left it.
-    pub entered: Entered,
+    pub delta: StateDelta,
     /// What is restored, in no order and in no places.
-    pub pieces: Vec<Entered>,
+    pub pieces: Vec<StateDelta>,
     pub watermarks: Watermarks,
     pub forgotten: Watermarks,
     pub reports: Vec<PartitionReport>,
@@ -43,38 +43,38 @@ impl Run {
         settings: &Settings,
         dice: &mut Dice,
     ) -> Checkpoint {
-        let mut entered = before.map(|before| before.entered.clone()).unwrap_or_default();
+        let mut delta = before.map(|before| before.delta.clone()).unwrap_or_default();
         for (_, kept) in self.kept.iter().flatten().filter(|(boundary, _)| *boundary <= FIRST + epoch) {
-            entered.append(kept.clone());
+            delta.append(kept.clone());
         }
         let watermarks = self.watermarks_at(epoch).unwrap_or(Watermarks::MIN);
         let forgotten = watermarks.earlier(settings.allowed_lateness);
         let forgotten = before.map_or(forgotten, |before| before.forgotten.max(forgotten));
-        lose_expired(&mut entered, &forgotten, settings.memory(), dice);
-        let mut live = entered.clone();
+        lose_expired(&mut delta, &forgotten, settings.memory(), dice);
+        let mut live = delta.clone();
         live.retain_live(&forgotten, settings.memory());
         let reports = self.reports.iter().take_while(|(_, reported)| *reported <= epoch);
         let reports: BTreeMap<_, _> =
             reports.map(|(report, _)| ((report.topic, report.partition), report.clone())).collect();
         let pieces = scattered(live, dice);
-        Checkpoint { epoch, entered, pieces, watermarks, forgotten, reports: reports.into_values().collect() }
+        Checkpoint { epoch, delta, pieces, watermarks, forgotten, reports: reports.into_values().collect() }
     }
 }
 
 /// Drops some of what has expired, as a store does that drops whole segments.
-fn lose_expired(entered: &mut Entered, forgotten: &Watermarks, memory: Memory, dice: &mut Dice) {
+fn lose_expired(delta: &mut StateDelta, forgotten: &Watermarks, memory: Memory, dice: &mut Dice) {
     let mut stays = |kind: Kind, time| !kind.has_expired(time, forgotten, memory) || dice.below(2) == 0;
-    entered.sums.retain(|(key, _)| stays(Kind::Sums, key.window_start));
-    entered.clicks.retain(|(_, click)| stays(Kind::Clicks, click.click_time));
-    entered.conversions.retain(|conversion| stays(Kind::Conversions, conversion.expires_by()));
-    entered.openers.retain(|opener| stays(Kind::Openers, opener.time));
-    entered.paid_clicks.retain(|click| stays(Kind::PaidClicks, click.time));
+    delta.sums.retain(|(key, _)| stays(Kind::Sums, key.window_start));
+    delta.clicks.retain(|(_, click)| stays(Kind::Clicks, click.click_time));
+    delta.conversions.retain(|conversion| stays(Kind::Conversions, conversion.expires_by()));
+    delta.openers.retain(|opener| stays(Kind::Openers, opener.time));
+    delta.paid_clicks.retain(|click| stays(Kind::PaidClicks, click.time));
 }
 
 /// Deals rows out to some pieces, and there to any places.
-fn scattered(entered: Entered, dice: &mut Dice) -> Vec<Entered> {
-    let mut pieces = vec![Entered::default(); 1 + dice.below(9)];
-    let Entered { campaigns, rates, prices, live_rates, sums, clicks, conversions, openers, paid_clicks } = entered;
+fn scattered(delta: StateDelta, dice: &mut Dice) -> Vec<StateDelta> {
+    let mut pieces = vec![StateDelta::default(); 1 + dice.below(9)];
+    let StateDelta { campaigns, rates, prices, live_rates, sums, clicks, conversions, openers, paid_clicks } = delta;
     deal(campaigns, &mut pieces, |piece| &mut piece.campaigns, dice);
     deal(rates, &mut pieces, |piece| &mut piece.rates, dice);
     deal(prices, &mut pieces, |piece| &mut piece.prices, dice);
@@ -87,7 +87,7 @@ fn scattered(entered: Entered, dice: &mut Dice) -> Vec<Entered> {
     pieces
 }
 
-fn deal<T>(rows: Vec<T>, pieces: &mut [Entered], part: fn(&mut Entered) -> &mut Vec<T>, dice: &mut Dice) {
+fn deal<T>(rows: Vec<T>, pieces: &mut [StateDelta], part: fn(&mut StateDelta) -> &mut Vec<T>, dice: &mut Dice) {
     for row in rows {
         let piece = dice.below(pieces.len());
         let part = part(&mut pieces[piece]);

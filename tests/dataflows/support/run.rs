@@ -8,7 +8,7 @@ use std::sync::Arc;
 use adtide_dataflows::model::{AttributionRow, Compensation, Epoch, Money, PerformanceRow, RankingRow};
 use adtide_dataflows::operators::{Cut, PartitionReport, PartitionState, Watermarks};
 use adtide_dataflows::{
-    Counts, DeadLetter, Ingest, Inputs, Journal, LateEvent, Outputs, PartitionHandle, RESTORED, RoutingKey, Settings,
+    Counts, DeadLetter, DeltaLog, Ingest, Inputs, LateEvent, Outputs, PartitionHandle, RESTORED, RoutingKey, Settings,
     State, replay,
 };
 use differential_dataflow::VecCollection;
@@ -262,9 +262,10 @@ impl Plan {
 /// One worker's run.
 fn work(worker: &mut Worker, history: &History, settings: &Settings, plan: &Plan) -> Run {
     let probe = ProbeHandle::new();
-    let journal = plan.interval.map_or(Journal::off(), Journal::new);
+    let delta_log = plan.interval.map_or(DeltaLog::off(), DeltaLog::new);
     let (inputs, state, captured) = worker.dataflow::<Epoch, _, _>(|scope| {
-        let (inputs, outputs, state) = replay(scope, settings, &plan.dataflow_cuts(), &journal, RoutingKey::default());
+        let (inputs, outputs, state) =
+            replay(scope, settings, &plan.dataflow_cuts(), &delta_log, RoutingKey::default());
         (inputs, state, Captured::new(outputs, &probe))
     });
     let (index, peers) = (worker.index(), worker.peers());
@@ -300,9 +301,9 @@ fn work(worker: &mut Worker, history: &History, settings: &Settings, plan: &Plan
             Step::Record(..) | Step::State(..) => {}
             Step::Cut => {
                 feeder.end_epoch();
-                let passed = journal.passed();
+                let passed = delta_log.passed();
                 if feeder.kept.last().map_or(0, |(boundary, _)| *boundary) < passed {
-                    feeder.kept.push((passed, journal.take(passed)));
+                    feeder.kept.push((passed, delta_log.take(passed)));
                 }
             }
         }

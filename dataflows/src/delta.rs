@@ -36,7 +36,7 @@ pub type RateSums = (i64, EventTime, PerformanceSums);
 
 /// What entered the state of the statements.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Entered {
+pub struct StateDelta {
     /// Statement 1: the campaigns' newest events.
     pub campaigns: Vec<CampaignUpdate>,
     /// Statement 1: the products' newest rates.
@@ -57,27 +57,27 @@ pub struct Entered {
     pub paid_clicks: Vec<PaidClick>,
 }
 
-/// The parts of [`Entered`].
+/// The parts of [`StateDelta`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// [`Entered::campaigns`].
+    /// [`StateDelta::campaigns`].
     Campaigns,
-    /// [`Entered::rates`].
+    /// [`StateDelta::rates`].
     Rates,
-    /// [`Entered::prices`].
+    /// [`StateDelta::prices`].
     Prices,
-    /// [`Entered::live_rates`].
+    /// [`StateDelta::live_rates`].
     LiveRates,
-    /// [`Entered::sums`].
+    /// [`StateDelta::sums`].
     Sums,
-    /// [`Entered::clicks`].
+    /// [`StateDelta::clicks`].
     Clicks,
-    /// [`Entered::conversions`].
+    /// [`StateDelta::conversions`].
     Conversions,
-    /// [`Entered::paid_clicks`].
+    /// [`StateDelta::paid_clicks`].
     PaidClicks,
-    /// [`Entered::openers`].
+    /// [`StateDelta::openers`].
     Openers,
 }
 
@@ -115,14 +115,14 @@ impl Kind {
     }
 }
 
-impl Entered {
+impl StateDelta {
     /// Adds rows of one kind.
     pub fn extend<R: StateRow>(&mut self, rows: impl IntoIterator<Item = R>) {
         R::rows(self).extend(rows);
     }
 
     /// Adds what somebody else kept.
-    pub fn append(&mut self, mut other: Entered) {
+    pub fn append(&mut self, mut other: StateDelta) {
         self.campaigns.append(&mut other.campaigns);
         self.rates.append(&mut other.rates);
         self.prices.append(&mut other.prices);
@@ -183,7 +183,7 @@ impl Entered {
 
 /// Takes from a worker's operators what entered their state.
 #[derive(Clone, Debug, Default)]
-pub struct Journal(Option<Rc<RefCell<Inner>>>);
+pub struct DeltaLog(Option<Rc<RefCell<Inner>>>);
 
 #[derive(Debug)]
 struct Inner {
@@ -192,29 +192,29 @@ struct Inner {
     /// The boundary that each operator has passed.
     passed: Vec<Epoch>,
     /// What the operators handed over, by boundary.
-    kept: BTreeMap<Epoch, Entered>,
+    kept: BTreeMap<Epoch, StateDelta>,
 }
 
-/// An operator's part in a [`Journal`].
+/// An operator's part in a [`DeltaLog`].
 #[derive(Debug)]
-pub struct Keeper {
-    journal: Journal,
+pub struct DeltaRecorder {
+    delta_log: DeltaLog,
     index: usize,
     /// The first epoch that is past the next boundary.
     next: Epoch,
     restoring: bool,
 }
 
-impl Journal {
+impl DeltaLog {
     /// Keeps nothing.
-    pub fn off() -> Journal {
-        Journal(None)
+    pub fn off() -> DeltaLog {
+        DeltaLog(None)
     }
 
     /// Keeps what enters after [`RESTORED`], with a boundary every `interval` milliseconds of epochs.
-    pub fn new(interval: u64) -> Journal {
+    pub fn new(interval: u64) -> DeltaLog {
         let inner = Inner { interval: interval.max(1), passed: Vec::new(), kept: BTreeMap::new() };
-        Journal(Some(Rc::new(RefCell::new(inner))))
+        DeltaLog(Some(Rc::new(RefCell::new(inner))))
     }
 
     /// Whether it keeps anything.
@@ -223,13 +223,13 @@ impl Journal {
     }
 
     /// Takes part. An operator that holds state does so once, when it is built.
-    pub fn keeper(&self) -> Keeper {
+    pub fn recorder(&self) -> DeltaRecorder {
         let index = self.0.as_ref().map_or(0, |inner| {
             let passed = &mut inner.borrow_mut().passed;
             passed.push(0);
             passed.len() - 1
         });
-        Keeper { journal: self.clone(), index, next: RESTORED + 1, restoring: true }
+        DeltaRecorder { delta_log: self.clone(), index, next: RESTORED + 1, restoring: true }
     }
 
     /// The last boundary that all operators of this worker have passed: what they kept up to it is complete. After the last epoch it
@@ -240,28 +240,28 @@ impl Journal {
     }
 
     /// What entered by a boundary that was passed, without what was taken before.
-    pub fn take(&self, boundary: Epoch) -> Entered {
-        let mut entered = Entered::default();
-        let Some(inner) = &self.0 else { return entered };
+    pub fn take(&self, boundary: Epoch) -> StateDelta {
+        let mut delta = StateDelta::default();
+        let Some(inner) = &self.0 else { return delta };
         let kept = &mut inner.borrow_mut().kept;
         while let Some(first) = kept.first_entry()
             && *first.key() <= boundary
         {
-            entered.append(first.remove());
+            delta.append(first.remove());
         }
-        entered
+        delta
     }
 
     /// About how much memory it takes what was kept and not taken.
     pub fn bytes(&self) -> usize {
-        self.0.as_ref().map_or(0, |inner| inner.borrow().kept.values().map(Entered::bytes).sum())
+        self.0.as_ref().map_or(0, |inner| inner.borrow().kept.values().map(StateDelta::bytes).sum())
     }
 }
 
-impl Keeper {
+impl DeltaRecorder {
     /// Whether what enters has to be kept at hand: not what a checkpoint gives back.
     pub fn is_on(&self) -> bool {
-        self.journal.0.is_some() && !self.restoring
+        self.delta_log.0.is_some() && !self.restoring
     }
 
     /// The next boundary: all that is at hand entered by then.
@@ -270,22 +270,22 @@ impl Keeper {
     }
 
     /// Says that the operator has done all epochs before `epoch` and none from there on. If a boundary lies between, calls
-    /// `hand_over`, which must leave nothing at hand; None instead of a place for it means that it is not wanted, because it
+    /// `flush`, which must leave nothing at hand; None instead of a place for it means that it is not wanted, because it
     /// came from a checkpoint.
-    pub fn reach(&mut self, epoch: Epoch, hand_over: impl FnOnce(Option<&mut Entered>)) {
+    pub fn reach(&mut self, epoch: Epoch, flush: impl FnOnce(Option<&mut StateDelta>)) {
         if epoch < self.next {
             return;
         }
-        let Some(inner) = &self.journal.0 else { return };
+        let Some(inner) = &self.delta_log.0 else { return };
         let mut inner = inner.borrow_mut();
         // What is at hand entered by the first boundary that was not passed; the last one before `epoch` may be later.
         let first = self.next - 1;
         let last = if epoch == Epoch::MAX { LAST } else { (epoch - 1) / inner.interval * inner.interval };
         self.next = last.saturating_add(inner.interval).saturating_add(1);
         if std::mem::take(&mut self.restoring) {
-            hand_over(None);
+            flush(None);
         } else {
-            hand_over(Some(inner.kept.entry(first).or_default()));
+            flush(Some(inner.kept.entry(first).or_default()));
         }
         inner.passed[self.index] = last;
     }
@@ -295,12 +295,12 @@ impl Keeper {
 mod tests {
     use super::*;
 
-    fn price(product: i64) -> Entered {
-        Entered { prices: vec![(product, (0, product as u64), None)], ..Entered::default() }
+    fn price(product: i64) -> StateDelta {
+        StateDelta { prices: vec![(product, (0, product as u64), None)], ..StateDelta::default() }
     }
 
-    fn give(keeper: &mut Keeper, epoch: Epoch, product: i64) {
-        keeper.reach(epoch, |to| {
+    fn give(recorder: &mut DeltaRecorder, epoch: Epoch, product: i64) {
+        recorder.reach(epoch, |to| {
             if let Some(to) = to {
                 to.append(price(product));
             }
@@ -309,48 +309,48 @@ mod tests {
 
     #[test]
     fn a_boundary_is_passed_when_all_have_passed_it() {
-        let journal = Journal::new(1000);
-        let (mut one, mut other) = (journal.keeper(), journal.keeper());
-        let taken = |boundary| journal.take(boundary).prices.len();
+        let delta_log = DeltaLog::new(1000);
+        let (mut one, mut other) = (delta_log.recorder(), delta_log.recorder());
+        let taken = |boundary| delta_log.take(boundary).prices.len();
         let start = 2_000_000;
-        assert_eq!(journal.passed(), 0);
+        assert_eq!(delta_log.passed(), 0);
         give(&mut one, start + 1, 1);
         give(&mut other, start + 1, 2);
-        assert_eq!((journal.passed(), taken(start)), (start, 0), "what was restored is not kept again");
+        assert_eq!((delta_log.passed(), taken(start)), (start, 0), "what was restored is not kept again");
         give(&mut one, start + 1000, 3);
-        assert_eq!(journal.passed(), start, "not past it");
+        assert_eq!(delta_log.passed(), start, "not past it");
         give(&mut one, start + 1001, 4);
         give(&mut one, start + 2001, 5);
-        assert_eq!(journal.passed(), start, "the other is not past it");
+        assert_eq!(delta_log.passed(), start, "the other is not past it");
         give(&mut other, start + 1500, 6);
-        assert!(journal.bytes() > 0);
-        assert_eq!((journal.passed(), taken(start + 1000)), (start + 1000, 2));
+        assert!(delta_log.bytes() > 0);
+        assert_eq!((delta_log.passed(), taken(start + 1000)), (start + 1000, 2));
         give(&mut one, Epoch::MAX, 7);
         give(&mut other, Epoch::MAX, 8);
-        assert_eq!((journal.passed(), taken(LAST)), (LAST, 3));
-        assert_eq!((journal.passed(), taken(LAST), journal.bytes()), (LAST, 0, 0));
+        assert_eq!((delta_log.passed(), taken(LAST)), (LAST, 3));
+        assert_eq!((delta_log.passed(), taken(LAST), delta_log.bytes()), (LAST, 0, 0));
     }
 
     #[test]
     fn any_boundary_can_be_taken_however_far_the_worker_is() {
-        let journal = Journal::new(1000);
-        let (mut one, mut other) = (journal.keeper(), journal.keeper());
+        let delta_log = DeltaLog::new(1000);
+        let (mut one, mut other) = (delta_log.recorder(), delta_log.recorder());
         give(&mut one, 2_000_001, 0);
         give(&mut other, 2_000_001, 0);
         give(&mut one, 2_005_000, 1);
         give(&mut other, 2_001_001, 2);
         give(&mut other, 2_002_001, 3);
         give(&mut other, 2_004_500, 4);
-        let taken = [2_001_000, 2_002_000, 2_003_000, 2_004_000].map(|boundary| journal.take(boundary).prices.len());
+        let taken = [2_001_000, 2_002_000, 2_003_000, 2_004_000].map(|boundary| delta_log.take(boundary).prices.len());
         assert_eq!(taken, [2, 1, 1, 0], "who passes several at once hands over to the first");
     }
 
     #[test]
     fn nothing_is_kept_without_checkpoints() {
-        let journal = Journal::off();
-        let mut keeper = journal.keeper();
-        assert!(!keeper.is_on());
-        keeper.reach(Epoch::MAX, |_| unreachable!());
-        assert_eq!((journal.passed(), journal.take(LAST)), (0, Entered::default()));
+        let delta_log = DeltaLog::off();
+        let mut recorder = delta_log.recorder();
+        assert!(!recorder.is_on());
+        recorder.reach(Epoch::MAX, |_| unreachable!());
+        assert_eq!((delta_log.passed(), delta_log.take(LAST)), (0, StateDelta::default()));
     }
 }

@@ -163,6 +163,40 @@ impl ConsumerContext for QuietContext {}
 /// A consumer of this context.
 pub type QuietConsumer = BaseConsumer<QuietContext>;
 
+/// Asks the brokers for topics and offsets, and sees ends as a consumer of committed records does.
+///
+/// librdkafka may hold all brokers for gone long after they are back, until its client is closed (seen after three minutes
+/// without an answer). So a question that failed is the last one of its client.
+pub struct Inquirer {
+    config: KafkaConfig,
+    client: Option<QuietConsumer>,
+}
+
+impl Inquirer {
+    /// One without a connection.
+    pub fn new(config: &KafkaConfig) -> Inquirer {
+        Inquirer { config: config.clone(), client: None }
+    }
+
+    /// Asks by a client that has not failed yet.
+    ///
+    /// # Errors
+    /// The settings of Kafka are wrong, or the question fails.
+    pub fn ask<T>(&mut self, question: impl FnOnce(&QuietConsumer) -> Result<T, KafkaError>) -> Result<T, Fault> {
+        let answer = match self.client.take() {
+            Some(client) => Ok(client),
+            None => self.config.client().set("isolation.level", "read_committed").create_with_context(QuietContext),
+        };
+        let answer = answer.and_then(|client| match question(&client) {
+            Ok(answer) => Ok((answer, client)),
+            Err(error) => Err(explain(&client, error)),
+        });
+        let (answer, client) = answer.map_err(|error| self.config.fault(error))?;
+        self.client = Some(client);
+        Ok(answer)
+    }
+}
+
 /// Where a partition begins and ends, as a consumer sees it: the offset of its first record, and the one after its last. One
 /// that reads only what is committed sees the end before the first transaction that is still open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

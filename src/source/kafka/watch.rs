@@ -11,7 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 use tracing::{info, warn};
 
-use crate::connect::kafka::{KafkaConfig, QuietConsumer, QuietContext, explain};
+use crate::connect::kafka::{Inquirer, KafkaConfig};
 use crate::connect::{Fault, persist};
 use crate::engine::loss::{Extent, Extents};
 
@@ -48,14 +48,17 @@ impl Watch {
     /// # Errors
     /// The brokers can't be reached within `connect_timeout`, or a topic is missing.
     pub fn start(config: &KafkaConfig, topics: &[Topic]) -> anyhow::Result<Arc<Watch>> {
-        let mut watcher = persist("reaching Kafka", Some(config.connect_timeout), || Watcher::new(config, topics))?;
-        let ends = persist("asking Kafka for its topics", Some(config.connect_timeout), || watcher.look())?;
+        let (kafka, known) = (Inquirer::new(config), Vec::new());
+        let (config, topics) = (config.clone(), topics.to_vec());
+        let mut watcher = Watcher { config, topics, kafka, known, discovered: Instant::now() };
+        let patience = watcher.config.connect_timeout;
+        let ends = persist("reaching Kafka", Some(patience), || watcher.look())?;
         let starts = || watcher.offsets(Offset::Beginning);
-        let starts = persist("asking Kafka where its topics start", Some(config.connect_timeout), starts)?;
-        let cluster = watcher.consumer.client().fetch_cluster_id(ANSWER).unwrap_or_else(|| config.brokers.clone());
+        let starts = persist("asking Kafka where its topics start", Some(patience), starts)?;
+        let cluster = watcher.kafka.ask(|client| Ok(client.client().fetch_cluster_id(ANSWER)));
+        let cluster = cluster.map_err(Fault::into_error)?.unwrap_or_else(|| watcher.config.brokers.clone());
         let seen = Mutex::new(Seen { starts, ends, refreshed: Instant::now(), fault: None });
-        let (watcher, patience) = (Mutex::new(watcher), config.connect_timeout);
-        let watch = Arc::new(Watch { watcher, seen, patience, cluster });
+        let watch = Arc::new(Watch { watcher: Mutex::new(watcher), seen, patience, cluster });
         let weak = Arc::downgrade(&watch);
         let keep_watch = move || {
             loop {
@@ -159,21 +162,12 @@ impl Seen {
 struct Watcher {
     config: KafkaConfig,
     topics: Vec<Topic>,
-    consumer: QuietConsumer,
+    kafka: Inquirer,
     known: Vec<(Topic, u32)>,
     discovered: Instant,
 }
 
 impl Watcher {
-    fn new(config: &KafkaConfig, topics: &[Topic]) -> Result<Watcher, Fault> {
-        let mut client = config.client();
-        // The end as a consumer of committed records sees it.
-        client.set("isolation.level", "read_committed");
-        let consumer = client.create_with_context(QuietContext).map_err(|error| config.fault(error))?;
-        let (config, topics) = (config.clone(), topics.to_vec());
-        Ok(Watcher { config, topics, consumer, known: Vec::new(), discovered: Instant::now() })
-    }
-
     /// Where every partition ends.
     fn look(&mut self) -> Result<Offsets, Fault> {
         if self.known.is_empty() || self.discovered.elapsed() >= self.config.discovery_interval {
@@ -184,35 +178,32 @@ impl Watcher {
     }
 
     /// Where every known partition starts or ends.
-    fn offsets(&self, at: Offset) -> Result<Offsets, Fault> {
-        let fault = |error| self.fault(error);
-        let mut wanted = TopicPartitionList::new();
-        for (topic, partition) in &self.known {
-            let name = self.config.topic(topic.name());
-            wanted.add_partition_offset(&name, *partition as i32, at).map_err(fault)?;
-        }
-        let answered = self.consumer.offsets_for_times(wanted, ANSWER).map_err(fault)?;
-        let mut offsets = BTreeMap::new();
-        for key in &self.known {
-            let answer = answered.find_partition(&self.config.topic(key.0.name()), key.1 as i32);
-            let Some(answer) = answer else { continue };
-            answer.error().map_err(fault)?;
-            if let Offset::Offset(offset) = answer.offset() {
-                offsets.insert(*key, u64::try_from(offset).unwrap_or(0));
+    fn offsets(&mut self, at: Offset) -> Result<Offsets, Fault> {
+        let Watcher { config, kafka, known, .. } = self;
+        kafka.ask(|client| {
+            let mut wanted = TopicPartitionList::new();
+            for (topic, partition) in &*known {
+                wanted.add_partition_offset(&config.topic(topic.name()), *partition as i32, at)?;
             }
-        }
-        Ok(offsets)
+            let answered = client.offsets_for_times(wanted, ANSWER)?;
+            let mut offsets = BTreeMap::new();
+            for key in &*known {
+                let answer = answered.find_partition(&config.topic(key.0.name()), key.1 as i32);
+                let Some(answer) = answer else { continue };
+                answer.error()?;
+                if let Offset::Offset(offset) = answer.offset() {
+                    offsets.insert(*key, u64::try_from(offset).unwrap_or(0));
+                }
+            }
+            Ok(offsets)
+        })
     }
 
-    fn fault(&self, error: KafkaError) -> Fault {
-        self.config.fault(explain(&self.consumer, error))
-    }
-
-    fn discover(&self) -> Result<Vec<(Topic, u32)>, Fault> {
+    fn discover(&mut self) -> Result<Vec<(Topic, u32)>, Fault> {
         let (mut partitions, mut missing) = (Vec::new(), Vec::new());
         for topic in &self.topics {
             let name = self.config.topic(topic.name());
-            let metadata = self.consumer.fetch_metadata(Some(&name), ANSWER).map_err(|error| self.fault(error))?;
+            let metadata = self.kafka.ask(|client| client.fetch_metadata(Some(&name), ANSWER))?;
             let found = metadata.topics().iter().find(|found| found.name() == name);
             let error = found.and_then(|found| found.error()).map(RDKafkaErrorCode::from);
             match (found, error) {

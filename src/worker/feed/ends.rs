@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rdkafka::consumer::Consumer;
+use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::connect::kafka::{Bounds, KafkaConfig, QuietConsumer, QuietContext};
+use crate::connect::kafka::{Bounds, Inquirer, KafkaConfig, QuietConsumer};
 use crate::connect::{Fault, persist};
 
 /// How often the brokers are asked. Brokers that hang are noticed by it, too.
@@ -42,11 +43,8 @@ impl Ends {
     pub fn watch(config: &KafkaConfig, topics: impl IntoIterator<Item = String>) -> anyhow::Result<Arc<Ends>> {
         let topics = topics.into_iter().map(|topic| (topic, Partitions::new())).collect();
         let ends = Arc::new(Ends { config: config.clone(), seen: Mutex::new(Seen { topics, answered: None }) });
-        let mut client = config.client();
-        // The end as a consumer of committed records sees it.
-        client.set("isolation.level", "read_committed");
-        let consumer: QuietConsumer =
-            client.create_with_context(QuietContext).map_err(|error| config.fault(error).into_error())?;
+        let mut kafka = Inquirer::new(config);
+        kafka.ask(|_| Ok(())).map_err(Fault::into_error)?;
         let weak = Arc::downgrade(&ends);
         let keep_watch = move || {
             let mut asked = Asked::default();
@@ -54,7 +52,7 @@ impl Ends {
                 // It never gives up, so it does not fail.
                 let looked = persist("asking Kafka where its topics end", None, || {
                     let Some(ends) = weak.upgrade() else { return Ok(false) };
-                    asked.look(&ends, &consumer).map(|()| true)
+                    asked.look(&ends, &mut kafka).map(|()| true)
                 });
                 if !matches!(looked, Ok(true)) {
                     return;
@@ -89,41 +87,45 @@ struct Asked {
 }
 
 impl Asked {
-    fn look(&mut self, ends: &Ends, consumer: &QuietConsumer) -> Result<(), Fault> {
-        let fault = |error| ends.config.fault(error);
+    fn look(&mut self, ends: &Ends, kafka: &mut Inquirer) -> Result<(), Fault> {
         if self.discovered.is_none_or(|discovered| discovered.elapsed() >= ends.config.discovery_interval) {
-            self.discover(ends, consumer)?;
+            self.discover(ends, kafka)?;
         }
         let asked = Instant::now();
-        let offsets = |which: Offset| -> Result<TopicPartitionList, Fault> {
-            let mut list = TopicPartitionList::new();
-            for (topic, partition) in &self.partitions {
-                list.add_partition_offset(topic, *partition, which).map_err(fault)?;
-            }
-            consumer.offsets_for_times(list, ANSWER).map_err(fault)
-        };
-        let (starts, ends_now) = (offsets(Offset::Beginning)?, offsets(Offset::End)?);
-        let mut found: BTreeMap<String, Partitions> = BTreeMap::new();
-        for (topic, partition) in &self.partitions {
-            let at = |list: &TopicPartitionList| -> Result<u64, Fault> {
-                let Some(answer) = list.find_partition(topic, *partition) else { return Ok(0) };
-                answer.error().map_err(fault)?;
-                Ok(answer.offset().to_raw().and_then(|offset| u64::try_from(offset).ok()).unwrap_or(0))
-            };
-            let bounds = Bounds { start: at(&starts)?, end: at(&ends_now)? };
-            found.entry(topic.clone()).or_default().insert(partition.unsigned_abs(), bounds);
-        }
+        let found = kafka.ask(|client| self.bounds(client))?;
         let mut seen = ends.seen();
         seen.topics.extend(found);
         seen.answered = Some(asked);
         Ok(())
     }
 
-    fn discover(&mut self, ends: &Ends, consumer: &QuietConsumer) -> Result<(), Fault> {
+    fn bounds(&self, client: &QuietConsumer) -> Result<BTreeMap<String, Partitions>, KafkaError> {
+        let offsets = |which: Offset| {
+            let mut list = TopicPartitionList::new();
+            for (topic, partition) in &self.partitions {
+                list.add_partition_offset(topic, *partition, which)?;
+            }
+            client.offsets_for_times(list, ANSWER)
+        };
+        let (starts, ends) = (offsets(Offset::Beginning)?, offsets(Offset::End)?);
+        let mut found: BTreeMap<String, Partitions> = BTreeMap::new();
+        for (topic, partition) in &self.partitions {
+            let at = |list: &TopicPartitionList| -> Result<u64, KafkaError> {
+                let Some(answer) = list.find_partition(topic, *partition) else { return Ok(0) };
+                answer.error()?;
+                Ok(answer.offset().to_raw().and_then(|offset| u64::try_from(offset).ok()).unwrap_or(0))
+            };
+            let bounds = Bounds { start: at(&starts)?, end: at(&ends)? };
+            found.entry(topic.clone()).or_default().insert(partition.unsigned_abs(), bounds);
+        }
+        Ok(found)
+    }
+
+    fn discover(&mut self, ends: &Ends, kafka: &mut Inquirer) -> Result<(), Fault> {
         let topics: Vec<String> = ends.seen().topics.keys().cloned().collect();
         let mut partitions = Vec::new();
         for topic in topics {
-            let metadata = consumer.fetch_metadata(Some(&topic), ANSWER).map_err(|error| ends.config.fault(error))?;
+            let metadata = kafka.ask(|client| client.fetch_metadata(Some(&topic), ANSWER))?;
             let found = metadata.topics().iter().filter(|found| found.name() == topic);
             let numbers = found.flat_map(|found| found.partitions()).map(|partition| partition.id());
             // A topic that is not there yet may be created; its reader says that it is missing.

@@ -19,21 +19,17 @@ use std::path::Path as FilePath;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use adtide_dataflows::model::Epoch;
 use adtide_dataflows::operators::Watermarks;
 use adtide_dataflows::{Memory, StateDelta};
 use anyhow::{Context, anyhow, bail, ensure};
 use bytes::Bytes;
-use object_store::aws::AmazonS3Builder;
-use object_store::azure::MicrosoftAzureBuilder;
-use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
-use object_store::{BackoffConfig, ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutPayload, RetryConfig};
+use object_store::{ObjectStore, ObjectStoreExt, ObjectStoreScheme, PutPayload};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
@@ -43,9 +39,6 @@ use super::compact::compact;
 use super::segment::{self, Encoded};
 use super::{Manifest, Segment};
 use crate::connect::{Wait, redact};
-
-/// How long what may pass is tried.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A checkpoint that can't be used as it is; another one may.
 #[derive(Debug, thiserror::Error)]
@@ -405,21 +398,42 @@ fn local(folder: &FilePath) -> anyhow::Result<Arc<dyn ObjectStore>> {
 fn cloud(url: &str) -> anyhow::Result<Arc<dyn ObjectStore>> {
     let parsed = Url::parse(url).context("it is no URL")?;
     let (scheme, path) = ObjectStoreScheme::parse(&parsed)?;
-    // Its default gives up after ten attempts, which may be over in seconds.
-    let backoff = BackoffConfig { init_backoff: Duration::from_millis(500), ..BackoffConfig::default() };
-    let retry = RetryConfig { retry_timeout: PATIENCE, max_retries: usize::MAX, backoff };
     let store: Arc<dyn ObjectStore> = match scheme {
         ObjectStoreScheme::Memory => Arc::new(InMemory::new()),
-        ObjectStoreScheme::AmazonS3 => Arc::new(AmazonS3Builder::from_env().with_url(url).with_retry(retry).build()?),
-        ObjectStoreScheme::GoogleCloudStorage => {
-            Arc::new(GoogleCloudStorageBuilder::from_env().with_url(url).with_retry(retry).build()?)
-        }
-        ObjectStoreScheme::MicrosoftAzure => {
-            Arc::new(MicrosoftAzureBuilder::from_env().with_url(url).with_retry(retry).build()?)
+        ObjectStoreScheme::AmazonS3 | ObjectStoreScheme::GoogleCloudStorage | ObjectStoreScheme::MicrosoftAzure => {
+            remote(&scheme, url)?
         }
         _ => bail!("no store is known for it; want a folder, s3://BUCKET/PREFIX, gs://... or az://..."),
     };
     Ok(Arc::new(PrefixStore::new(store, path)))
+}
+
+#[cfg(not(feature = "object-stores"))]
+fn remote(_: &ObjectStoreScheme, _: &str) -> anyhow::Result<Arc<dyn ObjectStore>> {
+    bail!("this adtide was built without object stores; build it with `cargo build --release --features object-stores`")
+}
+
+#[cfg(feature = "object-stores")]
+fn remote(scheme: &ObjectStoreScheme, url: &str) -> anyhow::Result<Arc<dyn ObjectStore>> {
+    use std::time::Duration;
+
+    use object_store::aws::AmazonS3Builder;
+    use object_store::azure::MicrosoftAzureBuilder;
+    use object_store::gcp::GoogleCloudStorageBuilder;
+    use object_store::{BackoffConfig, RetryConfig};
+
+    /// How long a transient error is retried.
+    const PATIENCE: Duration = Duration::from_secs(120);
+    // Its default gives up after ten attempts, which may be over in seconds.
+    let backoff = BackoffConfig { init_backoff: Duration::from_millis(500), ..BackoffConfig::default() };
+    let retry = RetryConfig { retry_timeout: PATIENCE, max_retries: usize::MAX, backoff };
+    Ok(match scheme {
+        ObjectStoreScheme::AmazonS3 => Arc::new(AmazonS3Builder::from_env().with_url(url).with_retry(retry).build()?),
+        ObjectStoreScheme::GoogleCloudStorage => {
+            Arc::new(GoogleCloudStorageBuilder::from_env().with_url(url).with_retry(retry).build()?)
+        }
+        _ => Arc::new(MicrosoftAzureBuilder::from_env().with_url(url).with_retry(retry).build()?),
+    })
 }
 
 /// Padded, so that they are listed in order.

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use adtide_dataflows::model::{EventTime, Topic, UnknownIds};
-use adtide_dataflows::{Emit, MetricsSource, Settings, Statement};
-use anyhow::{Context, anyhow, ensure};
+use adtide_dataflows::{Emit, MetricsSource, Settings, Statement, StatementPlan};
+use anyhow::{Context, anyhow, bail, ensure};
 use serde::de::IntoDeserializer;
 use serde::{Deserialize, Deserializer};
 use tracing_subscriber::EnvFilter;
@@ -46,6 +46,7 @@ pub struct Config {
     #[serde(deserialize_with = "duration")]
     idle_timeout: Duration,
     statements: Vec<Statement>,
+    plan: BTreeMap<Statement, StatementPlan>,
     restart: Restart,
     ids: Ids,
     source: Source,
@@ -367,6 +368,12 @@ impl Config {
             humantime::format_duration(self.allowed_lateness)
         );
         ensure!(!self.statements.is_empty(), "key statements is empty; name at least one statement");
+        let lacks = |(statement, plan): (&Statement, &StatementPlan)| {
+            (*plan == StatementPlan::Definition && !statement.has_definition()).then_some(statement.name())
+        };
+        if let Some(name) = self.plan.iter().find_map(lacks) {
+            bail!("key plan.{name}: it has no definition to run by yet; set \"operators\"");
+        }
         ensure!(
             self.checkpoint.interval >= Duration::from_millis(100),
             "key checkpoint.interval must be at least 100ms"
@@ -454,6 +461,7 @@ impl Config {
                 ProductMetrics::Live => MetricsSource::Live { windows: self.rtb.live_windows },
             },
             emit: self.performance.emit,
+            plan: self.plan.clone(),
         }
     }
 

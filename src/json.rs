@@ -1,6 +1,8 @@
 //! The JSON of what goes out. Money is a number with two decimals, exact.
 
-use adtide_dataflows::model::{AdId, Compensation, EventTime, Money, RankingEntry, RankingRow};
+use adtide_dataflows::duplicate_detector::Compensation;
+use adtide_dataflows::model::{AdId, EventTime, Money};
+use adtide_dataflows::rtb_cache_updater::{RankingEntry, RankingRow};
 use adtide_dataflows::{DeadLetter, LateEvent};
 use serde_json::{Map, Number, Value, json};
 

@@ -9,14 +9,18 @@ use timely::dataflow::operators::Input;
 use timely::dataflow::operators::core::input::Handle;
 use timely::dataflow::{Scope, StreamVec};
 
+use crate::conversion_matcher::AttributionRow;
 use crate::conversion_matcher::{MatchEvent, MatcherState, conversion_matcher};
-use crate::duplicate_detector::{DetectorState, PaidClick, duplicate_detector};
+use crate::duplicate_detector::Compensation;
+use crate::duplicate_detector::{self, DetectorState, PaidClick, duplicate_detector};
 use crate::hash::RoutingKey;
-use crate::model::{AttributionRow, Compensation, Epoch, PerformanceRow, RankingRow};
-use crate::operators::{Cut, PartitionReport, WatermarkView, Watermarks, watermarks};
-use crate::performance_aggregator::{AggregatorState, PartialSums, performance_aggregator};
-use crate::rtb_cache_updater::{CampaignUpdate, PriceUpdate, RatesUpdate, Updates, rtb_cache_updater};
-use crate::{Batch, DeadLetter, DeltaLog, LateEvent, RateSums, Settings, StateDelta};
+use crate::model::Epoch;
+use crate::operators::{Cut, PartitionReport, WatermarkView, Watermarks, WindowedState, watermarks};
+use crate::performance_aggregator::PerformanceRow;
+use crate::performance_aggregator::{self, PartialSums, performance_aggregator};
+use crate::rtb_cache_updater::RankingRow;
+use crate::rtb_cache_updater::{self, CampaignUpdate, PriceUpdate, RatesUpdate, Updates, rtb_cache_updater};
+use crate::{Batch, DeadLetter, DeltaLog, LateEvent, RateSums, Settings, StateDelta, Statement, StatementPlan};
 
 type InputHandle<D> = Handle<Epoch, CapacityContainerBuilder<Vec<D>>>;
 
@@ -107,11 +111,11 @@ pub struct State {
     /// Campaigns in the rankings of statement 1.
     pub ranked_campaigns: Rc<Cell<u64>>,
     /// Rows of open windows in statement 2.
-    pub performance: Rc<AggregatorState>,
+    pub performance: Rc<WindowedState>,
     /// Clicks and conversions in statement 3.
     pub matcher: Rc<MatcherState>,
     /// Groups of open windows in statement 4.
-    pub duplicates: Rc<DetectorState>,
+    pub duplicates: DetectorState,
 }
 
 /// Builds the four statements in a scope. Call it on every worker.
@@ -149,11 +153,24 @@ pub fn replay<'scope>(
     let (reports_input, reports) = scope.new_input();
 
     let (marks, view) = watermarks(reports.clone(), settings, cuts);
-    let (performance, aggregator) = performance_aggregator(sums, marks.clone(), settings, routing, delta_log);
+    let is_defined = |statement| settings.plan(statement) == StatementPlan::Definition;
+    let aggregate = match is_defined(Statement::PerformanceAggregator) {
+        true => performance_aggregator::definition,
+        false => performance_aggregator,
+    };
+    let (performance, aggregator) = aggregate(sums, marks.clone(), settings, routing, delta_log);
     let (attributions, matcher) = conversion_matcher(match_events, marks.clone(), settings, routing, delta_log);
-    let (compensations, detector) = duplicate_detector(paid_clicks, marks.clone(), settings, routing, delta_log);
+    let detect = match is_defined(Statement::DuplicateDetector) {
+        true => duplicate_detector::definition,
+        false => duplicate_detector,
+    };
+    let (compensations, detector) = detect(paid_clicks, marks.clone(), settings, routing, delta_log);
     let (updates, live_rates) = (Updates { campaigns, rates, prices }, live_rates.as_collection());
-    let rankings = rtb_cache_updater(updates, performance.clone(), live_rates, settings, routing, delta_log);
+    let rank = match is_defined(Statement::RtbCacheUpdater) {
+        true => rtb_cache_updater::definition,
+        false => rtb_cache_updater,
+    };
+    let rankings = rank(updates, performance.clone(), live_rates, settings, routing, delta_log);
     let ranked_campaigns = Rc::new(Cell::new(0u64));
     let ranked = Rc::clone(&ranked_campaigns);
     let rankings = rankings.inspect(move |(row, _, diff)| {

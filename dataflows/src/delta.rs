@@ -14,9 +14,10 @@ use std::rc::Rc;
 
 use crate::conversion_matcher::{Conversion, Opener, StoredClick, route};
 use crate::duplicate_detector::PaidClick;
-use crate::model::{Epoch, EventTime, PerformanceSums, WINDOW_MS};
+use crate::model::{Epoch, EventTime, WINDOW_MS};
 use crate::operators::Watermarks;
 use crate::performance_aggregator::PartialSums;
+use crate::performance_aggregator::PerformanceSums;
 use crate::rtb_cache_updater::{CampaignUpdate, PriceUpdate, RatesUpdate};
 use crate::settings::Memory;
 use crate::state::StateRow;
@@ -259,6 +260,14 @@ impl DeltaLog {
 }
 
 impl DeltaRecorder {
+    /// As [`DeltaRecorder::reach`], of rows that wait in a list.
+    pub fn flush_before<R: StateRow>(&mut self, epoch: Epoch, unsaved: &mut Vec<R>) {
+        self.reach(epoch, |to| match to {
+            Some(to) => to.extend(std::mem::take(unsaved)),
+            None => unsaved.clear(),
+        });
+    }
+
     /// Whether what enters has to be kept at hand: not what a checkpoint gives back.
     pub fn is_on(&self) -> bool {
         self.delta_log.0.is_some() && !self.restoring

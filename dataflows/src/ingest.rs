@@ -8,16 +8,16 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::conversion_matcher::{Conversion, MatchEvent, MatchKey, StoredClick, route};
-use crate::duplicate_detector::{ClickGroup, PaidClick};
+use crate::duplicate_detector::PaidClick;
 use crate::judgement::{Judge, Stamp};
 use crate::model::{
-    ActiveCampaign, AdEvent, AdEventType, CampaignEvent, ConversionEvent, EventTime, Money, ProductMeta,
-    ProductMetrics, Text, Topic, UnknownIds, WINDOW_MS,
+    AdEvent, AdEventType, CampaignEvent, ConversionEvent, EventTime, Money, ProductMeta, ProductMetrics, Text, Topic,
+    UnknownIds,
 };
 use crate::operators::{FileMark, Fingerprint, PartitionReport, PartitionState, Wake, Watermarks};
-use crate::performance_aggregator::{PartialSums, PreAggregate};
+use crate::performance_aggregator::{self, PartialSums, PreAggregate};
 use crate::record::{self, BadRecord, Scanner};
-use crate::rtb_cache_updater::{CampaignUpdate, PriceUpdate, Rates, RatesUpdate};
+use crate::rtb_cache_updater::{self, CampaignUpdate, PriceUpdate, RatesUpdate};
 use crate::{MetricsSource, Settings, Statement};
 
 /// A record that can't be read, for the topic `dead-letter`.
@@ -518,29 +518,17 @@ impl Router {
             self.counts.without_campaign += 1;
             return;
         };
-        if self.is_late(Statement::PerformanceAggregator, event.time, window_end(event.time), watermark, from) {
+        let deadline = performance_aggregator::deadline(event);
+        if self.is_late(Statement::PerformanceAggregator, event.time, deadline, watermark, from) {
             return;
         }
         self.sums.add(campaign_id, event);
     }
 
     fn paid_click(&mut self, event: &AdEvent<&str>, watermark: EventTime, from: &Arrival<'_>) {
-        // advertiser_id is always there on a click.
-        let (Some(device_id), Some(ad_id), Some(advertiser_id)) = (event.device_id, &event.ad_id, event.advertiser_id)
-        else {
-            return;
-        };
-        if self.is_late(Statement::DuplicateDetector, event.time, window_end(event.time), watermark, from) {
-            return;
-        }
-        let group = ClickGroup {
-            advertiser_id,
-            campaign_id: event.campaign_id,
-            ad_id: ad_id.clone(),
-            device_id: Text::from(device_id),
-            actual_price: event.actual_price,
-        };
-        self.batch.paid_clicks.push(PaidClick { group, time: event.time });
+        let is_late = |deadline| self.is_late(Statement::DuplicateDetector, event.time, deadline, watermark, from);
+        let click = PaidClick::of(event, is_late);
+        self.batch.paid_clicks.extend(click);
     }
 
     fn match_click(&mut self, event: AdEvent<&str>, watermark: EventTime, from: &Arrival<'_>) {
@@ -582,29 +570,21 @@ impl Router {
     fn campaign_event(&mut self, event: CampaignEvent<&str>, from: &mut Arrival<'_>) -> Result<(), BadRecord> {
         from.accept(event.time, self.clock, &self.settings)?;
         if self.runs(Statement::RtbCacheUpdater) {
-            let active = event.active.map(|active| ActiveCampaign {
-                advertiser_id: active.advertiser_id,
-                product_id: active.product_id,
-                placement: Text::from(active.placement),
-                category: Text::from(active.category),
-                bid_price: active.bid_price,
-            });
-            self.batch.campaigns.push((event.campaign_id, (event.time, from.position()), active));
+            self.batch.campaigns.push(rtb_cache_updater::campaign(event, from.position()));
         }
         Ok(())
     }
 
     fn product_metrics(&mut self, event: ProductMetrics, from: &mut Arrival<'_>) -> Result<(), BadRecord> {
         if self.runs(Statement::RtbCacheUpdater) && self.settings.product_metrics == MetricsSource::Topic {
-            let rates = event.rates.map(|(ctr, cvr)| Rates::new(ctr, cvr));
-            self.batch.rates.push((event.product_id, from.position(), rates));
+            self.batch.rates.push(rtb_cache_updater::rates(&event, from.position()));
         }
         Ok(())
     }
 
     fn product_meta(&mut self, event: ProductMeta, from: &mut Arrival<'_>) -> Result<(), BadRecord> {
         if self.runs(Statement::RtbCacheUpdater) {
-            self.batch.prices.push((event.product_id, from.position(), event.price));
+            self.batch.prices.push(rtb_cache_updater::price(&event, from.position()));
         }
         Ok(())
     }
@@ -658,10 +638,4 @@ impl Router {
             value: from.bytes.to_vec(),
         });
     }
-}
-
-/// The last event time of the window that holds `time`.
-#[inline]
-fn window_end(time: EventTime) -> EventTime {
-    time.window_start().plus(WINDOW_MS - 1)
 }

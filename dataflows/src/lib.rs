@@ -20,5 +20,5 @@ pub use delta::{DeltaLog, DeltaRecorder, Kind, LAST, RESTORED, RateSums, RoutedC
 pub use hash::{HashMap, HashSet, RandomState, RoutingKey};
 pub use ingest::{Batch, Counts, DeadLetter, Envelope, IdCounts, Ingest, LateEvent, PartitionCounts, PartitionHandle};
 pub use judgement::{Judgement, Stamp};
-pub use settings::{Emit, Memory, MetricsSource, Settings, Statement};
+pub use settings::{Emit, Memory, MetricsSource, Settings, Statement, StatementPlan};
 pub use state::StateRow;

@@ -1,5 +1,7 @@
 //! What a user may set about the statements. The defaults are those of `docs/semantics.md`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::model::UnknownIds;
@@ -31,6 +33,11 @@ impl Statement {
         Statement::DuplicateDetector,
     ];
 
+    /// Whether the statement can run by [`StatementPlan::Definition`].
+    pub const fn has_definition(self) -> bool {
+        !matches!(self, Statement::ConversionMatcher)
+    }
+
     /// The statement's name in the config, in `late-events` and in metrics.
     pub const fn name(self) -> &'static str {
         match self {
@@ -40,6 +47,17 @@ impl Statement {
             Statement::DuplicateDetector => "duplicate_detector",
         }
     }
+}
+
+/// How a statement is computed. Its results are the same either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StatementPlan {
+    /// By operators that are written for speed, and whose state expires.
+    #[default]
+    Operators,
+    /// By its definition in plain differential operators, which keep their input for ever.
+    Definition,
 }
 
 /// The settings of the four statements. All durations are milliseconds of event time.
@@ -73,6 +91,9 @@ pub struct Settings {
     pub product_metrics: MetricsSource,
     /// Statement 2: when rows are written.
     pub emit: Emit,
+    /// The statements that don't run by [`StatementPlan::Operators`]. As results don't depend on it, it is not kept with them.
+    #[serde(skip)]
+    pub plan: BTreeMap<Statement, StatementPlan>,
 }
 
 /// Where statement 1 takes ctr and cvr from.
@@ -113,6 +134,7 @@ impl Default for Settings {
             ranking_limit: 100,
             product_metrics: MetricsSource::Topic,
             emit: Emit::OnUpdate,
+            plan: BTreeMap::new(),
         }
     }
 }
@@ -121,6 +143,11 @@ impl Settings {
     /// How long after a record that opens a conversion others of its order and product repeat it.
     pub fn repeat_within(&self) -> i64 {
         self.repeat_within.unwrap_or(self.lookback)
+    }
+
+    /// How a statement is computed.
+    pub fn plan(&self, statement: Statement) -> StatementPlan {
+        self.plan.get(&statement).copied().unwrap_or_default()
     }
 
     /// How long statement 3 remembers.

@@ -3,8 +3,8 @@
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
 
-use adtide_dataflows::model::PerformanceSums;
 use adtide_dataflows::operators::{Upsert, Watermarks};
+use adtide_dataflows::performance_aggregator::PerformanceSums;
 use adtide_dataflows::{HashMap, Memory, StateDelta};
 
 /// Drops what has expired and brings together what has one key: increments are added up, of upserts the newest stays.

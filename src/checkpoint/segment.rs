@@ -8,8 +8,9 @@
 
 use adtide_dataflows::conversion_matcher::{Conversion, MatchKey, Opener, StoredClick};
 use adtide_dataflows::duplicate_detector::{ClickGroup, PaidClick};
-use adtide_dataflows::model::{ActiveCampaign, AdId, EventTime, Money, PerformanceKey, PerformanceSums, Score};
+use adtide_dataflows::model::{ActiveCampaign, AdId, EventTime, Money, Score};
 use adtide_dataflows::performance_aggregator::PartialSums;
+use adtide_dataflows::performance_aggregator::{PerformanceKey, PerformanceSums};
 use adtide_dataflows::rtb_cache_updater::{CampaignUpdate, PriceUpdate, Rates, RatesUpdate};
 use adtide_dataflows::{Kind, RateSums, RoutedClick, StateDelta};
 use anyhow::{Context, bail, ensure};

@@ -416,8 +416,8 @@ fn held(state: &State) -> Vec<Held> {
         held(
             Statement::DuplicateDetector,
             "click_groups",
-            duplicates.groups.get() as u64,
-            Some(duplicates.bytes.get()),
+            duplicates.groups.rows.get() as u64,
+            Some(duplicates.groups.bytes.get()),
         ),
     ]
 }

@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 use std::hash::Hash;
 
-use adtide_dataflows::model::{AttributionRow, Compensation, Epoch, EventTime, PerformanceRow, RankingRow, Topic};
+use adtide_dataflows::conversion_matcher::AttributionRow;
+use adtide_dataflows::duplicate_detector::Compensation;
+use adtide_dataflows::model::{Epoch, EventTime, Topic};
 use adtide_dataflows::operators::{PartitionReport, Watermarks};
+use adtide_dataflows::performance_aggregator::PerformanceRow;
+use adtide_dataflows::rtb_cache_updater::RankingRow;
 use adtide_dataflows::{DeadLetter, HashMap, LateEvent, Outputs, Settings};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use timely::dataflow::StreamVec;

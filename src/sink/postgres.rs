@@ -8,8 +8,9 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use adtide_dataflows::Settings;
-use adtide_dataflows::model::{Epoch, PerformanceRow, Text};
+use adtide_dataflows::model::{Epoch, Text};
 use adtide_dataflows::operators::{PartitionReport, Watermarks};
+use adtide_dataflows::performance_aggregator::PerformanceRow;
 use anyhow::{Context, anyhow};
 use tokio_postgres::types::{Json, ToSql};
 use tokio_postgres::{Row, Statement};

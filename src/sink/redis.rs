@@ -6,7 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use adtide_dataflows::model::{Epoch, RankingRow, Text};
+use adtide_dataflows::model::{Epoch, Text};
+use adtide_dataflows::rtb_cache_updater::RankingRow;
 use anyhow::Context;
 use redis::{Connection, RedisResult, Script};
 

@@ -1,6 +1,8 @@
 //! Changes sorted by the table that they go to.
 
-use adtide_dataflows::model::{AttributionRow, PerformanceRow, RankingRow};
+use adtide_dataflows::conversion_matcher::AttributionRow;
+use adtide_dataflows::performance_aggregator::PerformanceRow;
+use adtide_dataflows::rtb_cache_updater::RankingRow;
 
 use super::Change;
 

@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use adtide_dataflows::model::{EventTime, PerformanceRow, RankingRow, Topic};
+use adtide_dataflows::model::{EventTime, Topic};
 use adtide_dataflows::operators::PartitionReport;
+use adtide_dataflows::performance_aggregator::PerformanceRow;
+use adtide_dataflows::rtb_cache_updater::RankingRow;
 use anyhow::Context;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 

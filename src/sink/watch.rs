@@ -148,8 +148,8 @@ fn lock() -> MutexGuard<'static, BTreeMap<&'static str, SinkStatus>> {
 
 #[cfg(test)]
 mod tests {
-    use adtide_dataflows::model::RankingRow;
     use adtide_dataflows::operators::Watermarks;
+    use adtide_dataflows::rtb_cache_updater::RankingRow;
 
     use super::super::{Progress, Stored};
     use super::*;

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use adtide_dataflows::Statement;
-use adtide_dataflows::model::{AdId, AttributionRow, EventTime, PerformanceRow, RankingRow, Topic};
+use adtide_dataflows::conversion_matcher::AttributionRow;
+use adtide_dataflows::model::{AdId, EventTime, Topic};
+use adtide_dataflows::performance_aggregator::PerformanceRow;
+use adtide_dataflows::rtb_cache_updater::RankingRow;
 use serde::Deserialize;
 use serde_json::json;
 

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use adtide_dataflows::Settings;
-use adtide_dataflows::model::{AdId, Compensation, EventTime, Money, Topic};
+use adtide_dataflows::duplicate_detector::Compensation;
+use adtide_dataflows::model::{AdId, EventTime, Money, Topic};
 use adtide_dataflows::operators::{PartitionReport, PartitionState, Watermarks};
 use rusqlite::Connection;
 use serde_json::json;

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use adtide_dataflows::model::{AdId, Compensation, EventTime, Money};
+use adtide_dataflows::duplicate_detector::Compensation;
+use adtide_dataflows::model::{AdId, EventTime, Money};
 use serde::Deserialize;
 use serde_json::{Value, json};
 

@@ -3,9 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use adtide_dataflows::Settings;
-use adtide_dataflows::model::{Epoch, EventTime, PerformanceKey, PerformanceSums, Topic, WINDOW_MS};
+use adtide_dataflows::model::{Epoch, EventTime, Topic, WINDOW_MS};
 use adtide_dataflows::operators::{Cut, PartitionState, Watermarks};
+use adtide_dataflows::performance_aggregator::{PerformanceKey, PerformanceSums};
+use adtide_dataflows::{Settings, Statement, StatementPlan};
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
@@ -108,6 +109,9 @@ fn a_restored_run_goes_on_in_the_same_epochs_with_the_same_rows() {
         let last = history.last_epoch();
         let one = Run::kept(&history, &settings, 2, true, interval);
         let Some(from) = second.checkpoint(&one, None, &settings) else { return };
+        let other = Settings { plan: swapped(&settings), ..settings.clone() };
+        let swapped = second.run(&history, &other, &from, None);
+        same_after(&one, &swapped, from.epoch, last);
         let two = second.run(&history, &settings, &from, Some(interval));
         same_after(&one, &two, from.epoch, last);
         same_state(&one, &two, &from);
@@ -117,6 +121,13 @@ fn a_restored_run_goes_on_in_the_same_epochs_with_the_same_rows() {
         same_after(&one, &three, from.epoch, last);
         same_state(&one, &three, &from);
     });
+}
+
+/// The other plan for each statement that has two: a checkpoint is of either.
+fn swapped(settings: &Settings) -> BTreeMap<Statement, StatementPlan> {
+    let both = Statement::ALL.into_iter().filter(|statement| statement.has_definition());
+    let operators = both.filter(|statement| settings.plan(*statement) == StatementPlan::Operators);
+    operators.map(|statement| (statement, StatementPlan::Definition)).collect()
 }
 
 /// Checks that a restored run holds what the run before held, at the end of each epoch.

@@ -1,6 +1,7 @@
 //! Statement 3. Each test is named after the sentence of the contract that it checks.
 
-use adtide_dataflows::model::{AdId, AttributionRow, Epoch, EventTime, Money};
+use adtide_dataflows::conversion_matcher::AttributionRow;
+use adtide_dataflows::model::{AdId, Epoch, EventTime, Money};
 use adtide_dataflows::{Settings, Statement};
 
 use crate::support::{History, Line, MINUTE, Run, SECOND, click, impression, sale, small, sold};

@@ -1,6 +1,7 @@
 //! Statement 2. Each test is named after the sentence of the contract that it checks.
 
-use adtide_dataflows::model::{Epoch, EventTime, Money, PerformanceRow, PerformanceSums};
+use adtide_dataflows::model::{Epoch, EventTime, Money};
+use adtide_dataflows::performance_aggregator::{PerformanceRow, PerformanceSums};
 use adtide_dataflows::{Settings, Statement};
 
 use crate::support::{History, MINUTE, Run, click, impression, on_close, small, sold, window_end};

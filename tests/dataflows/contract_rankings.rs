@@ -1,6 +1,7 @@
 //! Statement 1. Each test is named after the sentence of the contract that it checks.
 
-use adtide_dataflows::model::{Epoch, Money, RankingRow};
+use adtide_dataflows::model::{Epoch, Money};
+use adtide_dataflows::rtb_cache_updater::RankingRow;
 use adtide_dataflows::{MetricsSource, Settings};
 
 use crate::support::{

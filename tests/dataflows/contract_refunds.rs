@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use adtide_dataflows::model::{AdId, Compensation, Epoch, EventTime, Money};
+use adtide_dataflows::duplicate_detector::Compensation;
+use adtide_dataflows::model::{AdId, Epoch, EventTime, Money};
 use adtide_dataflows::{Settings, Statement};
 
 use crate::support::{History, Line, MINUTE, Run, click, impression, small, window_end};

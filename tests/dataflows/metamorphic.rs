@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 
 use adtide::verify::batch::RefundKey;
-use adtide_dataflows::model::{AttributionRow, Epoch, PerformanceRow, RankingRow, Topic, UnknownIds};
+use adtide_dataflows::conversion_matcher::AttributionRow;
+use adtide_dataflows::model::{Epoch, Topic, UnknownIds};
+use adtide_dataflows::performance_aggregator::PerformanceRow;
 use adtide_dataflows::record::{self, Scanner};
+use adtide_dataflows::rtb_cache_updater::RankingRow;
 use adtide_dataflows::{Emit, Settings};
 use proptest::prelude::*;
 

@@ -8,10 +8,10 @@ mod redis;
 use std::fmt::Display;
 
 use adtide::sink::{Change, Commit, Progress, Run, Stored};
-use adtide_dataflows::model::{
-    AdId, AttributionRow, EventTime, Money, PerformanceKey, PerformanceRow, PerformanceSums, Topic,
-};
+use adtide_dataflows::conversion_matcher::AttributionRow;
+use adtide_dataflows::model::{AdId, EventTime, Money, Topic};
 use adtide_dataflows::operators::{PartitionReport, PartitionState, Watermarks};
+use adtide_dataflows::performance_aggregator::{PerformanceKey, PerformanceRow, PerformanceSums};
 use adtide_dataflows::{MetricsSource, Settings};
 
 /// 2026-01-05 08:00:00.

@@ -6,7 +6,8 @@ use std::fmt::Debug;
 use adtide::sink::Stored;
 use adtide::verify::batch::{Claims, RefundKey};
 use adtide::verify::{Cut, Location, Recomputed, Task, recompute};
-use adtide_dataflows::model::{Compensation, EventTime, Money};
+use adtide_dataflows::duplicate_detector::Compensation;
+use adtide_dataflows::model::{EventTime, Money};
 use adtide_dataflows::{LateEvent, Settings, Statement};
 use anyhow::ensure;
 

@@ -5,9 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use adtide::engine::restart::Holding;
 use adtide::sink::{Change, Commit, Committer, Opener, Progress, Run, Stored, latest};
-use adtide_dataflows::model::{
-    AttributionRow, Compensation, Epoch, EventTime, PerformanceKey, PerformanceRow, RankingRow, Text,
-};
+use adtide_dataflows::conversion_matcher::AttributionRow;
+use adtide_dataflows::duplicate_detector::Compensation;
+use adtide_dataflows::model::{Epoch, EventTime, Text};
+use adtide_dataflows::performance_aggregator::{PerformanceKey, PerformanceRow};
+use adtide_dataflows::rtb_cache_updater::RankingRow;
 use adtide_dataflows::{DeadLetter, LateEvent};
 use timely::scheduling::SyncActivator;
 use tracing::debug;

@@ -3,7 +3,7 @@
 mod event;
 mod id;
 mod money;
-mod row;
+mod score;
 mod time;
 mod unknown;
 
@@ -13,8 +13,6 @@ pub use event::{
 };
 pub use id::{AdId, IdHash, Text};
 pub use money::{Money, MoneyError};
-pub use row::{
-    AttributionRow, Compensation, PerformanceKey, PerformanceRow, PerformanceSums, RankingEntry, RankingRow, Score,
-};
+pub use score::Score;
 pub use time::{Epoch, EventTime, TimeError, WINDOW_MS};
 pub use unknown::UnknownIds;

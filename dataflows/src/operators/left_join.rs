@@ -1,4 +1,7 @@
 //! The outer join of a collection with a keyed table.
+//!
+//! Both sides may change in any epoch, in any order: the result is that of the two collections as they are. Nothing is late.
+//! The state is both sides, arranged by key.
 
 use differential_dataflow::hashable::Hashable;
 use differential_dataflow::{ExchangeData, VecCollection};
@@ -6,6 +9,24 @@ use differential_dataflow::{ExchangeData, VecCollection};
 use crate::model::Epoch;
 
 /// Every (key, left) once, with the right value of its key, or None where there is none.
+///
+/// # Examples
+///
+/// ```
+/// use adtide_dataflows::model::Epoch;
+/// use adtide_dataflows::operators::left_join;
+/// use differential_dataflow::input::Input as _;
+///
+/// timely::execute_directly(|worker| {
+///     worker.dataflow::<Epoch, _, _>(|scope| {
+///         let (_, bids) = scope.new_collection_from([("shoes", 5), ("hats", 6)]);
+///         let (_, prices) = scope.new_collection_from([("shoes", 250)]);
+///         left_join(bids, prices).consolidate().inspect(|((product, (_, price)), _, _)| {
+///             assert_eq!(*price, (*product == "shoes").then_some(250));
+///         });
+///     });
+/// });
+/// ```
 ///
 /// `right` must have at most one value a key, as an upsert table has; then no distinct or antijoin is needed:
 /// the rows without a partner are all rows less those that found one.
@@ -29,4 +50,19 @@ where
         })
         .explode(Some);
     unmatched.concat(matched)
+}
+
+/// What [`left_join()`] computes, in plain differential operators: the join, and the antijoin for the rest.
+pub fn definition<'scope, K, V, W>(
+    left: VecCollection<'scope, Epoch, (K, V)>,
+    right: VecCollection<'scope, Epoch, (K, W)>,
+) -> VecCollection<'scope, Epoch, (K, (V, Option<W>))>
+where
+    K: ExchangeData + Hashable,
+    V: ExchangeData,
+    W: ExchangeData,
+{
+    let keys = right.clone().map(|(key, _)| key).distinct();
+    let matched = left.clone().join(right).map(|(key, (value, partner))| (key, (value, Some(partner))));
+    matched.concat(left.antijoin(keys).map(|(key, value)| (key, (value, None))))
 }

@@ -1,19 +1,21 @@
 //! What the statements share.
 
 mod epochs;
-mod left_join;
-mod newest;
-mod retain;
+pub mod left_join;
+pub mod newest;
+mod recorded;
 mod stash;
-mod top_k;
+pub mod top_k;
 mod watermark;
+pub mod windowed_reduce;
 
 pub use epochs::{EpochLogic, epochs};
 pub use left_join::left_join;
 pub use newest::{Upsert, newest};
-pub use retain::retain;
+pub use recorded::{at_epochs, changes, recorded};
 pub use stash::Stash;
 pub use top_k::{Ranked, top_k};
 pub use watermark::{
     Cut, FileMark, Fingerprint, PartitionReport, PartitionState, Wake, WatermarkView, Watermarks, watermarks,
 };
+pub use windowed_reduce::{Aggregate, WindowedState, windowed_reduce};

@@ -1,4 +1,9 @@
 //! Upserts whose order is in the data.
+//!
+//! - **Ties.** Two upserts of one key must not share an order: the position in the topic breaks ties of event time.
+//! - **Disorder and lateness.** An upsert of a lesser order than one already seen changes nothing, whenever it comes.
+//! - **Repeats.** The same upsert a second time changes nothing.
+//! - **State.** The greatest upsert of each key, deletions included, for ever: it grows with the keys, not with the upserts.
 
 use std::hash::Hash;
 
@@ -20,11 +25,27 @@ pub type Upsert<K, O, V> = (K, O, Option<V>);
 /// The newest value of each key: the collection of (key, value) in which every key has the value of its greatest
 /// order, and is missing if that value is None.
 ///
-/// Orders come from the data (an event time, a position), not from arrival: an upsert of a lesser order than one
-/// already seen changes nothing, whenever it comes. Two upserts of one key must not share an order. A key is
-/// remembered for ever, deleted or not: state grows with the keys, not with the upserts.
+/// Checkpoints take, of each key that changed, the upsert that is current.
 ///
-/// Checkpoints take, of each key that changed, the upsert that stands.
+/// # Examples
+///
+/// ```
+/// use adtide_dataflows::model::{Epoch, Money};
+/// use adtide_dataflows::operators::newest;
+/// use adtide_dataflows::{DeltaLog, RoutingKey};
+/// use timely::dataflow::operators::Input as _;
+///
+/// timely::execute_directly(|worker| {
+///     let mut prices = worker.dataflow::<Epoch, _, _>(|scope| {
+///         let (prices, upserts) = scope.new_input();
+///         let current = newest(upserts, RoutingKey::default(), &DeltaLog::off(), "NewestPrice");
+///         current.inspect(|((product, price), _, diff)| assert_eq!((*product, price.0, *diff), (7, 250, 1)));
+///         prices
+///     });
+///     prices.send((7i64, (0u32, 2u64), Some(Money(250))));
+///     prices.send((7i64, (0u32, 1u64), Some(Money(199))));
+/// });
+/// ```
 pub fn newest<'scope, K, O, V>(
     upserts: StreamVec<'scope, Epoch, Upsert<K, O, V>>,
     routing: RoutingKey,
@@ -97,4 +118,21 @@ where
             }
         })
         .as_collection()
+}
+
+/// What [`newest()`] computes, in plain differential operators: a reduce to the greatest order. It keeps all upserts for ever.
+pub fn definition<'scope, K, O, V>(
+    upserts: VecCollection<'scope, Epoch, Upsert<K, O, V>>,
+) -> VecCollection<'scope, Epoch, (K, V)>
+where
+    K: ExchangeData + Hash,
+    O: ExchangeData,
+    V: ExchangeData,
+{
+    let by_order = upserts.map(|(key, order, value)| (key, (order, value)));
+    by_order.reduce_named("Newest", |_, upserts, current| {
+        if let Some(((_, Some(value)), _)) = upserts.last() {
+            current.push((value.clone(), 1isize));
+        }
+    })
 }

@@ -1,4 +1,9 @@
 //! The best of every group, kept in order.
+//!
+//! - **Ties.** There are none: values of a group are distinct, and the whole value decides.
+//! - **Disorder.** Within an epoch only the net change counts; a group comes out once an epoch, if what is seen of it changed.
+//! - **Repeats.** The input is a set: at most one of each (group, value) at any time.
+//! - **State.** All values of all groups: one that leaves the best may come back.
 
 use std::collections::BTreeSet;
 use std::hash::Hash;
@@ -31,8 +36,25 @@ struct Group<V> {
 
 /// For every group that is not empty, its `limit` least values (0: all) and their total number.
 ///
-/// The input must be a set: at most one of each (group, value). A change costs the logarithm of the group's size,
-/// and a group comes out once an epoch, only if what is seen of it changed.
+/// A change costs the logarithm of the group's size and the length of the list.
+///
+/// # Examples
+///
+/// ```
+/// use adtide_dataflows::RoutingKey;
+/// use adtide_dataflows::model::Epoch;
+/// use adtide_dataflows::operators::top_k;
+/// use differential_dataflow::input::Input as _;
+///
+/// timely::execute_directly(|worker| {
+///     worker.dataflow::<Epoch, _, _>(|scope| {
+///         let (_, bids) = scope.new_collection_from([("top", 3), ("top", 1), ("top", 2)]);
+///         top_k(bids, 2, RoutingKey::default(), "Cheapest").inspect(|(ranked, _, _)| {
+///             assert_eq!((&ranked.first[..], ranked.total), (&[1, 2][..], 3));
+///         });
+///     });
+/// });
+/// ```
 pub fn top_k<'scope, G, V>(
     values: VecCollection<'scope, Epoch, (G, V)>,
     limit: usize,
@@ -109,4 +131,21 @@ where
     if total == 0 {
         groups.remove(&name);
     }
+}
+
+/// What [`top_k()`] computes, in plain differential operators: a reduce that sorts and cuts. A change costs the whole group.
+pub fn definition<'scope, G, V>(
+    values: VecCollection<'scope, Epoch, (G, V)>,
+    limit: usize,
+) -> VecCollection<'scope, Epoch, Ranked<G, V>>
+where
+    G: ExchangeData + Hash,
+    V: ExchangeData,
+{
+    let ranked = values.reduce_named("TopK", move |_, values, ranked| {
+        let cut = if limit == 0 { values.len() } else { limit };
+        let first: Vec<V> = values.iter().take(cut).map(|(value, _)| (*value).clone()).collect();
+        ranked.push(((first, values.len() as u64), 1isize));
+    });
+    ranked.map(|(group, (first, total))| Ranked { group, first, total })
 }

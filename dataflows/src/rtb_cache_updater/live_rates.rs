@@ -9,8 +9,9 @@ use timely::dataflow::operators::generic::operator::Operator;
 
 use super::Rates;
 use crate::hash::{HashMap, HashSet, RoutingKey};
-use crate::model::{Epoch, EventTime, PerformanceRow, PerformanceSums};
-use crate::operators::Stash;
+use crate::model::{Epoch, EventTime};
+use crate::operators::{Stash, at_epochs, changes, recorded};
+use crate::performance_aggregator::{PerformanceRow, PerformanceSums};
 use crate::{DeltaLog, RateSums, StateDelta};
 
 #[derive(Default)]
@@ -31,11 +32,7 @@ pub fn live_rates<'scope>(
     routing: RoutingKey,
     delta_log: &DeltaLog,
 ) -> VecCollection<'scope, Epoch, (i64, Rates)> {
-    let closed = performance.filter(|row| row.is_final).map(|row| {
-        let PerformanceSums { impressions, clicks, conversions, .. } = row.sums;
-        let sums = PerformanceSums { impressions, clicks, conversions, ..PerformanceSums::default() };
-        (row.key.product_id, row.key.window_start, sums)
-    });
+    let closed = closed(performance);
     let exchange = Exchange::new(move |((product_id, _, _), _, _): &(RateSums, Epoch, isize)| routing.hash(product_id));
     let mut recorder = delta_log.recorder();
     closed
@@ -89,6 +86,42 @@ pub fn live_rates<'scope>(
             },
         )
         .as_collection()
+}
+
+/// What the rows of closed windows count.
+fn closed<'scope>(performance: VecCollection<'scope, Epoch, PerformanceRow>) -> VecCollection<'scope, Epoch, RateSums> {
+    performance.filter(|row| row.is_final).map(|row| {
+        let PerformanceSums { impressions, clicks, conversions, .. } = row.sums;
+        let sums = PerformanceSums { impressions, clicks, conversions, ..PerformanceSums::default() };
+        (row.key.product_id, row.key.window_start, sums)
+    })
+}
+
+/// What [`live_rates`] computes, in plain differential operators: a reduce by product. It keeps all windows for ever.
+pub fn definition<'scope>(
+    performance: VecCollection<'scope, Epoch, PerformanceRow>,
+    restored: VecCollection<'scope, Epoch, RateSums>,
+    windows: usize,
+    delta_log: &DeltaLog,
+) -> VecCollection<'scope, Epoch, (i64, Rates)> {
+    // A checkpoint has increments: a row that is retracted is one of its negative.
+    let increments = changes(closed(performance), |(product_id, window_start, sums), diff| {
+        let mut increment = PerformanceSums::default();
+        add(&mut increment, &sums, diff as i64);
+        (product_id, window_start, increment)
+    });
+    let increments = at_epochs(recorded(increments, delta_log)).concat(restored);
+    let by_product = increments.map(|(product_id, window_start, sums)| (product_id, (window_start, sums)));
+    by_product.reduce_named("LiveRates", move |_, increments, current| {
+        let mut product = Product::default();
+        for ((window_start, sums), count) in increments {
+            add(product.windows.entry(*window_start).or_default(), sums, *count as i64);
+        }
+        while product.windows.len() > windows {
+            product.windows.pop_first();
+        }
+        current.push((rates(&product), 1isize));
+    })
 }
 
 /// What was added to windows and is in no checkpoint.

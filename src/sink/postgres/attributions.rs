@@ -5,7 +5,8 @@
 
 use std::fmt::Write as _;
 
-use adtide_dataflows::model::{AttributionRow, EventTime, Text};
+use adtide_dataflows::conversion_matcher::AttributionRow;
+use adtide_dataflows::model::{EventTime, Text};
 use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
 

@@ -3,7 +3,8 @@
 //! An order that comes again after `conversion.repeat_within` is a new conversion, and the row of the newest is the result. Rows of
 //! those before it are kept aside: a record that comes late may take the newest one's row away.
 
-use adtide_dataflows::model::{AttributionRow, EventTime, Text};
+use adtide_dataflows::conversion_matcher::AttributionRow;
+use adtide_dataflows::model::{EventTime, Text};
 use rusqlite::{CachedStatement, Params, Transaction, params};
 
 use crate::sink::latest;

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use adtide_dataflows::Settings;
-use adtide_dataflows::model::{AdEvent, AdEventType, AdId, AttributionRow, ConversionEvent, EventTime, Text, Topic};
+use adtide_dataflows::conversion_matcher::AttributionRow;
+use adtide_dataflows::model::{AdEvent, AdEventType, AdId, ConversionEvent, EventTime, Text, Topic};
 
 use super::super::parse::Located;
 use super::{Claims, LateRecords, Lateness, in_offset_order, location};

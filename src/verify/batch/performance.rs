@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use adtide_dataflows::model::{
-    AdEvent, AdEventType, EventTime, Money, PerformanceKey, PerformanceRow, PerformanceSums, Topic,
-};
+use adtide_dataflows::model::{AdEvent, AdEventType, EventTime, Money, Topic};
+use adtide_dataflows::performance_aggregator::{PerformanceKey, PerformanceRow, PerformanceSums};
 use adtide_dataflows::{Emit, Settings};
 
 use super::super::cut::is_closed;

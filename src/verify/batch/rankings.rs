@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use adtide_dataflows::model::{
-    ActiveCampaign, CampaignEvent, EventTime, PerformanceSums, ProductMeta, ProductMetrics, RankingEntry, RankingRow,
-    Score, Text,
-};
+use adtide_dataflows::model::{ActiveCampaign, CampaignEvent, EventTime, ProductMeta, ProductMetrics, Score, Text};
+use adtide_dataflows::performance_aggregator::PerformanceSums;
+use adtide_dataflows::rtb_cache_updater::{RankingEntry, RankingRow};
 use adtide_dataflows::{MetricsSource, Settings};
 
 use super::super::parse::Located;

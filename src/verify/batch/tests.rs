@@ -2,8 +2,9 @@
 
 use adtide_dataflows::model::{
     ActiveCampaign, AdEvent, AdEventType, AdId, CampaignEvent, CampaignEventType, ConversionEvent, EventTime, Money,
-    PerformanceKey, ProductMeta, ProductMetrics,
+    ProductMeta, ProductMetrics,
 };
+use adtide_dataflows::performance_aggregator::PerformanceKey;
 use adtide_dataflows::{MetricsSource, Settings};
 
 use super::super::parse::Located;
@@ -76,7 +77,9 @@ mod statement_1 {
     }
 
     fn ids(rankings: &Rankings) -> Vec<(String, Vec<i64>)> {
-        let list = |row: &adtide_dataflows::model::RankingRow| row.list.iter().map(|entry| entry.campaign_id).collect();
+        let list = |row: &adtide_dataflows::rtb_cache_updater::RankingRow| {
+            row.list.iter().map(|entry| entry.campaign_id).collect()
+        };
         rankings.values().map(|row| (row.placement.to_string(), list(row))).collect()
     }
 

@@ -1,9 +1,11 @@
 //! Random histories, small enough in their keys that everything collides.
 
+use std::collections::BTreeMap;
+
 use adtide_dataflows::model::{EventTime, Topic};
-use adtide_dataflows::{Emit, MetricsSource, Settings};
+use adtide_dataflows::{Emit, MetricsSource, Settings, Statement, StatementPlan};
 use proptest::prelude::*;
-use proptest::sample::select;
+use proptest::sample::{select, subsequence};
 use serde_json::Value;
 
 use super::{
@@ -28,16 +30,25 @@ pub fn settings() -> impl Strategy<Value = Settings> {
     let emit = select(vec![Emit::OnUpdate, Emit::OnClose]);
     // Orders come again and again: some within it, some after it, some just at its end.
     let repeat_within = select(vec![None, Some(0), Some(10 * SECOND), Some(3 * MINUTE), Some(20 * MINUTE)]);
-    (lateness, limit, product_metrics, emit, repeat_within).prop_map(
-        |(allowed_lateness, ranking_limit, product_metrics, emit, repeat_within)| Settings {
+    (lateness, limit, product_metrics, emit, repeat_within, plans()).prop_map(
+        |(allowed_lateness, ranking_limit, product_metrics, emit, repeat_within, plan)| Settings {
             allowed_lateness,
             ranking_limit,
             product_metrics,
             emit,
             repeat_within,
+            plan,
             ..small()
         },
     )
+}
+
+/// Every other statement runs by its definition.
+fn plans() -> impl Strategy<Value = BTreeMap<Statement, StatementPlan>> {
+    let defined = Statement::ALL.into_iter().filter(|statement| statement.has_definition()).collect::<Vec<_>>();
+    let all = defined.len();
+    subsequence(defined, 0..=all)
+        .prop_map(|defined| defined.into_iter().map(|statement| (statement, StatementPlan::Definition)).collect())
 }
 
 /// When histories start: numbers are times from 2000 on only.

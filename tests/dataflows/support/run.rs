@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use adtide_dataflows::model::{AttributionRow, Compensation, Epoch, Money, PerformanceRow, RankingRow};
+use adtide_dataflows::conversion_matcher::AttributionRow;
+use adtide_dataflows::duplicate_detector::Compensation;
+use adtide_dataflows::model::{Epoch, Money};
 use adtide_dataflows::operators::{Cut, PartitionReport, PartitionState, Watermarks};
+use adtide_dataflows::performance_aggregator::PerformanceRow;
+use adtide_dataflows::rtb_cache_updater::RankingRow;
 use adtide_dataflows::{
     Counts, DeadLetter, DeltaLog, Ingest, Inputs, LateEvent, Outputs, PartitionHandle, RESTORED, RoutingKey, Settings,
     State, replay,
@@ -207,7 +211,7 @@ impl Held {
             clicks: state.matcher.clicks.get(),
             open_conversions: state.matcher.open_conversions.get(),
             closed_conversions: state.matcher.closed_conversions.get(),
-            duplicate_groups: state.duplicates.groups.get(),
+            duplicate_groups: state.duplicates.groups.rows.get(),
         }
     }
 }

@@ -8,7 +8,8 @@ use adtide::connect::text::stored_text;
 use adtide::connect::{Url, migrate};
 use adtide::sink::postgres::{PostgresSink, stored};
 use adtide::sink::{Change, Sink};
-use adtide_dataflows::model::{AdId, AttributionRow, Money};
+use adtide_dataflows::conversion_matcher::AttributionRow;
+use adtide_dataflows::model::{AdId, Money};
 use postgres::{Client, NoTls};
 
 use super::proxy::Proxy;

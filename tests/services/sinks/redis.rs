@@ -6,7 +6,8 @@ use adtide::connect::Url;
 use adtide::connect::redis::RedisConfig;
 use adtide::sink::redis::{RedisSink, ranking_key, rankings_key, stored};
 use adtide::sink::{Change, Sink};
-use adtide_dataflows::model::{Money, RankingEntry, RankingRow, Score};
+use adtide_dataflows::model::{Money, Score};
+use adtide_dataflows::rtb_cache_updater::{RankingEntry, RankingRow};
 use redis::{Commands, Connection};
 use serde_json::Value;
 

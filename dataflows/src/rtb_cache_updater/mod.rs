@@ -15,56 +15,25 @@ use std::cmp::Reverse;
 
 use differential_dataflow::VecCollection;
 use serde::{Deserialize, Serialize};
-use timely::dataflow::StreamVec;
 
 use crate::hash::RoutingKey;
-use crate::model::{ActiveCampaign, Epoch, EventTime, Money, PerformanceRow, RankingEntry, RankingRow, Score, Text};
+use crate::model::{ActiveCampaign, Epoch, Money, Score, Text};
 use crate::operators::{Ranked, left_join, newest, top_k};
+use crate::performance_aggregator::PerformanceRow;
 use crate::{DeltaLog, MetricsSource, RateSums, Settings};
 
+mod definition;
+mod input;
 mod live_rates;
+mod row;
 
-/// Where a record stands among the records of its topic: (partition, offset).
-pub type Position = (u32, u64);
-
-/// A campaign event: the campaign, the event's order, what the campaign is from then on.
-pub type CampaignUpdate = (i64, (EventTime, Position), Option<ActiveCampaign<Text>>);
-
-/// A change of a product's rates; None deletes them.
-pub type RatesUpdate = (i64, Position, Option<Rates>);
-
-/// A change of a product's price; None deletes it.
-pub type PriceUpdate = (i64, Position, Option<Money>);
-
-/// A product's click-through and conversion rate, as fractions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Rates {
-    /// Clicks for each impression.
-    pub ctr: Score,
-    /// Conversions for each click.
-    pub cvr: Score,
-}
-
-impl Rates {
-    /// Rates from two fractions.
-    pub fn new(ctr: f64, cvr: f64) -> Rates {
-        Rates { ctr: Score(ctr), cvr: Score(cvr) }
-    }
-}
+pub use definition::definition;
+pub use input::{CampaignUpdate, Position, PriceUpdate, Rates, RatesUpdate, Updates, campaign, price, rates};
+pub use row::{RankingEntry, RankingRow};
 
 /// What holds for a product without metrics.
 const DEFAULT_CTR: f64 = 0.01;
 const DEFAULT_CVR: f64 = 0.005;
-
-/// What statement 1 reads.
-pub struct Updates<'scope> {
-    /// Of `campaign-events`.
-    pub campaigns: StreamVec<'scope, Epoch, CampaignUpdate>,
-    /// Of `product-metrics`.
-    pub rates: StreamVec<'scope, Epoch, RatesUpdate>,
-    /// Of `product-meta`.
-    pub prices: StreamVec<'scope, Epoch, PriceUpdate>,
-}
 
 /// The rankings, at most `settings.ranking_limit` long.
 ///
@@ -87,29 +56,34 @@ pub fn rtb_cache_updater<'scope>(
     };
     let prices = newest(prices, routing, delta_log, "NewestPrice");
 
-    let scored = left_join(by_product, facts(rates, prices)).map(|(product_id, ((campaign_id, campaign), facts))| {
-        let facts = facts.unwrap_or_default();
-        let rates = facts.rates.unwrap_or(Rates::new(DEFAULT_CTR, DEFAULT_CVR));
-        let score = Score::new(campaign.bid_price, rates.ctr.0, rates.cvr.0, facts.price);
-        let rank = (Reverse(score), campaign_id);
-        let entry = (product_id, campaign.bid_price, campaign.advertiser_id);
-        ((campaign.placement, campaign.category), (rank, entry))
-    });
-    top_k(scored, settings.ranking_limit, routing, "Ranking").map(|Ranked { group, first, total }| RankingRow {
-        placement: group.0,
-        category: group.1,
-        list: first
-            .into_iter()
-            .map(|((Reverse(score), campaign_id), (product_id, bid_price, advertiser_id))| RankingEntry {
-                product_id,
-                score,
-                bid_price,
-                campaign_id,
-                advertiser_id,
-            })
-            .collect(),
-        total_campaigns: total,
-    })
+    let scored = left_join(by_product, facts(rates, prices)).map(|(_, (campaign, facts))| scored(campaign, facts));
+    top_k(scored, settings.ranking_limit, routing, "Ranking").map(row)
+}
+
+/// A campaign by its id.
+type Campaign = (i64, ActiveCampaign<Text>);
+
+/// A campaign in its ranking: what it is ordered by, and the rest.
+type Place = ((Reverse<Score>, i64), (i64, Money, i64));
+
+fn scored((campaign_id, campaign): Campaign, facts: Option<Facts>) -> ((Text, Text), Place) {
+    let facts = facts.unwrap_or_default();
+    let rates = facts.rates.unwrap_or(Rates::new(DEFAULT_CTR, DEFAULT_CVR));
+    let score = Score::new(campaign.bid_price, rates.ctr.0, rates.cvr.0, facts.price);
+    let entry = (campaign.product_id, campaign.bid_price, campaign.advertiser_id);
+    ((campaign.placement, campaign.category), ((Reverse(score), campaign_id), entry))
+}
+
+fn row(ranked: Ranked<(Text, Text), Place>) -> RankingRow {
+    let Ranked { group: (placement, category), first, total } = ranked;
+    let entry = |((Reverse(score), campaign_id), (product_id, bid_price, advertiser_id))| RankingEntry {
+        product_id,
+        score,
+        bid_price,
+        campaign_id,
+        advertiser_id,
+    };
+    RankingRow { placement, category, list: first.into_iter().map(entry).collect(), total_campaigns: total }
 }
 
 /// What is known of a product.

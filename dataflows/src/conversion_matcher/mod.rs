@@ -20,12 +20,15 @@ use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Exchange;
 
 use crate::hash::RoutingKey;
-use crate::model::{AdId, AttributionRow, Epoch, EventTime, IdHash, Money, Text};
+use crate::model::{AdId, Epoch, EventTime, IdHash, Money, Text};
 use crate::operators::{EpochLogic, Watermarks, epochs};
 use crate::{DeltaLog, RoutedClick, Settings, StateDelta};
 
 mod click_store;
 mod conversions;
+mod row;
+
+pub use row::AttributionRow;
 
 use click_store::ClickStore;
 use conversions::{Conversions, Place, Settled, Turn};

@@ -461,7 +461,7 @@ impl Config {
                 ProductMetrics::Live => MetricsSource::Live { windows: self.rtb.live_windows },
             },
             emit: self.performance.emit,
-            plan: self.plan.clone(),
+            plan: self.plan.clone().into_iter().filter(|(_, plan)| *plan != StatementPlan::default()).collect(),
         }
     }
 

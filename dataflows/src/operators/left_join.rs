@@ -13,19 +13,23 @@ use crate::model::Epoch;
 /// # Examples
 ///
 /// ```
+/// use std::sync::mpsc::channel;
+///
 /// use adtide_dataflows::model::Epoch;
 /// use adtide_dataflows::operators::left_join;
 /// use differential_dataflow::input::Input as _;
 ///
-/// timely::execute_directly(|worker| {
+/// let (rows, joined) = channel();
+/// timely::execute_directly(move |worker| {
 ///     worker.dataflow::<Epoch, _, _>(|scope| {
-///         let (_, bids) = scope.new_collection_from([("shoes", 5), ("hats", 6)]);
-///         let (_, prices) = scope.new_collection_from([("shoes", 250)]);
-///         left_join(bids, prices).consolidate().inspect(|((product, (_, price)), _, _)| {
-///             assert_eq!(*price, (*product == "shoes").then_some(250));
-///         });
+///         let (_, bids) = scope.new_collection_from([(7i64, 5), (8, 6)]);
+///         let (_, prices) = scope.new_collection_from([(7i64, 250)]);
+///         left_join(bids, prices).consolidate().inspect(move |(row, _, _)| rows.send(*row).unwrap());
 ///     });
 /// });
+/// let mut joined: Vec<_> = joined.iter().collect();
+/// joined.sort();
+/// assert_eq!(joined, [(7, (5, Some(250))), (8, (6, None))]);
 /// ```
 ///
 /// `right` must have at most one value a key, as an upsert table has; then no distinct or antijoin is needed:

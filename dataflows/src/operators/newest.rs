@@ -30,21 +30,27 @@ pub type Upsert<K, O, V> = (K, O, Option<V>);
 /// # Examples
 ///
 /// ```
+/// use std::sync::mpsc::channel;
+///
 /// use adtide_dataflows::model::{Epoch, Money};
 /// use adtide_dataflows::operators::newest;
 /// use adtide_dataflows::{DeltaLog, RoutingKey};
 /// use timely::dataflow::operators::Input as _;
 ///
-/// timely::execute_directly(|worker| {
+/// let (rows, changes) = channel();
+/// timely::execute_directly(move |worker| {
 ///     let mut prices = worker.dataflow::<Epoch, _, _>(|scope| {
 ///         let (prices, upserts) = scope.new_input();
 ///         let current = newest(upserts, RoutingKey::default(), &DeltaLog::off(), "NewestPrice");
-///         current.inspect(|((product, price), _, diff)| assert_eq!((*product, price.0, *diff), (7, 250, 1)));
+///         current.inspect(move |((product, price), _, diff): &((i64, Money), _, _)| {
+///             rows.send((*product, price.0, *diff)).unwrap();
+///         });
 ///         prices
 ///     });
 ///     prices.send((7i64, (0u32, 2u64), Some(Money(250))));
 ///     prices.send((7i64, (0u32, 1u64), Some(Money(199))));
 /// });
+/// assert_eq!(changes.iter().collect::<Vec<_>>(), [(7, 250, 1)]);
 /// ```
 pub fn newest<'scope, K, O, V>(
     upserts: StreamVec<'scope, Epoch, Upsert<K, O, V>>,

@@ -41,19 +41,22 @@ struct Group<V> {
 /// # Examples
 ///
 /// ```
+/// use std::sync::mpsc::channel;
+///
 /// use adtide_dataflows::RoutingKey;
 /// use adtide_dataflows::model::Epoch;
 /// use adtide_dataflows::operators::top_k;
 /// use differential_dataflow::input::Input as _;
 ///
-/// timely::execute_directly(|worker| {
+/// let (rows, ranked) = channel();
+/// timely::execute_directly(move |worker| {
 ///     worker.dataflow::<Epoch, _, _>(|scope| {
-///         let (_, bids) = scope.new_collection_from([("top", 3), ("top", 1), ("top", 2)]);
-///         top_k(bids, 2, RoutingKey::default(), "Cheapest").inspect(|(ranked, _, _)| {
-///             assert_eq!((&ranked.first[..], ranked.total), (&[1, 2][..], 3));
-///         });
+///         let (_, bids) = scope.new_collection_from([(1u8, 3), (1, 1), (1, 2)]);
+///         top_k(bids, 2, RoutingKey::default(), "Cheapest")
+///             .inspect(move |(ranked, _, _)| rows.send((ranked.first.clone(), ranked.total)).unwrap());
 ///     });
 /// });
+/// assert_eq!(ranked.iter().collect::<Vec<_>>(), [(vec![1, 2], 3)]);
 /// ```
 pub fn top_k<'scope, G, V>(
     values: VecCollection<'scope, Epoch, (G, V)>,

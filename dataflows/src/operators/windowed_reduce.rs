@@ -326,20 +326,23 @@ impl<A: Aggregate> Window<A> {
 /// # Examples
 ///
 /// ```
+/// use std::sync::mpsc::channel;
+///
 /// use adtide_dataflows::model::{Epoch, EventTime, WINDOW_MS};
 /// use adtide_dataflows::operators::{Watermarks, windowed_reduce};
 /// use differential_dataflow::input::Input as _;
 /// use timely::dataflow::operators::Input as _;
 ///
-/// timely::execute_directly(|worker| {
+/// let (rows, changes) = channel();
+/// timely::execute_directly(move |worker| {
 ///     let (mut clicks, mut marks) = worker.dataflow::<Epoch, _, _>(|scope| {
 ///         let (clicks, of_ads) = scope.new_collection();
 ///         let (marks, watermarks) = scope.new_input();
 ///         let count = |clicks: &[(&(), isize)]| clicks.iter().map(|(_, count)| *count).sum::<isize>();
-///         let rows = windowed_reduce::definition(of_ads, count, watermarks, |marks| marks.duplicates);
-///         rows.inspect(|(((window, ad), clicks, is_closed), epoch, diff)| {
-///             println!("{epoch}: {window} {ad} {clicks} {is_closed} {diff:+}");
-///         });
+///         windowed_reduce::definition(of_ads, count, watermarks, |marks| marks.duplicates)
+///             .inspect(move |((_, clicks, is_closed), epoch, diff)| {
+///                 rows.send((*epoch, *clicks, *is_closed, *diff)).unwrap();
+///             });
 ///         (clicks, marks)
 ///     });
 ///     clicks.insert(((EventTime(0), 5i64), ()));
@@ -348,6 +351,9 @@ impl<A: Aggregate> Window<A> {
 ///     marks.advance_to(1);
 ///     marks.send(Watermarks { duplicates: EventTime(WINDOW_MS), ..Watermarks::MIN });
 /// });
+/// let mut changes: Vec<_> = changes.iter().collect();
+/// changes.sort();
+/// assert_eq!(changes, [(0, 2, false, 1), (1, 2, false, -1), (1, 2, true, 1)]);
 /// ```
 pub fn definition<'scope, K, V, R>(
     records: VecCollection<'scope, Epoch, ((EventTime, K), V)>,

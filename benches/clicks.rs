@@ -47,7 +47,7 @@ fn main() {
                 worker.step_while(|| probe.less_equal(&epoch));
             }
         }
-        let (live, index) = (state.matcher.clicks.get(), state.matcher.click_bytes.get());
+        let (live, index) = (state.matcher.as_of.candidates.get(), state.matcher.as_of.candidate_bytes.get());
         assert_eq!(live as u64, CLICKS, "every click is live");
         println!("{live} live clicks of statement 3");
         println!("  resident memory    {:>6.1} bytes a click", (resident() - before) as f64 / live as f64);

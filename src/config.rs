@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use adtide_dataflows::model::{EventTime, Topic, UnknownIds};
 use adtide_dataflows::{Emit, MetricsSource, Settings, Statement, StatementPlan};
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, anyhow, ensure};
 use serde::de::IntoDeserializer;
 use serde::{Deserialize, Deserializer};
 use tracing_subscriber::EnvFilter;
@@ -368,12 +368,6 @@ impl Config {
             humantime::format_duration(self.allowed_lateness)
         );
         ensure!(!self.statements.is_empty(), "key statements is empty; name at least one statement");
-        let lacks = |(statement, plan): (&Statement, &StatementPlan)| {
-            (*plan == StatementPlan::Definition && !statement.has_definition()).then_some(statement.name())
-        };
-        if let Some(name) = self.plan.iter().find_map(lacks) {
-            bail!("key plan.{name}: it has no definition to run by yet; set \"operators\"");
-        }
         ensure!(
             self.checkpoint.interval >= Duration::from_millis(100),
             "key checkpoint.interval must be at least 100ms"

@@ -9,8 +9,7 @@ use timely::dataflow::operators::Input;
 use timely::dataflow::operators::core::input::Handle;
 use timely::dataflow::{Scope, StreamVec};
 
-use crate::conversion_matcher::AttributionRow;
-use crate::conversion_matcher::{MatchEvent, MatcherState, conversion_matcher};
+use crate::conversion_matcher::{self, AttributionRow, Conversion, MatchInput, MatcherState, Opener, RoutedClick};
 use crate::duplicate_detector::Compensation;
 use crate::duplicate_detector::{self, DetectorState, PaidClick, duplicate_detector};
 use crate::hash::RoutingKey;
@@ -31,7 +30,9 @@ pub struct Inputs {
     prices: InputHandle<PriceUpdate>,
     live_rates: InputHandle<(RateSums, Epoch, isize)>,
     sums: InputHandle<PartialSums>,
-    match_events: InputHandle<MatchEvent>,
+    clicks: InputHandle<RoutedClick>,
+    conversions: InputHandle<Conversion>,
+    openers: InputHandle<Opener>,
     paid_clicks: InputHandle<PaidClick>,
     dead: InputHandle<DeadLetter>,
     late: InputHandle<LateEvent>,
@@ -41,7 +42,7 @@ pub struct Inputs {
 /// Calls a macro with the name of every input that a [`Batch`] fills, and others.
 macro_rules! each_input {
     ($call:ident $(, $other:ident)*) => {
-        $call!(campaigns, rates, prices, sums, match_events, paid_clicks, dead, late, reports $(, $other)*)
+        $call!(campaigns, rates, prices, sums, clicks, conversions, paid_clicks, dead, late, reports $(, $other)*)
     };
 }
 
@@ -64,9 +65,9 @@ impl Inputs {
         self.prices.send_batch(&mut { prices });
         self.live_rates.send_batch(&mut live_rates.into_iter().map(|sums| (sums, epoch, 1)).collect());
         self.sums.send_batch(&mut { sums });
-        self.match_events.send_batch(&mut clicks.into_iter().map(MatchEvent::Click).collect());
-        self.match_events.send_batch(&mut conversions.into_iter().map(MatchEvent::Conversion).collect());
-        self.match_events.send_batch(&mut openers.into_iter().map(MatchEvent::Opener).collect());
+        self.clicks.send_batch(&mut { clicks });
+        self.conversions.send_batch(&mut { conversions });
+        self.openers.send_batch(&mut { openers });
         self.paid_clicks.send_batch(&mut { paid_clicks });
     }
 
@@ -75,7 +76,7 @@ impl Inputs {
         macro_rules! advance {
             ($($input:ident),*) => { $(self.$input.advance_to(epoch);)* };
         }
-        each_input!(advance, live_rates);
+        each_input!(advance, live_rates, openers);
     }
 
     /// The epoch that is being filled.
@@ -113,7 +114,7 @@ pub struct State {
     /// Rows of open windows in statement 2.
     pub performance: Rc<WindowedState>,
     /// Clicks and conversions in statement 3.
-    pub matcher: Rc<MatcherState>,
+    pub matcher: MatcherState,
     /// Groups of open windows in statement 4.
     pub duplicates: DetectorState,
 }
@@ -146,8 +147,10 @@ pub fn replay<'scope>(
     let (prices_input, prices) = scope.new_input();
     let (live_rates_input, live_rates) = scope.new_input();
     let (sums_input, sums) = scope.new_input();
-    let (match_input, match_events) = scope.new_input();
-    let (clicks_input, paid_clicks) = scope.new_input();
+    let (clicks_input, clicks) = scope.new_input();
+    let (conversions_input, conversions) = scope.new_input();
+    let (openers_input, openers) = scope.new_input();
+    let (paid_clicks_input, paid_clicks) = scope.new_input();
     let (dead_input, dead) = scope.new_input();
     let (late_input, late) = scope.new_input();
     let (reports_input, reports) = scope.new_input();
@@ -159,7 +162,12 @@ pub fn replay<'scope>(
         false => performance_aggregator,
     };
     let (performance, aggregator) = aggregate(sums, marks.clone(), settings, routing, delta_log);
-    let (attributions, matcher) = conversion_matcher(match_events, marks.clone(), settings, routing, delta_log);
+    let attribute = match is_defined(Statement::ConversionMatcher) {
+        true => conversion_matcher::definition,
+        false => conversion_matcher::conversion_matcher,
+    };
+    let input = MatchInput { clicks, conversions, openers };
+    let (attributions, matcher) = attribute(input, marks.clone(), settings, routing, delta_log);
     let detect = match is_defined(Statement::DuplicateDetector) {
         true => duplicate_detector::definition,
         false => duplicate_detector,
@@ -184,8 +192,10 @@ pub fn replay<'scope>(
         prices: prices_input,
         live_rates: live_rates_input,
         sums: sums_input,
-        match_events: match_input,
-        paid_clicks: clicks_input,
+        clicks: clicks_input,
+        conversions: conversions_input,
+        openers: openers_input,
+        paid_clicks: paid_clicks_input,
         dead: dead_input,
         late: late_input,
         reports: reports_input,

@@ -12,7 +12,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use crate::conversion_matcher::{Conversion, Opener, StoredClick, route};
+use crate::conversion_matcher::{Conversion, Opener, RoutedClick};
 use crate::duplicate_detector::PaidClick;
 use crate::model::{Epoch, EventTime, WINDOW_MS};
 use crate::operators::Watermarks;
@@ -28,9 +28,6 @@ pub const RESTORED: Epoch = 1 << 20;
 
 /// The boundary after all epochs: no real epoch is so late.
 pub const LAST: Epoch = Epoch::MAX - 1;
-
-/// A click of statement 3 and the hash it is routed by.
-pub type RoutedClick = (u32, StoredClick);
 
 /// What a closed window of statement 2 adds to a product's live rates: the product, the window's start, the sums.
 pub type RateSums = (i64, EventTime, PerformanceSums);
@@ -163,11 +160,7 @@ impl StateDelta {
         let is_settled = |conversion: &Conversion| conversion.order.0 < forgotten.conversions;
         let opened =
             self.conversions.iter().filter(|conversion| is_settled(conversion) && conversion.opened_until.is_some());
-        self.openers.extend(opened.map(|conversion| Opener {
-            route: route(conversion.product_id),
-            id: conversion.id(),
-            time: conversion.order.0,
-        }));
+        self.openers.extend(opened.map(Conversion::opener));
         self.conversions.retain(|conversion| !is_settled(conversion));
     }
 

@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::conversion_matcher::{Conversion, MatchEvent, MatchKey, StoredClick, route};
+use crate::conversion_matcher::{self, Conversion, RoutedClick};
 use crate::duplicate_detector::PaidClick;
 use crate::judgement::{Judge, Stamp};
 use crate::model::{
-    AdEvent, AdEventType, CampaignEvent, ConversionEvent, EventTime, Money, ProductMeta, ProductMetrics, Text, Topic,
+    AdEvent, AdEventType, CampaignEvent, ConversionEvent, EventTime, Money, ProductMeta, ProductMetrics, Topic,
     UnknownIds,
 };
 use crate::operators::{FileMark, Fingerprint, PartitionReport, PartitionState, Wake, Watermarks};
@@ -181,7 +181,8 @@ pub struct Batch {
     pub(crate) rates: Vec<RatesUpdate>,
     pub(crate) prices: Vec<PriceUpdate>,
     pub(crate) sums: Vec<PartialSums>,
-    pub(crate) match_events: Vec<MatchEvent>,
+    pub(crate) clicks: Vec<RoutedClick>,
+    pub(crate) conversions: Vec<Conversion>,
     pub(crate) paid_clicks: Vec<PaidClick>,
     pub(crate) dead: Vec<DeadLetter>,
     pub(crate) late: Vec<LateEvent>,
@@ -532,18 +533,10 @@ impl Router {
     }
 
     fn match_click(&mut self, event: AdEvent<&str>, watermark: EventTime, from: &Arrival<'_>) {
-        let Some(advertiser_id) = event.advertiser_id else { return };
-        if self.is_late(Statement::ConversionMatcher, event.time, event.time, watermark, from) {
-            return;
+        let is_of_somebody = event.advertiser_id.is_some();
+        if is_of_somebody && !self.is_late(Statement::ConversionMatcher, event.time, event.time, watermark, from) {
+            self.batch.clicks.extend(conversion_matcher::click(event));
         }
-        let click = StoredClick {
-            keys: MatchKey::pair(event.product_id, event.device_id, event.session_id),
-            click_time: event.time,
-            ad_id: event.ad_id,
-            campaign_id: event.campaign_id,
-            advertiser_id,
-        };
-        self.batch.match_events.push(MatchEvent::Click((route(event.product_id), click)));
     }
 
     fn conversion_event(&mut self, event: ConversionEvent<&str>, from: &mut Arrival<'_>) -> Result<(), BadRecord> {
@@ -555,15 +548,7 @@ impl Router {
         {
             return Ok(());
         }
-        let (partition, offset) = from.position();
-        self.batch.match_events.push(MatchEvent::Conversion(Conversion {
-            keys: MatchKey::pair(event.product_id, event.device_id, event.session_id),
-            order: (event.time, partition, offset),
-            order_id: Text::from(event.order_id),
-            product_id: event.product_id,
-            revenue_amount: event.revenue_amount,
-            opened_until: None,
-        }));
+        self.batch.conversions.push(conversion_matcher::conversion(&event, from.position()));
         Ok(())
     }
 

@@ -16,7 +16,7 @@ mod settings;
 mod state;
 
 pub use dataflow::{Inputs, Outputs, State, dataflow, replay};
-pub use delta::{DeltaLog, DeltaRecorder, Kind, LAST, RESTORED, RateSums, RoutedClick, StateDelta};
+pub use delta::{DeltaLog, DeltaRecorder, Kind, LAST, RESTORED, RateSums, StateDelta};
 pub use hash::{HashMap, HashSet, RandomState, RoutingKey};
 pub use ingest::{Batch, Counts, DeadLetter, Envelope, IdCounts, Ingest, LateEvent, PartitionCounts, PartitionHandle};
 pub use judgement::{Judgement, Stamp};

@@ -33,11 +33,6 @@ impl Statement {
         Statement::DuplicateDetector,
     ];
 
-    /// Whether the statement can run by [`StatementPlan::Definition`].
-    pub const fn has_definition(self) -> bool {
-        !matches!(self, Statement::ConversionMatcher)
-    }
-
     /// The statement's name in the config, in `late-events` and in metrics.
     pub const fn name(self) -> &'static str {
         match self {

@@ -1,10 +1,10 @@
 //! The rows that statements hold, as checkpoints know them.
 
-use crate::conversion_matcher::{Conversion, Opener};
+use crate::conversion_matcher::{Conversion, Opener, RoutedClick};
 use crate::duplicate_detector::PaidClick;
 use crate::performance_aggregator::PartialSums;
 use crate::rtb_cache_updater::{CampaignUpdate, PriceUpdate, RatesUpdate};
-use crate::{RateSums, RoutedClick, StateDelta};
+use crate::{RateSums, StateDelta};
 
 /// A row that enters a statement's state. An operator that keeps such rows is in checkpoints without knowing what they are.
 pub trait StateRow: Clone + 'static {

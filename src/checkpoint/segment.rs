@@ -6,13 +6,14 @@
 //!
 //! Numbers of the frame are little-endian. The order of rows means nothing, so they are sorted by time, which makes them smaller.
 
-use adtide_dataflows::conversion_matcher::{Conversion, MatchKey, Opener, StoredClick};
+use adtide_dataflows::conversion_matcher::{Conversion, Opener, RoutedClick, StoredClick};
 use adtide_dataflows::duplicate_detector::{ClickGroup, PaidClick};
-use adtide_dataflows::model::{ActiveCampaign, AdId, EventTime, Money, Score};
+use adtide_dataflows::model::{ActiveCampaign, AdId, EventTime, IdHash, Money, Score};
+use adtide_dataflows::operators::Keys;
 use adtide_dataflows::performance_aggregator::PartialSums;
 use adtide_dataflows::performance_aggregator::{PerformanceKey, PerformanceSums};
 use adtide_dataflows::rtb_cache_updater::{CampaignUpdate, PriceUpdate, Rates, RatesUpdate};
-use adtide_dataflows::{Kind, RateSums, RoutedClick, StateDelta};
+use adtide_dataflows::{Kind, RateSums, StateDelta};
 use anyhow::{Context, bail, ensure};
 
 use super::column::{Decoder, Encoder};
@@ -391,18 +392,18 @@ fn read_positions(rows: usize, from: &mut Decoder<'_>) -> anyhow::Result<Vec<(u3
     Ok(partitions.into_iter().zip(from.near(rows)?.into_iter().map(|offset| offset as u64)).collect())
 }
 
-fn keys(keys: impl Iterator<Item = [Option<MatchKey>; 2]> + Clone, to: &mut Encoder) {
+fn keys(keys: impl Iterator<Item = Keys> + Clone, to: &mut Encoder) {
     for side in [0, 1] {
         to.flags(keys.clone().map(|keys| keys[side].is_some()));
-        to.hashes(keys.clone().filter_map(|keys| keys[side]).map(MatchKey::hash));
+        to.hashes(keys.clone().filter_map(|keys| keys[side]));
     }
 }
 
-fn read_keys(rows: usize, from: &mut Decoder<'_>) -> anyhow::Result<Vec<[Option<MatchKey>; 2]>> {
-    let mut side = || -> anyhow::Result<Vec<Option<MatchKey>>> {
+fn read_keys(rows: usize, from: &mut Decoder<'_>) -> anyhow::Result<Vec<Keys>> {
+    let mut side = || -> anyhow::Result<Vec<Option<IdHash>>> {
         let flags = from.flags(rows)?;
         let hashes = from.hashes(count(&flags))?;
-        Ok(spread(flags, hashes.into_iter().map(MatchKey::of_hash)).collect())
+        Ok(spread(flags, hashes.into_iter()).collect())
     };
     let (devices, sessions) = (side()?, side()?);
     Ok(devices.into_iter().zip(sessions).map(|(device, session)| [device, session]).collect())

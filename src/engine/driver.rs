@@ -388,7 +388,7 @@ impl Driver {
             unwritten: self.checkpointer.waiting() as u64,
             clock: Some(self.now),
             held: held(&self.state),
-            repeats: self.state.matcher.repeats.get(),
+            repeats: self.state.matcher.openers.repeats.get(),
             refunds: self.state.duplicates.refunds.get(),
         });
         self.monitor.miss_ids(&self.plan.run.settings.statements);
@@ -402,7 +402,9 @@ fn held(state: &State) -> Vec<Held> {
         Held { statement, what, rows, bytes }
     };
     let (performance, matcher, duplicates) = (&state.performance, &state.matcher, &state.duplicates);
-    let conversions = matcher.open_conversions.get() + matcher.closed_conversions.get();
+    let (clicks, openers) = (&matcher.as_of, &matcher.openers);
+    let conversions = clicks.probes.get() + openers.settled.get();
+    let conversion_bytes = clicks.probe_bytes.get() + openers.bytes.get();
     vec![
         held(Statement::RtbCacheUpdater, "ranked_campaigns", state.ranked_campaigns.get(), None),
         held(
@@ -411,8 +413,13 @@ fn held(state: &State) -> Vec<Held> {
             performance.rows.get() as u64,
             Some(performance.bytes.get()),
         ),
-        held(Statement::ConversionMatcher, "clicks", matcher.clicks.get() as u64, Some(matcher.click_bytes.get())),
-        held(Statement::ConversionMatcher, "conversions", conversions as u64, Some(matcher.conversion_bytes.get())),
+        held(
+            Statement::ConversionMatcher,
+            "clicks",
+            clicks.candidates.get() as u64,
+            Some(clicks.candidate_bytes.get()),
+        ),
+        held(Statement::ConversionMatcher, "conversions", conversions as u64, Some(conversion_bytes)),
         held(
             Statement::DuplicateDetector,
             "click_groups",

@@ -1,10 +1,12 @@
 //! State is bounded: it follows what is open, not what has been seen.
 
-use adtide_dataflows::conversion_matcher::{Conversion, MatchEvent, MatchKey, StoredClick, conversion_matcher, route};
+use adtide_dataflows::conversion_matcher::{Conversion, StoredClick, conversion_matcher, keys, route};
 use adtide_dataflows::model::{AdId, Epoch, EventTime, Money};
 use adtide_dataflows::{DeltaLog, RoutingKey};
 
-use crate::support::{Dice, HOUR, Held, History, MINUTE, Run, SECOND, Turn, click, impression, nets, sale, small};
+use crate::support::{
+    Dice, HOUR, Held, History, MINUTE, MatchEvent, Run, SECOND, Turn, click, impression, nets, sale, small,
+};
 
 /// Hours of traffic: an ad event every two seconds, half of them clicks, and a conversion every twenty. An epoch is a
 /// minute.
@@ -111,7 +113,7 @@ const BURST: i64 = 70_000;
 #[test]
 fn more_clicks_than_a_chunk_takes_within_seconds_and_again_after_their_expiry() {
     const DEVICES: i64 = 100;
-    let keys = |device: i64| MatchKey::pair(7, Some(&device.to_string()), None);
+    let keys = |device: i64| keys(7, Some(&device.to_string()), None);
     let burst = |start: i64| {
         (0..BURST).map(move |n| {
             let click = StoredClick {
@@ -146,7 +148,7 @@ fn more_clicks_than_a_chunk_takes_within_seconds_and_again_after_their_expiry() 
         turn(sales("c", HOUR - 1).collect(), HOUR),
     ];
     let [rows] = nets(turns, |streams, _| {
-        [conversion_matcher(streams.records, streams.marks, &small(), RoutingKey::default(), &DeltaLog::off()).0]
+        [conversion_matcher(streams.to_match(), streams.marks, &small(), RoutingKey::default(), &DeltaLog::off()).0]
     });
     assert_eq!(rows.len(), 2 * DEVICES as usize);
     for ((epoch, row), count) in rows {
@@ -159,7 +161,7 @@ fn more_clicks_than_a_chunk_takes_within_seconds_and_again_after_their_expiry() 
 
 /// A click of a device on product 7.
 fn device_click(device: &str, time: i64) -> MatchEvent {
-    let keys = MatchKey::pair(7, Some(device), None);
+    let keys = keys(7, Some(device), None);
     let click_time = EventTime(time);
     MatchEvent::Click((route(7), StoredClick { keys, click_time, ad_id: None, campaign_id: None, advertiser_id: 9 }))
 }
@@ -169,7 +171,7 @@ fn device_click(device: &str, time: i64) -> MatchEvent {
 fn matched_after_reuse(reuse: MatchEvent, sale_time: i64) -> Vec<i64> {
     let expires = small().lookback + small().allowed_lateness + 10 * SECOND;
     let conversion = Conversion {
-        keys: MatchKey::pair(7, Some("d"), None),
+        keys: keys(7, Some("d"), None),
         order: (EventTime(sale_time), 0, 0),
         order_id: "a".into(),
         product_id: 7,
@@ -181,7 +183,7 @@ fn matched_after_reuse(reuse: MatchEvent, sale_time: i64) -> Vec<i64> {
     let turns = turns.into_iter().zip(watermarks);
     let turns = turns.map(|(record, watermark)| Turn { records: vec![record], watermark }).collect();
     let [rows] = nets(turns, |streams, _| {
-        [conversion_matcher(streams.records, streams.marks, &small(), RoutingKey::default(), &DeltaLog::off()).0]
+        [conversion_matcher(streams.to_match(), streams.marks, &small(), RoutingKey::default(), &DeltaLog::off()).0]
     });
     rows.into_keys().map(|(_, row)| row.click_time.0).collect()
 }

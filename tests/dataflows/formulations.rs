@@ -1,8 +1,7 @@
 //! Statements 2, 3 and 4 against their definitions in plain differential operators, which keep everything for ever: equal
 //! collections in every epoch.
 
-use adtide_dataflows::conversion_matcher::AttributionRow;
-use adtide_dataflows::conversion_matcher::{Conversion, MatchEvent, MatchKey, StoredClick, conversion_matcher, route};
+use adtide_dataflows::conversion_matcher::{self, Conversion, StoredClick, conversion_matcher, keys, route};
 use adtide_dataflows::duplicate_detector::{self, ClickGroup, PaidClick, duplicate_detector};
 use adtide_dataflows::model::{AdId, EventTime, Money};
 use adtide_dataflows::performance_aggregator::{
@@ -11,7 +10,7 @@ use adtide_dataflows::performance_aggregator::{
 use adtide_dataflows::{DeltaLog, RoutingKey, Settings};
 use proptest::prelude::*;
 
-use crate::support::{MINUTE, SECOND, Turn, check, nets, small};
+use crate::support::{MINUTE, MatchEvent, SECOND, Turn, check, nets, small};
 
 /// How far an epoch of these tests advances event time.
 const PACE: i64 = 50 * SECOND;
@@ -80,7 +79,7 @@ fn click_or_sale() -> impl Strategy<Value = Small> {
 
 fn match_event(time: EventTime, (is_click, device, session, product_id, id): Small, offset: u64) -> MatchEvent {
     let (device, session) = (device.map(|id| id.to_string()), session.map(|id| id.to_string()));
-    let keys = MatchKey::pair(product_id, device.as_deref(), session.as_deref());
+    let keys = keys(product_id, device.as_deref(), session.as_deref());
     if is_click {
         let ad_id = Some(AdId::Number(id.into()));
         let click = StoredClick { keys, click_time: time, ad_id, campaign_id: Some(5), advertiser_id: 9 };
@@ -92,7 +91,7 @@ fn match_event(time: EventTime, (is_click, device, session, product_id, id): Sma
 }
 
 #[test]
-fn statement_3_is_a_join_and_a_reduce_to_the_greatest() {
+fn statement_3_equals_its_definition() {
     check(40, turns(click_or_sale(), 0), |turns| {
         let mut offset = 0;
         let turns = with_times(turns, |time, record| {
@@ -100,75 +99,14 @@ fn statement_3_is_a_join_and_a_reduce_to_the_greatest() {
             match_event(time, record, offset)
         });
         let settings = Settings { repeat_within: Some(3 * MINUTE), ..small() };
-        let (lookback, repeat_within) = (settings.lookback, settings.repeat_within());
-        let [operator, plain] = nets(turns, move |streams, turns| {
-            let clicks = streams.all(turns, |event| match event {
-                MatchEvent::Click((_, click)) => {
-                    let rank = (click.click_time, click.ad_id.clone(), click.campaign_id, click.advertiser_id);
-                    Some((click.keys.map(Side::of), rank))
-                }
-                MatchEvent::Conversion(_) | MatchEvent::Opener(_) => None,
-            });
-            let conversions = streams.all(turns, |event| match event {
-                MatchEvent::Click(..) | MatchEvent::Opener(_) => None,
-                MatchEvent::Conversion(sale) => {
-                    let id = (sale.order_id.clone(), sale.product_id);
-                    Some((id, (sale.order, sale.revenue_amount, sale.keys.map(Side::of))))
-                }
-            });
-            let standing = conversions.reduce(move |_, records, output| {
-                let mut last: Option<EventTime> = None;
-                for (record, _) in records {
-                    let time = record.0.0;
-                    if last.is_none_or(|last| time > last.plus(repeat_within)) {
-                        last = Some(time);
-                        output.push(((*record).clone(), 1));
-                    }
-                }
-            });
-            let by_key = |keys: [Option<Side>; 2]| keys.into_iter().flatten();
-            let clicks = clicks.flat_map(move |(keys, rank)| by_key(keys).map(move |key| (key, rank.clone())));
-            let standing = standing.flat_map(move |(id, (order, revenue, keys))| {
-                by_key(keys).map(move |key| (key, ((id.clone(), order), order.0, revenue)))
-            });
-            let candidates = standing
-                .join(clicks)
-                .filter(move |(_, ((_, time, _), rank))| rank.0 <= *time && time.0 <= rank.0.0 + lookback);
-            let candidates = candidates.map(|(_, ((id, time, revenue), rank))| (id, (rank, time, revenue)));
-            let best = candidates.reduce(|_, candidates, output| {
-                output.push((candidates[candidates.len() - 1].0.clone(), 1));
-            });
-            let plain = best.map(|(((order_id, product_id), _), (click, conversion_time, revenue_amount))| {
-                let (click_time, ad_id, campaign_id, advertiser_id) = click;
-                AttributionRow {
-                    order_id,
-                    product_id,
-                    ad_id,
-                    campaign_id,
-                    advertiser_id,
-                    revenue_amount,
-                    click_time,
-                    conversion_time,
-                }
-            });
-            [
-                conversion_matcher(streams.records, streams.marks, &settings, RoutingKey::default(), &DeltaLog::off())
-                    .0,
-                plain,
-            ]
+        let [operator, definition] = nets(turns, move |streams, _| {
+            let (routing, log) = (RoutingKey::default(), DeltaLog::off());
+            let (input, marks) = (streams.to_match(), streams.marks.clone());
+            let definition = conversion_matcher::definition(input, marks, &settings, routing, &log).0;
+            [conversion_matcher(streams.to_match(), streams.marks, &settings, routing, &log).0, definition]
         });
-        assert_eq!(operator, plain);
+        assert_eq!(operator, definition);
     });
-}
-
-/// A match key that can be sorted.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
-struct Side(String);
-
-impl Side {
-    fn of(key: Option<MatchKey>) -> Option<Side> {
-        key.map(|key| Side(format!("{key:?}")))
-    }
 }
 
 #[test]

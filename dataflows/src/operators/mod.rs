@@ -1,6 +1,7 @@
 //! What the statements share.
 
 mod epochs;
+pub mod last_before;
 pub mod left_join;
 pub mod newest;
 mod recorded;
@@ -9,7 +10,8 @@ pub mod top_k;
 mod watermark;
 pub mod windowed_reduce;
 
-pub use epochs::{EpochLogic, epochs};
+pub use epochs::{Beside, EpochLogic, epochs, epochs_beside};
+pub use last_before::{AsOf, AsOfState, Keys, last_before};
 pub use left_join::left_join;
 pub use newest::{Upsert, newest};
 pub use recorded::{at_epochs, changes, recorded};

@@ -17,6 +17,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::hash::{BuildHasher, Hash};
 use std::rc::Rc;
 
@@ -155,6 +156,7 @@ fn end(start: EventTime) -> EventTime {
 
 impl<A: Aggregate> EpochLogic for Windows<A> {
     type In = A::Record;
+    type Beside = Infallible;
     type Out = A::Row;
 
     fn epoch(&mut self, records: Vec<A::Record>, watermark: EventTime, mut emit: impl FnMut(A::Row, isize)) {
@@ -392,6 +394,7 @@ struct Closing(BTreeSet<EventTime>);
 
 impl EpochLogic for Closing {
     type In = EventTime;
+    type Beside = Infallible;
     type Out = EventTime;
 
     fn epoch(&mut self, starts: Vec<EventTime>, watermark: EventTime, mut emit: impl FnMut(EventTime, isize)) {

@@ -7,8 +7,8 @@ fn text() -> impl Strategy<Value = Text> {
     prop_oneof!["[a-c]{0,2}", any::<String>()].prop_map(Text::from)
 }
 
-fn keys() -> impl Strategy<Value = [Option<MatchKey>; 2]> {
-    let key = || prop::option::of(any::<u64>().prop_map(|n| MatchKey::of_hash(IdHash::of(&n.to_string()))));
+fn keys() -> impl Strategy<Value = [Option<IdHash>; 2]> {
+    let key = || prop::option::of(any::<u64>().prop_map(|n| IdHash::of(&n.to_string())));
     (key(), key()).prop_map(|(device, session)| [device, session])
 }
 
@@ -162,7 +162,7 @@ fn a_click_takes_no_more_than_forty_bytes() {
     // Half a minute of clicks at 3,000 a second, on 100,000 ads.
     let clicks = (0u64..90_000).map(|n| {
         let ad = (n * 2_654_435_761 % 100_003) as i64;
-        let key = |what: &str| Some(MatchKey::of_hash(IdHash::of(&format!("{what}{n}"))));
+        let key = |what: &str| Some(IdHash::of(&format!("{what}{n}")));
         let click = StoredClick {
             keys: [key("d"), key("s")],
             click_time: EventTime(1_767_600_000_000 + n as i64 / 3),

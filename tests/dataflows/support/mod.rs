@@ -16,7 +16,7 @@ pub use history::{History, Step};
 pub use line::{Line, campaign, click, impression, metrics, no_metrics, no_price, pause, price, sale, sold};
 pub use mutate::{Dice, mutated};
 pub use oracle::{RefundSum, refund_sums};
-pub use plain::{Turn, nets};
+pub use plain::{MatchEvent, Turn, nets};
 pub use random::{Disorder, histories, settings};
 pub use run::{Changes, Held, Plan, Run};
 

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use adtide_dataflows::conversion_matcher::{Conversion, MatchInput, Opener, RoutedClick};
 use adtide_dataflows::model::{Epoch, EventTime};
 use adtide_dataflows::operators::Watermarks;
 use differential_dataflow::input::Input as _;
 use differential_dataflow::{Data, VecCollection};
 use timely::ExchangeData;
-use timely::dataflow::operators::{Input as _, Inspect};
+use timely::dataflow::operators::vec::Map;
+use timely::dataflow::operators::{Input as _, Inspect, ToStream};
 use timely::dataflow::{Scope, StreamVec};
 
 /// What an operator is given in an epoch.
@@ -86,6 +88,29 @@ where
     nets
 }
 
+/// A record that statement 3 reads.
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
+pub enum MatchEvent {
+    Click(RoutedClick),
+    Conversion(Conversion),
+}
+
+impl<'scope> Streams<'scope, MatchEvent> {
+    /// The records as statement 3 reads them.
+    pub fn to_match(&self) -> MatchInput<'scope> {
+        let clicks = self.records.clone().flat_map(|event| match event {
+            MatchEvent::Click(click) => Some(click),
+            MatchEvent::Conversion(_) => None,
+        });
+        let conversions = self.records.clone().flat_map(|event| match event {
+            MatchEvent::Click(_) => None,
+            MatchEvent::Conversion(conversion) => Some(conversion),
+        });
+        let no_openers: Vec<Opener> = Vec::new();
+        MatchInput { clicks, conversions, openers: no_openers.to_stream(self.records.scope()) }
+    }
+}
+
 /// What an operator reads.
 pub struct Streams<'scope, D> {
     pub records: StreamVec<'scope, Epoch, D>,
@@ -101,12 +126,5 @@ impl<'scope, D: 'static> Streams<'scope, D> {
         let scope: Scope<'scope, Epoch> = self.records.scope();
         let mine: Vec<_> = if scope.index() == 0 { changes.into_iter().collect() } else { Vec::new() };
         scope.new_collection_from_raw(mine).1
-    }
-
-    /// The collection of all records, or what `of` makes of them, each from its epoch on.
-    pub fn all<R: Data>(&self, turns: &[Turn<D>], of: impl Fn(&D) -> Option<R>) -> VecCollection<'scope, Epoch, R> {
-        let turns = turns.iter().zip(0..);
-        let changes = turns.flat_map(|(turn, epoch)| turn.records.iter().map(move |record| (record, epoch)));
-        self.collection(changes.filter_map(|(record, epoch)| Some((of(record)?, epoch, 1))))
     }
 }

@@ -208,9 +208,9 @@ impl Held {
     fn of(state: &State) -> Held {
         Held {
             performance_rows: state.performance.rows.get(),
-            clicks: state.matcher.clicks.get(),
-            open_conversions: state.matcher.open_conversions.get(),
-            closed_conversions: state.matcher.closed_conversions.get(),
+            clicks: state.matcher.as_of.candidates.get(),
+            open_conversions: state.matcher.as_of.probes.get(),
+            closed_conversions: state.matcher.openers.settled.get(),
             duplicate_groups: state.duplicates.groups.rows.get(),
         }
     }
@@ -489,7 +489,7 @@ impl Captured {
             dead: self.dead.take(),
             watermarks: self.watermarks.take(),
             counts,
-            repeats: state.matcher.repeats.get(),
+            repeats: state.matcher.openers.repeats.get(),
             told: (state.duplicates.refunds.get(), state.ranked_campaigns.get()),
             held,
             reports: self.reports.take(),

@@ -1,13 +1,12 @@
-//! Live clicks, found by device or session as of a time.
+//! Live candidates, found by any of their keys as of a time.
 //!
-//! A click is kept once, in a chunk of its time bucket, and is linked into two lists, one for its device and one for
-//! its session, best first. A list's head is in a hash table that holds nothing but the link. Expiry drops whole
-//! buckets: as lists are ordered by time, what follows a dropped click is dropped too, so a link into a dropped
-//! chunk is the list's end and need not be cut.
+//! A candidate is kept once, in a chunk of its time bucket, and is linked into a list for each of its keys, best first. A list's
+//! head is in a hash table that holds nothing but the link. Expiry drops whole buckets: as lists are ordered by time, what follows
+//! a dropped candidate is dropped too, so a link into a dropped chunk is the list's end and need not be cut.
 //!
-//! Clicks come nearly in order of time, so a place in a list is found near its head. A list in which one was not (a
+//! Candidates come nearly in order of time, so a place in a list is found near its head. A list in which one was not (a
 //! session id that many visitors share, read from partitions that are far apart), or in which a lookup goes far back, becomes an
-//! ordered map. Of clicks of one key and time only the best matters, so others need not be in the list.
+//! ordered map. Of candidates of one key and time only the best matters, so others need not be in the list.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map;
@@ -16,11 +15,11 @@ use std::hash::BuildHasher;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
 
-use super::{MatchKey, RoutedClick, StoredClick};
+use super::Keys;
 use crate::hash::{HashMap, RandomState, table_bytes};
-use crate::model::{AdId, EventTime, IdHash};
+use crate::model::{EventTime, IdHash};
 
-/// Clicks a chunk.
+/// Candidates a chunk.
 const CHUNK: usize = 1 << 16;
 
 /// A list that takes more steps than this to find a place in becomes an ordered map.
@@ -29,7 +28,7 @@ const LONG_WALK: usize = 16;
 /// When there are more buckets than this, they become twice as wide.
 const MOST_BUCKETS: usize = 1024;
 
-/// Where a click is: the number of its chunk and the place in it.
+/// Where a candidate is: the number of its chunk and the place in it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Link(u32);
 
@@ -49,69 +48,49 @@ impl Link {
     }
 }
 
-/// A click in its chunk, without the padding of [`StoredClick`].
-struct Slot {
-    /// By device, by session; meaningless where the id is not known.
+/// A candidate in its chunk.
+struct Slot<V> {
+    /// Meaningless where there is none.
     keys: [IdHash; 2],
-    click_time: EventTime,
-    ad_id: Option<AdId>,
-    campaign_id: i64,
-    advertiser_id: i64,
-    /// The next best of the same device, of the same session.
+    time: EventTime,
+    /// The next best of the same keys.
     next: [Link; 2],
-    /// What it was routed by.
-    route: u32,
     has_key: [bool; 2],
-    has_campaign: bool,
+    value: V,
 }
 
-impl Slot {
-    fn new(route: u32, click: StoredClick) -> Slot {
+impl<V: Ord> Slot<V> {
+    fn new(keys: Keys, time: EventTime, value: V) -> Slot<V> {
         Slot {
-            keys: click.keys.map(|key| key.map_or(IdHash::default(), |key| key.0)),
-            click_time: click.click_time,
-            ad_id: click.ad_id,
-            campaign_id: click.campaign_id.unwrap_or_default(),
-            advertiser_id: click.advertiser_id,
+            keys: keys.map(Option::unwrap_or_default),
+            time,
             next: [Link::END; 2],
-            route,
-            has_key: click.keys.map(|key| key.is_some()),
-            has_campaign: click.campaign_id.is_some(),
+            has_key: keys.map(|key| key.is_some()),
+            value,
         }
     }
 
-    fn click(&self) -> StoredClick {
-        let key = |side: usize| self.has_key[side].then_some(MatchKey(self.keys[side]));
-        StoredClick {
-            keys: [key(0), key(1)],
-            click_time: self.click_time,
-            ad_id: self.ad_id.clone(),
-            campaign_id: self.campaign_id(),
-            advertiser_id: self.advertiser_id,
-        }
+    fn keys(&self) -> Keys {
+        [0, 1].map(|side| self.has_key[side].then_some(self.keys[side]))
     }
 
-    fn campaign_id(&self) -> Option<i64> {
-        self.has_campaign.then_some(self.campaign_id)
-    }
-
-    /// As [`StoredClick::rank`].
-    fn rank(&self) -> (EventTime, &Option<AdId>, Option<i64>, i64) {
-        (self.click_time, &self.ad_id, self.campaign_id(), self.advertiser_id)
+    /// What candidates are compared by; the greatest is the best.
+    fn rank(&self) -> (EventTime, &V) {
+        (self.time, &self.value)
     }
 }
 
-/// The live clicks of one worker.
-pub struct ClickStore {
-    chunks: Vec<Vec<Slot>>,
-    /// How many clicks of each chunk a checkpoint has.
+/// The live candidates of one worker.
+pub struct Candidates<V> {
+    chunks: Vec<Vec<Slot<V>>>,
+    /// How many of each chunk a checkpoint has.
     saved: Vec<usize>,
     free: Vec<usize>,
-    /// The chunks of each bucket of click times; the last one takes new clicks.
+    /// The chunks of each bucket of times; the last one takes what is new.
     buckets: BTreeMap<i64, Vec<usize>>,
     heads: [HashTable<Link>; 2],
     hasher: RandomState,
-    /// What is in no list: the clicks of keys that come far out of order, of each time the best.
+    /// What is in no list: the candidates of keys that come far out of order, of each time the best.
     ordered: [HashMap<IdHash, BTreeMap<EventTime, Link>>; 2],
     bucket_ms: i64,
     lookback: i64,
@@ -119,11 +98,11 @@ pub struct ClickStore {
     len: usize,
 }
 
-impl ClickStore {
-    /// An empty store. Clicks stay at most a sixty-fourth of the lookback longer than they must, or a five-hundredth of the
+impl<V: Ord> Candidates<V> {
+    /// An empty store. Candidates stay at most a sixty-fourth of the lookback longer than they must, or a five-hundredth of the
     /// time that all live ones span.
-    pub fn new(lookback: i64, allowed_lateness: i64) -> ClickStore {
-        ClickStore {
+    pub fn new(lookback: i64, allowed_lateness: i64) -> Candidates<V> {
+        Candidates {
             chunks: Vec::new(),
             saved: Vec::new(),
             free: Vec::new(),
@@ -138,45 +117,46 @@ impl ClickStore {
         }
     }
 
-    /// The number of clicks.
+    /// How many there are.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// The memory allocated for them, texts of ad ids not counted.
+    /// The memory allocated for them, without what values have on the heap.
     pub fn bytes(&self) -> usize {
         let slots: usize = self.chunks.iter().map(Vec::capacity).sum();
         let links: usize = self.heads.iter().map(|heads| table_bytes::<Link>(heads.capacity())).sum();
         let ordered: usize = self.ordered.iter().flat_map(HashMap::values).map(BTreeMap::len).sum();
-        slots * size_of::<Slot>() + links + ordered * size_of::<(EventTime, Link)>()
+        slots * size_of::<Slot<V>>() + links + ordered * size_of::<(EventTime, Link)>()
     }
 
-    /// The clicks that were added since [`ClickStore::mark_saved`] and are still there.
-    pub fn unsaved(&self) -> impl Iterator<Item = RoutedClick> {
+    /// What was added since [`Candidates::mark_saved`] and is still there.
+    pub fn unsaved(&self) -> impl Iterator<Item = (Keys, EventTime, &V)> {
         let chunks = self.chunks.iter().zip(&self.saved);
-        chunks.flat_map(|(chunk, saved)| chunk.iter().skip(*saved).map(|slot| (slot.route, slot.click())))
+        let slots = chunks.flat_map(|(chunk, saved)| chunk.iter().skip(*saved));
+        slots.map(|slot| (slot.keys(), slot.time, &slot.value))
     }
 
-    /// Says that a checkpoint has all clicks that there are.
+    /// Says that a checkpoint has all that there is.
     pub fn mark_saved(&mut self) {
         for (chunk, saved) in self.chunks.iter().zip(&mut self.saved) {
             *saved = chunk.len();
         }
     }
 
-    /// Adds a click.
-    pub fn insert(&mut self, route: u32, click: StoredClick) {
-        let mut slot = Slot::new(route, click);
-        // Both places are found before the click is stored: a link into a dropped chunk must not meet it.
+    /// Adds a candidate.
+    pub fn insert(&mut self, keys: Keys, time: EventTime, value: V) {
+        let mut slot = Slot::new(keys, time, value);
+        // Both places are found before it is stored: a link into a dropped chunk must not meet it.
         let places = [0, 1].map(|side| self.place(side, &slot));
         for (next, place) in slot.next.iter_mut().zip(&places) {
             if let Place::InList { next: found, .. } = place {
                 *next = *found;
             }
         }
-        let chunk = self.open_chunk(slot.click_time);
+        let chunk = self.open_chunk(time);
         let link = Link::new(chunk, self.chunks[chunk].len());
-        let (keys, time) = (slot.keys, slot.click_time);
+        let keys = slot.keys;
         push(&mut self.chunks[chunk], slot);
         self.len += 1;
         for (side, place) in places.into_iter().enumerate() {
@@ -191,21 +171,21 @@ impl ClickStore {
         }
     }
 
-    /// The best click at or before `time`, within the lookback, of any of the keys.
-    pub fn best(&mut self, keys: &[Option<MatchKey>; 2], time: EventTime) -> Option<StoredClick> {
-        let links = [0, 1].map(|side| self.best_of(side, keys[side]?.0, time));
+    /// The best candidate at or before `time`, within the lookback, that has any of the keys.
+    pub fn best(&mut self, keys: &Keys, time: EventTime) -> Option<(EventTime, &V)> {
+        let links = [0, 1].map(|side| self.best_of(side, keys[side]?, time));
         let slots = links.into_iter().flatten().filter_map(|link| self.slot(link));
-        Some(slots.max_by(|one, other| one.rank().cmp(&other.rank()))?.click())
+        slots.map(Slot::rank).max()
     }
 
-    /// Whether of the clicks of a key at or before `time` none is better than this one, which must be among them.
-    pub fn is_best_of(&mut self, side: usize, key: MatchKey, click: &StoredClick, time: EventTime) -> bool {
-        let best = self.best_of(side, key.0, time).and_then(|link| self.slot(link));
-        best.is_none_or(|best| best.rank() <= click.rank())
+    /// Whether of the candidates of a key at or before `time` none is better than this one, which must be among them.
+    pub fn is_best_of(&mut self, side: usize, key: IdHash, candidate: (EventTime, &V), time: EventTime) -> bool {
+        let best = self.best_of(side, key, time).and_then(|link| self.slot(link));
+        best.is_none_or(|best| best.rank() <= candidate)
     }
 
-    /// Drops the buckets all of whose clicks have expired: the watermark has passed
-    /// click_time + lookback + lateness.
+    /// Drops the buckets all of whose candidates have expired: the watermark has passed their time, the lookback and the
+    /// lateness.
     pub fn expire(&mut self, watermark: EventTime) {
         let horizon = self.lookback.saturating_add(self.allowed_lateness);
         while let Some(bucket) = self.buckets.first_entry()
@@ -240,7 +220,7 @@ impl ClickStore {
         chunk
     }
 
-    /// Makes buckets twice as wide, so that the number of chunks follows the number of clicks, whatever time they span.
+    /// Makes buckets twice as wide, so that the number of chunks follows that of candidates, whatever time they span.
     fn widen(&mut self) {
         self.bucket_ms = self.bucket_ms.saturating_mul(2);
         for (bucket, mut chunks) in std::mem::take(&mut self.buckets) {
@@ -248,29 +228,29 @@ impl ClickStore {
         }
     }
 
-    fn slot(&self, link: Link) -> Option<&Slot> {
+    fn slot(&self, link: Link) -> Option<&Slot<V>> {
         self.chunks.get(link.chunk())?.get(link.place())
     }
 
-    /// The click after `slot` in one of its lists. A link into a dropped chunk, whoever uses the chunk now, is the
-    /// end: it does not lead to a click of the same key that ranks no higher.
-    fn next(&self, side: usize, slot: &Slot) -> Option<(Link, &Slot)> {
+    /// What comes after `slot` in one of its lists. A link into a dropped chunk, whoever uses the chunk now, is the
+    /// end: it does not lead to a candidate of the same key that ranks no higher.
+    fn next(&self, side: usize, slot: &Slot<V>) -> Option<(Link, &Slot<V>)> {
         let link = slot.next[side];
         let next = self.slot(link)?;
         let same_list = next.has_key[side] && next.keys[side] == slot.keys[side] && next.rank() <= slot.rank();
         same_list.then_some((link, next))
     }
 
-    /// The best click of a key at or before a time, within the lookback.
+    /// The best candidate of a key at or before a time, within the lookback.
     fn best_of(&mut self, side: usize, key: IdHash, time: EventTime) -> Option<Link> {
         let link = match self.walk(side, key, time) {
             Ok(found) => found?,
             Err(TooFar) => *self.ordered[side].get(&key)?.range(..=time).next_back()?.1,
         };
-        (time.0 - self.slot(link)?.click_time.0 <= self.lookback).then_some(link)
+        (time.0 - self.slot(link)?.time.0 <= self.lookback).then_some(link)
     }
 
-    /// The first click of a list at or before a time. If it is not near the list's head, the list becomes an ordered map.
+    /// The first candidate of a list at or before a time. If it is not near the list's head, the list becomes an ordered map.
     fn walk(&mut self, side: usize, key: IdHash, time: EventTime) -> Result<Option<Link>, TooFar> {
         if self.ordered[side].contains_key(&key) {
             return Err(TooFar);
@@ -278,7 +258,7 @@ impl ClickStore {
         let Some(mut link) = self.find_head(side, key).copied() else { return Ok(None) };
         for _ in 0..LONG_WALK {
             let Some(slot) = self.slot(link) else { return Ok(None) };
-            if slot.click_time <= time {
+            if slot.time <= time {
                 return Ok(Some(link));
             }
             let Some((next, _)) = self.next(side, slot) else { return Ok(None) };
@@ -288,9 +268,8 @@ impl ClickStore {
         Err(TooFar)
     }
 
-    /// Where a new click goes: before all that ranks lower, so that whatever ranks no higher than a click comes after it in its
-    /// list.
-    fn place(&mut self, side: usize, slot: &Slot) -> Place {
+    /// Where a new candidate goes: before all that ranks lower, so that whatever ranks no higher comes after it in its list.
+    fn place(&mut self, side: usize, slot: &Slot<V>) -> Place {
         if !slot.has_key[side] {
             return Place::Nowhere;
         }
@@ -301,7 +280,7 @@ impl ClickStore {
         let mut after = self.head(side, slot.keys[side]);
         for _ in 0..LONG_WALK {
             match after {
-                Some((_, other)) if other.click_time == slot.click_time && other.rank() >= slot.rank() => {
+                Some((_, other)) if other.time == slot.time && other.rank() >= slot.rank() => {
                     return Place::Nowhere;
                 }
                 Some((link, other)) if other.rank() >= slot.rank() => {
@@ -317,11 +296,11 @@ impl ClickStore {
 
     /// Moves the list of a key to an ordered map.
     fn order(&mut self, side: usize, key: IdHash) {
-        let mut clicks = BTreeMap::new();
+        let mut candidates = BTreeMap::new();
         let mut at = self.head(side, key);
         while let Some((link, other)) = at {
             // Of a time, the first is the best.
-            clicks.entry(other.click_time).or_insert(link);
+            candidates.entry(other.time).or_insert(link);
             at = self.next(side, other);
         }
         let (chunks, hash) = (&self.chunks, self.hasher.hash_one(key));
@@ -329,7 +308,7 @@ impl ClickStore {
         if let Ok(head) = self.heads[side].find_entry(hash, is_key) {
             head.remove();
         }
-        self.ordered[side].insert(key, clicks);
+        self.ordered[side].insert(key, candidates);
     }
 
     fn insert_ordered(&mut self, side: usize, key: IdHash, time: EventTime, link: Link) {
@@ -342,7 +321,7 @@ impl ClickStore {
         }
     }
 
-    fn head(&self, side: usize, key: IdHash) -> Option<(Link, &Slot)> {
+    fn head(&self, side: usize, key: IdHash) -> Option<(Link, &Slot<V>)> {
         let link = *self.find_head(side, key)?;
         Some((link, self.slot(link)?))
     }
@@ -367,8 +346,8 @@ impl ClickStore {
         }
     }
 
-    /// Takes the clicks of a chunk that head their lists out of the tables: all that follows them is older, and so
-    /// goes with them or has gone before. Also takes its clicks out of the ordered maps: all clicks of a time are dropped at once.
+    /// Takes those of a chunk that head their lists out of the tables: all that follows them is older, and so
+    /// goes with them or has gone before. Also takes the chunk out of the ordered maps: all candidates of a time are dropped at once.
     fn unlink(&mut self, chunk: usize) {
         for (place, slot) in self.chunks[chunk].iter().enumerate() {
             let link = Link::new(chunk, place);
@@ -376,9 +355,9 @@ impl ClickStore {
                 let hash = self.hasher.hash_one(slot.keys[side]);
                 if let Ok(head) = self.heads[side].find_entry(hash, |head| *head == link) {
                     head.remove();
-                } else if let Some(clicks) = self.ordered[side].get_mut(&slot.keys[side]) {
-                    clicks.remove(&slot.click_time);
-                    if clicks.is_empty() {
+                } else if let Some(candidates) = self.ordered[side].get_mut(&slot.keys[side]) {
+                    candidates.remove(&slot.time);
+                    if candidates.is_empty() {
                         self.ordered[side].remove(&slot.keys[side]);
                     }
                 }
@@ -387,22 +366,22 @@ impl ClickStore {
     }
 }
 
-/// A click is not near the head of its list, but in an ordered map.
+/// What is looked for is not near the head of its list, but in an ordered map.
 struct TooFar;
 
-/// Where a click goes on one side.
+/// Where a candidate goes on one side.
 enum Place {
-    /// It has no such id, or never wins there.
+    /// It has no such key, or never wins there.
     Nowhere,
-    /// After one click of the list (None: at its head), before another.
+    /// After one of the list (None: at its head), before another.
     InList { before: Option<Link>, next: Link },
     /// Into the ordered map of its key.
     Ordered,
 }
 
 /// Pushes a slot. A chunk grows by an eighth, not to its double: most buckets end within their first chunk, and what it
-/// has too much would stay as long as its clicks do.
-fn push(chunk: &mut Vec<Slot>, slot: Slot) {
+/// has too much would stay as long as its candidates do.
+fn push<V>(chunk: &mut Vec<Slot<V>>, slot: Slot<V>) {
     if chunk.len() == chunk.capacity() {
         chunk.reserve_exact((chunk.len() / 8).clamp(16, CHUNK - chunk.len()));
     }

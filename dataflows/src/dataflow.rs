@@ -3,80 +3,56 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use differential_dataflow::{AsCollection, VecCollection};
+use differential_dataflow::VecCollection;
 use timely::container::CapacityContainerBuilder;
-use timely::dataflow::operators::Input;
 use timely::dataflow::operators::core::input::Handle;
+use timely::dataflow::operators::{Enter, Input};
 use timely::dataflow::{Scope, StreamVec};
 
-use crate::conversion_matcher::{self, AttributionRow, Conversion, MatchInput, MatcherState, Opener, RoutedClick};
+use crate::conversion_matcher::{self, AttributionRow, MatchInput, MatcherState};
 use crate::duplicate_detector::Compensation;
-use crate::duplicate_detector::{self, DetectorState, PaidClick, duplicate_detector};
+use crate::duplicate_detector::{self, DetectorState, duplicate_detector};
 use crate::hash::RoutingKey;
 use crate::model::Epoch;
-use crate::operators::{Cut, PartitionReport, WatermarkView, Watermarks, WindowedState, watermarks};
+use crate::operators::{Cut, PartitionReport, WatermarkView, Watermarks, WindowedState, at_epochs, watermarks};
 use crate::performance_aggregator::PerformanceRow;
-use crate::performance_aggregator::{self, PartialSums, performance_aggregator};
+use crate::performance_aggregator::{self, performance_aggregator};
 use crate::rtb_cache_updater::RankingRow;
-use crate::rtb_cache_updater::{self, CampaignUpdate, PriceUpdate, RatesUpdate, Updates, rtb_cache_updater};
-use crate::{Batch, DeadLetter, DeltaLog, LateEvent, RateSums, Settings, StateDelta, Statement, StatementPlan};
+use crate::rtb_cache_updater::{self, Updates, rtb_cache_updater};
+use crate::state::{StateInputs, StateStreams};
+use crate::{Batch, DeadLetter, DeltaLog, LateEvent, Settings, StateDelta, Statement, StatementPlan};
 
 type InputHandle<D> = Handle<Epoch, CapacityContainerBuilder<Vec<D>>>;
 
 /// One worker's inputs. They advance together: all that is sent between two advances is one epoch.
 pub struct Inputs {
-    campaigns: InputHandle<CampaignUpdate>,
-    rates: InputHandle<RatesUpdate>,
-    prices: InputHandle<PriceUpdate>,
-    live_rates: InputHandle<(RateSums, Epoch, isize)>,
-    sums: InputHandle<PartialSums>,
-    clicks: InputHandle<RoutedClick>,
-    conversions: InputHandle<Conversion>,
-    openers: InputHandle<Opener>,
-    paid_clicks: InputHandle<PaidClick>,
+    state: StateInputs,
     dead: InputHandle<DeadLetter>,
     late: InputHandle<LateEvent>,
     reports: InputHandle<PartitionReport>,
 }
 
-/// Calls a macro with the name of every input that a [`Batch`] fills, and others.
-macro_rules! each_input {
-    ($call:ident $(, $other:ident)*) => {
-        $call!(campaigns, rates, prices, sums, clicks, conversions, paid_clicks, dead, late, reports $(, $other)*)
-    };
-}
-
 impl Inputs {
     /// Sends a batch at the current epoch and leaves it empty.
     pub fn send(&mut self, batch: &mut Batch) {
-        macro_rules! send {
-            ($($input:ident),*) => { $(self.$input.send_batch(&mut batch.$input); batch.$input.clear();)* };
-        }
-        each_input!(send);
+        self.state.send(&mut batch.entered);
+        self.dead.send_batch(&mut batch.dead);
+        self.late.send_batch(&mut batch.late);
+        self.reports.send_batch(&mut batch.reports);
+        batch.clear();
     }
 
     /// Gives back, at the current epoch, what once entered the state. That epoch must be before [`RESTORED`](crate::RESTORED).
-    pub fn restore(&mut self, delta: StateDelta) {
-        let StateDelta { campaigns, rates, prices, live_rates, sums, clicks, conversions, openers, paid_clicks } =
-            delta;
-        let epoch = self.epoch();
-        self.campaigns.send_batch(&mut { campaigns });
-        self.rates.send_batch(&mut { rates });
-        self.prices.send_batch(&mut { prices });
-        self.live_rates.send_batch(&mut live_rates.into_iter().map(|sums| (sums, epoch, 1)).collect());
-        self.sums.send_batch(&mut { sums });
-        self.clicks.send_batch(&mut { clicks });
-        self.conversions.send_batch(&mut { conversions });
-        self.openers.send_batch(&mut { openers });
-        self.paid_clicks.send_batch(&mut { paid_clicks });
+    pub fn restore(&mut self, mut delta: StateDelta) {
+        self.state.send(&mut delta);
     }
 
     /// Ends the current epoch; the next one is `epoch`.
     pub fn advance_to(&mut self, epoch: Epoch) {
-        macro_rules! advance {
-            ($($input:ident),*) => { $(self.$input.advance_to(epoch);)* };
-        }
-        each_input!(advance, live_rates, openers);
+        self.state.advance_to(epoch);
+        self.dead.advance_to(epoch);
+        self.late.advance_to(epoch);
+        self.reports.advance_to(epoch);
     }
 
     /// The epoch that is being filled.
@@ -119,6 +95,15 @@ pub struct State {
     pub duplicates: DetectorState,
 }
 
+/// A region of the statement's name, so that timely's tools draw it as one.
+fn region<'scope, R>(
+    scope: Scope<'scope, Epoch>,
+    statement: Statement,
+    build: impl FnOnce(Scope<'_, Epoch>) -> R,
+) -> R {
+    scope.region_named(statement.name(), build)
+}
+
 /// Builds the four statements in a scope. Call it on every worker.
 ///
 /// A statement that `settings` leaves out is built all the same: without input it costs nothing. Records are dealt out by a
@@ -142,43 +127,52 @@ pub fn replay<'scope>(
     delta_log: &DeltaLog,
     routing: RoutingKey,
 ) -> (Inputs, Outputs<'scope>, State) {
-    let (campaigns_input, campaigns) = scope.new_input();
-    let (rates_input, rates) = scope.new_input();
-    let (prices_input, prices) = scope.new_input();
-    let (live_rates_input, live_rates) = scope.new_input();
-    let (sums_input, sums) = scope.new_input();
-    let (clicks_input, clicks) = scope.new_input();
-    let (conversions_input, conversions) = scope.new_input();
-    let (openers_input, openers) = scope.new_input();
-    let (paid_clicks_input, paid_clicks) = scope.new_input();
+    let (state_inputs, entered) = StateInputs::new(scope);
+    let StateStreams { campaigns, rates, prices, live_rates, sums, clicks, conversions, openers, paid_clicks } =
+        entered;
     let (dead_input, dead) = scope.new_input();
     let (late_input, late) = scope.new_input();
     let (reports_input, reports) = scope.new_input();
 
     let (marks, view) = watermarks(reports.clone(), settings, cuts);
     let is_defined = |statement| settings.plan(statement) == StatementPlan::Definition;
-    let aggregate = match is_defined(Statement::PerformanceAggregator) {
-        true => performance_aggregator::definition,
-        false => performance_aggregator,
-    };
-    let (performance, aggregator) = aggregate(sums, marks.clone(), settings, routing, delta_log);
-    let attribute = match is_defined(Statement::ConversionMatcher) {
-        true => conversion_matcher::definition,
-        false => conversion_matcher::conversion_matcher,
-    };
-    let input = MatchInput { clicks, conversions, openers };
-    let (attributions, matcher) = attribute(input, marks.clone(), settings, routing, delta_log);
-    let detect = match is_defined(Statement::DuplicateDetector) {
-        true => duplicate_detector::definition,
-        false => duplicate_detector,
-    };
-    let (compensations, detector) = detect(paid_clicks, marks.clone(), settings, routing, delta_log);
-    let (updates, live_rates) = (Updates { campaigns, rates, prices }, live_rates.as_collection());
-    let rank = match is_defined(Statement::RtbCacheUpdater) {
-        true => rtb_cache_updater::definition,
-        false => rtb_cache_updater,
-    };
-    let rankings = rank(updates, performance.clone(), live_rates, settings, routing, delta_log);
+    let (performance, aggregator) = region(scope, Statement::PerformanceAggregator, |inner| {
+        let aggregate = match is_defined(Statement::PerformanceAggregator) {
+            true => performance_aggregator::definition,
+            false => performance_aggregator,
+        };
+        let (rows, state) = aggregate(sums.enter(inner), marks.clone().enter(inner), settings, routing, delta_log);
+        (rows.leave_region(scope), state)
+    });
+    let (attributions, matcher) = region(scope, Statement::ConversionMatcher, |inner| {
+        let attribute = match is_defined(Statement::ConversionMatcher) {
+            true => conversion_matcher::definition,
+            false => conversion_matcher::conversion_matcher,
+        };
+        let (clicks, conversions, openers) = (clicks.enter(inner), conversions.enter(inner), openers.enter(inner));
+        let input = MatchInput { clicks, conversions, openers };
+        let (rows, state) = attribute(input, marks.clone().enter(inner), settings, routing, delta_log);
+        (rows.leave_region(scope), state)
+    });
+    let (compensations, detector) = region(scope, Statement::DuplicateDetector, |inner| {
+        let detect = match is_defined(Statement::DuplicateDetector) {
+            true => duplicate_detector::definition,
+            false => duplicate_detector,
+        };
+        let (rows, state) = detect(paid_clicks.enter(inner), marks.clone().enter(inner), settings, routing, delta_log);
+        (rows.leave_region(scope), state)
+    });
+    let rankings = region(scope, Statement::RtbCacheUpdater, |inner| {
+        let rank = match is_defined(Statement::RtbCacheUpdater) {
+            true => rtb_cache_updater::definition,
+            false => rtb_cache_updater,
+        };
+        let (campaigns, rates, prices) = (campaigns.enter(inner), rates.enter(inner), prices.enter(inner));
+        let performance = performance.clone().enter_region(inner);
+        let restored = at_epochs(live_rates.enter(inner));
+        let updates = Updates { campaigns, rates, prices };
+        rank(updates, performance, restored, settings, routing, delta_log).leave_region(scope)
+    });
     let ranked_campaigns = Rc::new(Cell::new(0u64));
     let ranked = Rc::clone(&ranked_campaigns);
     let rankings = rankings.inspect(move |(row, _, diff)| {
@@ -186,20 +180,7 @@ pub fn replay<'scope>(
         ranked.set(ranked.get().wrapping_add_signed(row.total_campaigns as i64 * *diff as i64));
     });
 
-    let inputs = Inputs {
-        campaigns: campaigns_input,
-        rates: rates_input,
-        prices: prices_input,
-        live_rates: live_rates_input,
-        sums: sums_input,
-        clicks: clicks_input,
-        conversions: conversions_input,
-        openers: openers_input,
-        paid_clicks: paid_clicks_input,
-        dead: dead_input,
-        late: late_input,
-        reports: reports_input,
-    };
+    let inputs = Inputs { state: state_inputs, dead: dead_input, late: late_input, reports: reports_input };
     let outputs =
         Outputs { rankings, performance, attributions, compensations, late, dead, reports, watermarks: marks };
     let state = State { watermarks: view, ranked_campaigns, performance: aggregator, matcher, duplicates: detector };

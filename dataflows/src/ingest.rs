@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::conversion_matcher::{self, Conversion, RoutedClick};
+use crate::conversion_matcher;
 use crate::duplicate_detector::PaidClick;
 use crate::judgement::{Judge, Stamp};
 use crate::model::{
@@ -15,10 +15,10 @@ use crate::model::{
     UnknownIds,
 };
 use crate::operators::{FileMark, Fingerprint, PartitionReport, PartitionState, Wake, Watermarks};
-use crate::performance_aggregator::{self, PartialSums, PreAggregate};
+use crate::performance_aggregator::{self, PreAggregate};
 use crate::record::{self, BadRecord, Scanner};
-use crate::rtb_cache_updater::{self, CampaignUpdate, PriceUpdate, RatesUpdate};
-use crate::{MetricsSource, Settings, Statement};
+use crate::rtb_cache_updater;
+use crate::{MetricsSource, Settings, StateDelta, Statement};
 
 /// A record that can't be read, for the topic `dead-letter`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -177,13 +177,7 @@ pub struct PartitionCounts {
 /// The input of the dataflow for one epoch.
 #[derive(Debug, Default)]
 pub struct Batch {
-    pub(crate) campaigns: Vec<CampaignUpdate>,
-    pub(crate) rates: Vec<RatesUpdate>,
-    pub(crate) prices: Vec<PriceUpdate>,
-    pub(crate) sums: Vec<PartialSums>,
-    pub(crate) clicks: Vec<RoutedClick>,
-    pub(crate) conversions: Vec<Conversion>,
-    pub(crate) paid_clicks: Vec<PaidClick>,
+    pub(crate) entered: StateDelta,
     pub(crate) dead: Vec<DeadLetter>,
     pub(crate) late: Vec<LateEvent>,
     pub(crate) reports: Vec<PartitionReport>,
@@ -445,7 +439,7 @@ impl Ingest {
 
     /// The input of the epoch that ends now.
     pub fn batch(&mut self) -> &mut Batch {
-        self.router.sums.drain_into(&mut self.router.batch.sums);
+        self.router.sums.drain_into(&mut self.router.batch.entered.sums);
         &mut self.router.batch
     }
 
@@ -529,13 +523,13 @@ impl Router {
     fn paid_click(&mut self, event: &AdEvent<&str>, watermark: EventTime, from: &Arrival<'_>) {
         let is_late = |deadline| self.is_late(Statement::DuplicateDetector, event.time, deadline, watermark, from);
         let click = PaidClick::of(event, is_late);
-        self.batch.paid_clicks.extend(click);
+        self.batch.entered.paid_clicks.extend(click);
     }
 
     fn match_click(&mut self, event: AdEvent<&str>, watermark: EventTime, from: &Arrival<'_>) {
         let is_of_somebody = event.advertiser_id.is_some();
         if is_of_somebody && !self.is_late(Statement::ConversionMatcher, event.time, event.time, watermark, from) {
-            self.batch.clicks.extend(conversion_matcher::click(event));
+            self.batch.entered.clicks.extend(conversion_matcher::click(event));
         }
     }
 
@@ -548,28 +542,28 @@ impl Router {
         {
             return Ok(());
         }
-        self.batch.conversions.push(conversion_matcher::conversion(&event, from.position()));
+        self.batch.entered.conversions.push(conversion_matcher::conversion(&event, from.position()));
         Ok(())
     }
 
     fn campaign_event(&mut self, event: CampaignEvent<&str>, from: &mut Arrival<'_>) -> Result<(), BadRecord> {
         from.accept(event.time, self.clock, &self.settings)?;
         if self.runs(Statement::RtbCacheUpdater) {
-            self.batch.campaigns.push(rtb_cache_updater::campaign(event, from.position()));
+            self.batch.entered.campaigns.push(rtb_cache_updater::campaign(event, from.position()));
         }
         Ok(())
     }
 
     fn product_metrics(&mut self, event: ProductMetrics, from: &mut Arrival<'_>) -> Result<(), BadRecord> {
         if self.runs(Statement::RtbCacheUpdater) && self.settings.product_metrics == MetricsSource::Topic {
-            self.batch.rates.push(rtb_cache_updater::rates(&event, from.position()));
+            self.batch.entered.rates.push(rtb_cache_updater::rates(&event, from.position()));
         }
         Ok(())
     }
 
     fn product_meta(&mut self, event: ProductMeta, from: &mut Arrival<'_>) -> Result<(), BadRecord> {
         if self.runs(Statement::RtbCacheUpdater) {
-            self.batch.prices.push(rtb_cache_updater::price(&event, from.position()));
+            self.batch.entered.prices.push(rtb_cache_updater::price(&event, from.position()));
         }
         Ok(())
     }

@@ -2,7 +2,6 @@
 
 pub mod conversion_matcher;
 mod dataflow;
-mod delta;
 pub mod duplicate_detector;
 mod hash;
 mod ingest;
@@ -16,9 +15,11 @@ mod settings;
 mod state;
 
 pub use dataflow::{Inputs, Outputs, State, dataflow, replay};
-pub use delta::{DeltaLog, DeltaRecorder, Kind, LAST, RESTORED, RateSums, StateDelta};
 pub use hash::{HashMap, HashSet, RandomState, RoutingKey};
 pub use ingest::{Batch, Counts, DeadLetter, Envelope, IdCounts, Ingest, LateEvent, PartitionCounts, PartitionHandle};
 pub use judgement::{Judgement, Stamp};
 pub use settings::{Emit, Memory, MetricsSource, Settings, Statement, StatementPlan};
-pub use state::StateRow;
+pub use state::{
+    Codec, CodecError, Column, Decoder, DeltaLog, DeltaRecorder, Encoder, Expiry, Kind, KindOfRow, LAST, RESTORED,
+    StateDelta, StateRow,
+};

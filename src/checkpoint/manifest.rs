@@ -11,10 +11,13 @@ use serde::{Deserialize, Serialize};
 use super::segment;
 use crate::sink::{Progress, Run};
 
+/// The version of the manifest. Segments have versions of their own.
+const VERSION: u16 = 1;
+
 /// A checkpoint: the state of all statements by the end of an epoch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The version of the format, of manifest and segments together.
+    /// The version of the manifest; segments have versions of their own.
     pub version: u16,
     /// The version of adtide that wrote it.
     pub adtide: String,
@@ -68,7 +71,7 @@ impl Manifest {
         written_bytes: u64,
     ) -> Manifest {
         Manifest {
-            version: segment::VERSION,
+            version: VERSION,
             adtide: env!("CARGO_PKG_VERSION").to_owned(),
             at: crate::now(),
             epoch,
@@ -123,7 +126,11 @@ impl Manifest {
             version: u16,
         }
         let Version { version } = serde_json::from_str(json).context("it has no version")?;
-        segment::check_version(version)?;
+        ensure!(
+            version == VERSION,
+            "it has version {version} of the format, and this adtide reads version {VERSION}{}",
+            segment::ADVICE
+        );
         serde_json::from_str(json).context("it is not what this version writes")
     }
 }

@@ -3,8 +3,6 @@
 //! A checkpoint is a *manifest* that names *segments*: what entered the state since the segments before. See
 //! [`engine::checkpoint`](crate::engine::checkpoint) for how they come about.
 
-mod column;
-mod compact;
 mod manifest;
 mod segment;
 mod store;
@@ -13,7 +11,6 @@ mod tiers;
 use std::path::Path;
 use std::time::Duration;
 
-pub use compact::compact;
 pub use manifest::{Manifest, Segment};
 pub use store::{Damage, Store};
 pub use tiers::{live, to_merge};

@@ -35,7 +35,6 @@ use tokio::runtime::Runtime;
 use tokio::time::timeout;
 use url::Url;
 
-use super::compact::compact;
 use super::segment::{self, Encoded};
 use super::{Manifest, Segment};
 use crate::connect::{Wait, redact};
@@ -255,8 +254,7 @@ impl Store {
         manifest.segments.iter().try_for_each(|segment| self.read_checked(segment).map(drop))
     }
 
-    /// Writes segments of one kind as one of the next level, without what has expired (see
-    /// [`Kind::has_expired`](adtide_dataflows::Kind::has_expired)); none, if all has.
+    /// Writes segments of one kind as one of the next level, without what has expired; none, if all has.
     ///
     /// # Errors
     /// One can't be read, or the store can't be written.
@@ -265,7 +263,7 @@ impl Store {
         for part in parts {
             delta.append(self.read(part)?);
         }
-        compact(&mut delta, forgotten, memory);
+        delta.compact(forgotten, memory);
         let level = parts.iter().map(|part| part.level).max().unwrap_or(0) + 1;
         let encoded = segment::encode(&mut delta)?.into_iter().next();
         encoded.map(|encoded| self.put(encoded, &format!("level{level}"), level)).transpose()

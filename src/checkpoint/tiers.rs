@@ -17,28 +17,23 @@ const TOGETHER: usize = 16;
 /// The last level of what expires: 256 checkpoints, with one every 30 s about two hours.
 const LAST_LEVEL: u8 = 2;
 
-/// The segments that do not hold only what has expired; see [`Kind::has_expired`].
+/// The segments that do not hold only what has expired; see [`Kind::expiry`].
 pub fn live(mut segments: Vec<Segment>, forgotten: &Watermarks, memory: Memory) -> Vec<Segment> {
-    segments.retain(|segment| !segment.kind.has_expired(segment.greatest, forgotten, memory));
+    let has_expired =
+        |segment: &Segment| segment.kind.expiry().is_some_and(|expiry| expiry(segment.greatest, forgotten, memory));
+    segments.retain(|segment| !has_expired(segment));
     segments
 }
 
 /// Segments that should become one: of one kind and level, the oldest first.
 pub fn to_merge(segments: &[Segment]) -> Option<Vec<Segment>> {
     let mut groups: BTreeMap<(Kind, u8), Vec<&Segment>> = BTreeMap::new();
-    for segment in segments.iter().filter(|segment| !expires(segment.kind) || segment.level < LAST_LEVEL) {
+    for segment in segments.iter().filter(|segment| segment.kind.expiry().is_none() || segment.level < LAST_LEVEL) {
         groups.entry((segment.kind, segment.level)).or_default().push(segment);
     }
     let mut group = groups.into_values().find(|group| group.len() >= TOGETHER)?;
     group.sort_by_key(|segment| (segment.greatest, &segment.name));
     Some(group.into_iter().take(TOGETHER).cloned().collect())
-}
-
-fn expires(kind: Kind) -> bool {
-    match kind {
-        Kind::Campaigns | Kind::Rates | Kind::Prices | Kind::LiveRates => false,
-        Kind::Sums | Kind::Clicks | Kind::Conversions | Kind::Openers | Kind::PaidClicks => true,
-    }
 }
 
 #[cfg(test)]

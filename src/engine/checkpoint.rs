@@ -26,7 +26,7 @@ use tracing::{debug, info, warn};
 use super::control::{Control, Word};
 use super::jobs::{Jobs, Task};
 use super::{Monitor, Plan};
-use crate::checkpoint::{Manifest, Segment, Store, compact, live, to_merge};
+use crate::checkpoint::{Manifest, Segment, Store, live, to_merge};
 use crate::sink::{self, Progress, Run};
 
 /// The worker that writes manifests.
@@ -235,10 +235,10 @@ impl Keeping {
             && let Some(boundary) = self.chosen.take_if(|chosen| *chosen <= self.delta_log.passed())
         {
             let mut delta = std::mem::take(&mut self.unwritten);
-            if delta != StateDelta::default() {
+            if !delta.is_empty() {
                 // It may have failed for long: of many increments and upserts of one key only one is left.
                 delta.append(self.delta_log.take(boundary));
-                compact(&mut delta, &Watermarks::MIN, Memory { lookback: 0, repeat_within: 0 });
+                delta.compact(&Watermarks::MIN, Memory { lookback: 0, repeat_within: 0 });
             } else {
                 delta = self.delta_log.take(boundary);
             }

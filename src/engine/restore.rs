@@ -12,8 +12,8 @@ use crate::checkpoint::{Manifest, Segment, Store};
 /// Pieces that may wait to be given back.
 const AHEAD: usize = 2;
 
-/// Clicks a piece: they are most of a checkpoint.
-const CLICKS_AT_ONCE: usize = 1 << 16;
+/// Rows a piece.
+const ROWS_AT_ONCE: usize = 1 << 16;
 
 /// A worker's share of a checkpoint, read ahead by a thread of its own.
 pub struct Loader {
@@ -90,18 +90,14 @@ impl Loader {
 
 fn read(store: &Store, segment: &Segment, forgotten: &Watermarks, memory: Memory) -> anyhow::Result<StateDelta> {
     let mut delta = store.read(segment)?;
-    delta.retain_live(forgotten, memory);
+    delta.retain_restored(forgotten, memory);
     Ok(delta)
 }
 
 /// A segment in pieces with the rows they stand for: an epoch that gives back too much takes memory.
-fn pieces(mut delta: StateDelta, rows: u64) -> impl Iterator<Item = (u64, StateDelta)> {
-    let mut clicks = std::mem::take(&mut delta.clicks).into_iter();
-    let few = std::iter::from_fn(move || {
-        let few: Vec<_> = clicks.by_ref().take(CLICKS_AT_ONCE).collect();
-        (!few.is_empty()).then(|| StateDelta { clicks: few, ..StateDelta::default() })
-    });
-    std::iter::once(delta).chain(few).enumerate().map(move |(at, piece)| (if at == 0 { rows } else { 0 }, piece))
+fn pieces(delta: StateDelta, rows: u64) -> impl Iterator<Item = (u64, StateDelta)> {
+    let pieces = delta.pieces(ROWS_AT_ONCE).enumerate();
+    pieces.map(move |(at, piece)| (if at == 0 { rows } else { 0 }, piece))
 }
 
 /// The segments of worker `worker`: the largest are dealt first, so that all get about as much.

@@ -134,7 +134,6 @@ fn more_clicks_than_a_chunk_takes_within_seconds_and_again_after_their_expiry() 
                 order_id: format!("{name}{device}").into(),
                 product_id: 7,
                 revenue_amount: Money(1),
-                opened_until: None,
             })
         })
     };
@@ -176,7 +175,6 @@ fn matched_after_reuse(reuse: MatchEvent, sale_time: i64) -> Vec<i64> {
         order_id: "a".into(),
         product_id: 7,
         revenue_amount: Money(1),
-        opened_until: None,
     };
     let turns = [device_click("d", 0), device_click("d", 690 * SECOND), reuse, MatchEvent::Conversion(conversion)];
     let watermarks = [None, Some(EventTime(expires)), None, None];

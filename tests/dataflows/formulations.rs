@@ -86,8 +86,8 @@ fn match_event(time: EventTime, (is_click, device, session, product_id, id): Sma
         return MatchEvent::Click((route(product_id), click));
     }
     let (order_id, order) = (id.to_string().into(), (time, 0, offset));
-    let (revenue_amount, opened_until) = (Money(600), None);
-    MatchEvent::Conversion(Conversion { keys, order, order_id, product_id, revenue_amount, opened_until })
+    let revenue_amount = Money(600);
+    MatchEvent::Conversion(Conversion { keys, order, order_id, product_id, revenue_amount })
 }
 
 #[test]

@@ -6,13 +6,14 @@ use rustc_hash::FxHasher;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{AdEvent, AdId, ConversionEvent, EventTime, IdHash, Money, Text};
-use crate::operators::Keys;
+use crate::operators::{Keys, Watermarks};
+use crate::{Codec, CodecError, Expiry, Memory, StateRow};
 
 /// A click of statement 3 and the hash it is routed by.
 pub type RoutedClick = (u32, StoredClick);
 
 /// A click as it waits for conversions.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct StoredClick {
     /// By [`keys`].
     pub keys: Keys,
@@ -31,7 +32,7 @@ pub struct StoredClick {
 pub type Order = (EventTime, u32, u64);
 
 /// A record of `conversion-events` that is not late.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Conversion {
     /// Its order among the records of its identity. It is the first field, so that it orders them.
     pub order: Order,
@@ -43,13 +44,10 @@ pub struct Conversion {
     pub product_id: i64,
     /// What it earned.
     pub revenue_amount: Money,
-    /// Of a checkpoint from before repeats were kept, the latest event time of the records that it was the first of: it opened a
-    /// conversion. None of a record that may do either.
-    pub opened_until: Option<EventTime>,
 }
 
 /// A record that opened a conversion, when that is certain: records up to `conversion.repeat_within` after it repeat it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Opener {
     /// What it is routed by, [`route`] of its product.
     pub route: u32,
@@ -95,16 +93,10 @@ pub fn conversion(event: &ConversionEvent<&str>, (partition, offset): (u32, u64)
         order_id: Text::from(event.order_id),
         product_id: event.product_id,
         revenue_amount: event.revenue_amount,
-        opened_until: None,
     }
 }
 
 impl Conversion {
-    /// The event time that it expires by in a checkpoint.
-    pub fn expires_by(&self) -> EventTime {
-        self.opened_until.unwrap_or(self.order.0)
-    }
-
     /// A hash of its identity.
     pub fn id(&self) -> IdHash {
         IdHash::of_parts(&[&self.product_id.to_le_bytes(), self.order_id.as_bytes()])
@@ -118,5 +110,78 @@ impl Conversion {
     /// What is known of it when it is certain that it opened a conversion.
     pub fn opener(&self) -> Opener {
         Opener { route: self.route(), id: self.id(), time: self.order.0 }
+    }
+}
+
+impl StateRow for RoutedClick {
+    /// A click may stay in memory for longer, where no conversion can match it.
+    const EXPIRY: Option<Expiry> = Some(|time, forgotten, memory| time.plus(memory.lookback) < forgotten.conversions);
+
+    fn time(&self) -> Option<EventTime> {
+        Some(self.1.click_time)
+    }
+
+    fn sort(rows: &mut [RoutedClick]) {
+        rows.sort_by_key(|row| row.1.click_time);
+    }
+
+    fn columns(rows: &mut [RoutedClick], codec: &mut Codec<'_>) -> Result<(), CodecError> {
+        codec.column(rows, |row| &mut row.1.click_time)?;
+        codec.column(rows, |row| &mut row.0)?;
+        codec.column(rows, |row| &mut row.1.keys)?;
+        codec.column(rows, |row| &mut row.1.ad_id)?;
+        codec.column(rows, |row| &mut row.1.campaign_id)?;
+        codec.column(rows, |row| &mut row.1.advertiser_id)
+    }
+}
+
+/// When an identity is forgotten.
+const REPEATS: Option<Expiry> = Some(|time, forgotten, memory| time.plus(memory.repeat_within) < forgotten.conversions);
+
+impl StateRow for Conversion {
+    const TEXTS: usize = 1;
+    const EXPIRY: Option<Expiry> = REPEATS;
+
+    fn time(&self) -> Option<EventTime> {
+        Some(self.order.0)
+    }
+
+    fn sort(rows: &mut [Conversion]) {
+        rows.sort_by_key(|row| row.order);
+    }
+
+    fn columns(rows: &mut [Conversion], codec: &mut Codec<'_>) -> Result<(), CodecError> {
+        codec.column(rows, |row| &mut row.order.0)?;
+        // As long as only the records that opened were kept, how much later the latest repeat was.
+        codec.constant(rows.len(), &-1i64)?;
+        codec.column(rows, |row| &mut row.order.1)?;
+        codec.column(rows, |row| &mut row.order.2)?;
+        codec.column(rows, |row| &mut row.keys)?;
+        codec.column(rows, |row| &mut row.order_id)?;
+        codec.column(rows, |row| &mut row.product_id)?;
+        codec.column(rows, |row| &mut row.revenue_amount)
+    }
+
+    /// A record leaves the state earlier than it expires, when it is settled; then there is an [`Opener`] of it, or it repeated.
+    fn is_restored(&self, forgotten: &Watermarks, _memory: Memory) -> bool {
+        self.order.0 >= forgotten.conversions
+    }
+}
+
+impl StateRow for Opener {
+    const EXPIRY: Option<Expiry> = REPEATS;
+
+    fn time(&self) -> Option<EventTime> {
+        Some(self.time)
+    }
+
+    fn sort(rows: &mut [Opener]) {
+        rows.sort_by_key(|row| row.time);
+    }
+
+    fn columns(rows: &mut [Opener], codec: &mut Codec<'_>) -> Result<(), CodecError> {
+        codec.column(rows, |row| &mut row.time)?;
+        codec.column(rows, |row| &mut row.route)?;
+        codec.column(rows, |row| &mut row.id)
     }
 }

@@ -72,12 +72,11 @@ pub fn conversion_matcher<'scope>(
         openers(conversions, settled, watermarks.clone(), repeat_within, lateness, routing, delta_log);
     let select = |marks: &Watermarks| marks.conversions;
     let (rows, as_of) = last_before(
-        LastClick(routing),
+        LastClick { lookback: settings.lookback, routing },
         clicks,
         conversions,
         watermarks,
         select,
-        settings.lookback,
         lateness,
         delta_log,
     );
@@ -85,7 +84,10 @@ pub fn conversion_matcher<'scope>(
 }
 
 /// Conversions look for their last click.
-struct LastClick(RoutingKey);
+struct LastClick {
+    lookback: i64,
+    routing: RoutingKey,
+}
 
 /// A click without its keys and its time.
 #[derive(Clone, PartialEq, Eq)]
@@ -143,12 +145,16 @@ impl AsOf for LastClick {
     type Probe = Conversion;
     type Row = AttributionRow;
 
+    fn lookback(&self) -> i64 {
+        self.lookback
+    }
+
     fn candidate_route(&self, (route, _): &RoutedClick) -> u64 {
-        self.0.hash(route)
+        self.routing.hash(route)
     }
 
     fn probe_route(&self, conversion: &Conversion) -> u64 {
-        self.0.hash(&conversion.route())
+        self.routing.hash(&conversion.route())
     }
 
     fn split((route, click): RoutedClick) -> (Keys, EventTime, Click) {

@@ -4,9 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::hash::RoutingKey;
 use crate::model::{AdEvent, AdId, EventTime, Money, Text, WINDOW_MS};
+use crate::{Codec, CodecError, Expiry, StateRow};
 
 /// A click that costs money, of a known device on a known ad.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct PaidClick {
     /// What is compared; equal clicks within a window are duplicates.
     pub group: ClickGroup,
@@ -15,7 +16,7 @@ pub struct PaidClick {
 }
 
 /// What makes two clicks duplicates of each other.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClickGroup {
     /// Who paid.
     pub advertiser_id: i64,
@@ -50,5 +51,30 @@ impl PaidClick {
     /// All clicks of a device on an advertiser's ads are on one worker.
     pub fn route(&self, routing: RoutingKey) -> u64 {
         routing.hash(&(self.group.advertiser_id, &*self.group.device_id))
+    }
+}
+
+impl StateRow for PaidClick {
+    const TEXTS: usize = 1;
+    const EXPIRY: Option<Expiry> =
+        Some(|time, forgotten, _| time.window_start().plus(WINDOW_MS - 1) < forgotten.duplicates);
+
+    fn time(&self) -> Option<EventTime> {
+        Some(self.time)
+    }
+
+    fn sort(rows: &mut [PaidClick]) {
+        rows.sort_by_key(|row| row.time);
+    }
+
+    fn columns(rows: &mut [PaidClick], codec: &mut Codec<'_>) -> Result<(), CodecError> {
+        codec.column(rows, |row| &mut row.time)?;
+        codec.column(rows, |row| &mut row.group.advertiser_id)?;
+        codec.column(rows, |row| &mut row.group.campaign_id)?;
+        // Whether there is an ad: always.
+        codec.constant(rows.len(), &true)?;
+        codec.column(rows, |row| &mut row.group.ad_id)?;
+        codec.column(rows, |row| &mut row.group.device_id)?;
+        codec.column(rows, |row| &mut row.group.actual_price)
     }
 }

@@ -107,7 +107,7 @@ pub struct CampaignEvent<S = String> {
 }
 
 /// What an active campaign bids for.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct ActiveCampaign<S = String> {
     /// Who pays.
     pub advertiser_id: i64,

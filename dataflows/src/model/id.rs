@@ -25,6 +25,13 @@ pub enum AdId {
     Text(Box<str>),
 }
 
+/// The number 0.
+impl Default for AdId {
+    fn default() -> AdId {
+        AdId::Number(0)
+    }
+}
+
 impl AdId {
     /// The id that a text stands for.
     pub fn from_text(text: &str) -> AdId {

@@ -8,7 +8,7 @@ use super::Money;
 
 /// The rank value of a campaign: `bid_price * ctr + 0.1 * ctr * cvr * product_price`, in major units.
 /// Totally ordered, so that a ranking has one order.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Score(pub f64);
 
 impl Score {

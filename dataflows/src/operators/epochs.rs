@@ -10,8 +10,8 @@ use timely::dataflow::operators::generic::operator::Operator;
 use timely::dataflow::operators::vec::Map;
 
 use super::{Stash, Watermarks};
-use crate::delta::{DeltaLog, StateDelta};
 use crate::model::{Epoch, EventTime};
+use crate::{DeltaLog, StateDelta};
 
 /// What a keyed operator does in an epoch.
 pub trait EpochLogic: 'static {

@@ -57,6 +57,9 @@ pub trait AsOf: 'static {
     /// A row of the result.
     type Row: Clone + Eq + 'static;
 
+    /// How long before a probe its candidate may lie, in milliseconds.
+    fn lookback(&self) -> i64;
+
     /// A hash of what all candidates of a probe share with it.
     fn candidate_route(&self, candidate: &Self::Candidate) -> u64;
 
@@ -89,7 +92,7 @@ pub struct AsOfState {
     pub probe_bytes: Cell<usize>,
 }
 
-/// The rows of the probes that have a candidate at most `lookback` milliseconds before them.
+/// The rows of the probes that have a candidate.
 ///
 /// `select` picks the watermark. Candidates are in checkpoints by `delta_log`.
 pub fn last_before<'scope, A: AsOf>(
@@ -98,10 +101,10 @@ pub fn last_before<'scope, A: AsOf>(
     probes: VecCollection<'scope, Epoch, A::Probe>,
     watermarks: StreamVec<'scope, Epoch, Watermarks>,
     select: fn(&Watermarks) -> EventTime,
-    lookback: i64,
     allowed_lateness: i64,
     delta_log: &DeltaLog,
 ) -> (VecCollection<'scope, Epoch, A::Row>, Rc<AsOfState>) {
+    let lookback = as_of.lookback();
     let as_of = Rc::new(as_of);
     let (of_candidate, of_probe) = (Rc::clone(&as_of), as_of);
     let by_route = ByHash::new(move |candidate: &A::Candidate| of_candidate.candidate_route(candidate));
@@ -440,10 +443,11 @@ where
         })
 }
 
-/// The records by each of their keys and its side.
-fn by_key<'scope, R: ExchangeData>(
-    records: VecCollection<'scope, Epoch, (Keys, EventTime, R)>,
-) -> VecCollection<'scope, Epoch, ((usize, IdHash), (EventTime, R))> {
+/// Records by a key and its side.
+type ByKey<'scope, R> = VecCollection<'scope, Epoch, ((usize, IdHash), (EventTime, R))>;
+
+/// The records by each of their keys.
+fn by_key<'scope, R: ExchangeData>(records: VecCollection<'scope, Epoch, (Keys, EventTime, R)>) -> ByKey<'scope, R> {
     records.flat_map(|(keys, time, record)| {
         let sides = keys.into_iter().enumerate();
         sides.filter_map(move |(side, key)| Some(((side, key?), (time, record.clone()))))

@@ -5,6 +5,7 @@
 //! - **Repeats.** The same upsert a second time changes nothing.
 //! - **State.** The greatest upsert of each key, deletions included, for ever: it grows with the keys, not with the upserts.
 
+use std::collections::hash_map::Entry;
 use std::hash::Hash;
 
 use differential_dataflow::{AsCollection, ExchangeData, VecCollection};
@@ -14,10 +15,9 @@ use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::operator::Operator;
 
 use super::Stash;
-use crate::delta::{DeltaLog, StateDelta};
 use crate::hash::{HashMap, HashSet, RoutingKey};
 use crate::model::Epoch;
-use crate::state::StateRow;
+use crate::{DeltaLog, StateDelta, StateRow};
 
 /// A key, an order and a value, or None for its end.
 pub type Upsert<K, O, V> = (K, O, Option<V>);
@@ -124,6 +124,19 @@ where
             }
         })
         .as_collection()
+}
+
+/// Leaves of each key the upsert of the greatest order.
+pub fn compact<K: Eq + Hash, O: Ord, V>(upserts: &mut Vec<Upsert<K, O, V>>) {
+    let mut newest: HashMap<K, (O, Option<V>)> = HashMap::default();
+    for (key, order, value) in upserts.drain(..) {
+        match newest.entry(key) {
+            Entry::Occupied(mut known) if known.get().0 < order => drop(known.insert((order, value))),
+            Entry::Occupied(_) => {}
+            Entry::Vacant(free) => drop(free.insert((order, value))),
+        }
+    }
+    upserts.extend(newest.into_iter().map(|(key, (order, value))| (key, order, value)));
 }
 
 /// What [`newest()`] computes, in plain differential operators: a reduce to the greatest order. It keeps all upserts for ever.

@@ -1,6 +1,7 @@
 //! What the statement reads: the events of `ad-events` that name a campaign, summed beside their source.
 
-use std::hash::BuildHasher;
+use std::collections::hash_map;
+use std::hash::{BuildHasher, Hash};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
@@ -8,6 +9,7 @@ use hashbrown::hash_table::Entry;
 use super::{PerformanceKey, PerformanceSums};
 use crate::hash::{HashMap, RandomState, RoutingKey};
 use crate::model::{AdEvent, AdEventType, EventTime, Text, WINDOW_MS};
+use crate::{Codec, CodecError, Column, Expiry, StateRow};
 
 /// The sums that one source found for one key within one epoch.
 pub type PartialSums = (PerformanceKey, PerformanceSums);
@@ -84,4 +86,54 @@ pub fn deadline(event: &AdEvent<&str>) -> EventTime {
 /// All of a product's rows of a campaign are on one worker.
 pub fn route(sums: &PartialSums, routing: RoutingKey) -> u64 {
     routing.hash(&(sums.0.campaign_id, sums.0.product_id))
+}
+
+impl StateRow for PartialSums {
+    const EXPIRY: Option<Expiry> =
+        Some(|start, forgotten, _| start.window_start().plus(WINDOW_MS - 1) < forgotten.performance);
+
+    fn time(&self) -> Option<EventTime> {
+        Some(self.0.window_start)
+    }
+
+    fn sort(rows: &mut [PartialSums]) {
+        rows.sort_by(|one, other| {
+            let key = |row: &PartialSums| (row.0.window_start, row.0.campaign_id, row.0.product_id);
+            key(one).cmp(&key(other))
+        });
+    }
+
+    fn columns(rows: &mut [PartialSums], codec: &mut Codec<'_>) -> Result<(), CodecError> {
+        codec.column(rows, |row| &mut row.0.window_start)?;
+        codec.column(rows, |row| &mut row.0.campaign_id)?;
+        codec.column(rows, |row| &mut row.0.product_id)?;
+        codec.column(rows, |row| &mut row.0.placement)?;
+        codec.column(rows, |row| &mut row.1)
+    }
+
+    fn compact(rows: &mut Vec<PartialSums>) {
+        let added = added(rows.drain(..));
+        rows.extend(added);
+    }
+}
+
+impl Column for PerformanceSums {
+    fn code(codec: &mut Codec<'_>, mut values: Vec<&mut Self>) -> Result<(), CodecError> {
+        codec.column(&mut values, |sums| &mut sums.impressions)?;
+        codec.column(&mut values, |sums| &mut sums.clicks)?;
+        codec.column(&mut values, |sums| &mut sums.conversions)?;
+        codec.column(&mut values, |sums| &mut sums.spend)?;
+        codec.column(&mut values, |sums| &mut sums.revenue)
+    }
+}
+
+/// The sums of each key.
+pub fn added<K: Eq + Hash>(
+    rows: impl IntoIterator<Item = (K, PerformanceSums)>,
+) -> hash_map::IntoIter<K, PerformanceSums> {
+    let mut totals: HashMap<K, PerformanceSums> = HashMap::default();
+    for (key, sums) in rows {
+        *totals.entry(key).or_default() += sums;
+    }
+    totals.into_iter()
 }

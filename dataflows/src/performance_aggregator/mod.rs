@@ -21,7 +21,7 @@ mod input;
 mod row;
 
 pub use definition::definition;
-pub use input::{PartialSums, PreAggregate, deadline, route};
+pub use input::{PartialSums, PreAggregate, added, deadline, route};
 pub use row::{PerformanceKey, PerformanceRow, PerformanceSums};
 
 /// The metrics of every window, final once the watermark has passed its end. With [`Emit::OnClose`], only final rows are in

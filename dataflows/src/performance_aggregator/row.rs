@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{EventTime, Money, Text};
 
 /// What events are grouped by.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PerformanceKey {
     /// The campaign.
     pub campaign_id: i64,

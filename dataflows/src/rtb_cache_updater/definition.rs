@@ -2,12 +2,12 @@
 
 use differential_dataflow::VecCollection;
 
-use super::{RankingRow, Updates, facts, live_rates, row, scored};
+use super::{RankingRow, RateSums, Updates, facts, live_rates, row, scored};
 use crate::hash::RoutingKey;
 use crate::model::Epoch;
 use crate::operators::{at_epochs, left_join, newest, recorded, top_k};
 use crate::performance_aggregator::PerformanceRow;
-use crate::{DeltaLog, MetricsSource, RateSums, Settings};
+use crate::{DeltaLog, MetricsSource, Settings};
 
 /// What [`rtb_cache_updater`](super::rtb_cache_updater()) computes: reduces to the newest, joins, and a reduce that sorts and cuts.
 /// It keeps all updates for ever.

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
 
 use crate::model::{ActiveCampaign, CampaignEvent, Epoch, EventTime, Money, ProductMeta, ProductMetrics, Score, Text};
+use crate::operators::newest;
+use crate::{Codec, CodecError, Column, StateRow};
 
 /// Where a record stands among the records of its topic: (partition, offset).
 pub type Position = (u32, u64);
@@ -18,7 +20,7 @@ pub type RatesUpdate = (i64, Position, Option<Rates>);
 pub type PriceUpdate = (i64, Position, Option<Money>);
 
 /// A product's click-through and conversion rate, as fractions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Rates {
     /// Clicks for each impression.
     pub ctr: Score,
@@ -63,4 +65,69 @@ pub fn rates(event: &ProductMetrics, position: Position) -> RatesUpdate {
 /// The update that a record of `product-meta` is.
 pub fn price(event: &ProductMeta, position: Position) -> PriceUpdate {
     (event.product_id, position, event.price)
+}
+
+impl StateRow for CampaignUpdate {
+    fn sort(rows: &mut [CampaignUpdate]) {
+        rows.sort_by_key(|row| row.0);
+    }
+
+    fn columns(rows: &mut [CampaignUpdate], codec: &mut Codec<'_>) -> Result<(), CodecError> {
+        codec.column(rows, |row| &mut row.0)?;
+        codec.column(rows, |row| &mut row.1)?;
+        codec.column(rows, |row| &mut row.2)
+    }
+
+    fn compact(rows: &mut Vec<CampaignUpdate>) {
+        newest::compact(rows);
+    }
+}
+
+impl Column for ActiveCampaign<Text> {
+    fn code(codec: &mut Codec<'_>, mut values: Vec<&mut Self>) -> Result<(), CodecError> {
+        codec.column(&mut values, |campaign| &mut campaign.advertiser_id)?;
+        codec.column(&mut values, |campaign| &mut campaign.product_id)?;
+        codec.column(&mut values, |campaign| &mut campaign.placement)?;
+        codec.column(&mut values, |campaign| &mut campaign.category)?;
+        codec.column(&mut values, |campaign| &mut campaign.bid_price)
+    }
+}
+
+impl StateRow for RatesUpdate {
+    fn sort(rows: &mut [RatesUpdate]) {
+        rows.sort_by_key(|row| row.0);
+    }
+
+    fn columns(rows: &mut [RatesUpdate], codec: &mut Codec<'_>) -> Result<(), CodecError> {
+        codec.column(rows, |row| &mut row.0)?;
+        codec.column(rows, |row| &mut row.1)?;
+        codec.column(rows, |row| &mut row.2)
+    }
+
+    fn compact(rows: &mut Vec<RatesUpdate>) {
+        newest::compact(rows);
+    }
+}
+
+impl Column for Rates {
+    fn code(codec: &mut Codec<'_>, mut values: Vec<&mut Self>) -> Result<(), CodecError> {
+        codec.column(&mut values, |rates| &mut rates.ctr)?;
+        codec.column(&mut values, |rates| &mut rates.cvr)
+    }
+}
+
+impl StateRow for PriceUpdate {
+    fn sort(rows: &mut [PriceUpdate]) {
+        rows.sort_by_key(|row| row.0);
+    }
+
+    fn columns(rows: &mut [PriceUpdate], codec: &mut Codec<'_>) -> Result<(), CodecError> {
+        codec.column(rows, |row| &mut row.0)?;
+        codec.column(rows, |row| &mut row.1)?;
+        codec.column(rows, |row| &mut row.2)
+    }
+
+    fn compact(rows: &mut Vec<PriceUpdate>) {
+        newest::compact(rows);
+    }
 }

@@ -10,9 +10,39 @@ use timely::dataflow::operators::generic::operator::Operator;
 use super::Rates;
 use crate::hash::{HashMap, HashSet, RoutingKey};
 use crate::model::{Epoch, EventTime};
-use crate::operators::{Stash, at_epochs, changes, recorded};
-use crate::performance_aggregator::{PerformanceRow, PerformanceSums};
-use crate::{DeltaLog, RateSums, StateDelta};
+use crate::operators::{Stash, Watermarks, at_epochs, changes, recorded};
+use crate::performance_aggregator::{self, PartialSums, PerformanceRow, PerformanceSums};
+use crate::{Codec, CodecError, DeltaLog, Memory, StateDelta, StateRow};
+
+/// What a closed window of statement 2 adds to a product's live rates: the product, the window's start, the sums.
+pub type RateSums = (i64, EventTime, PerformanceSums);
+
+impl StateRow for RateSums {
+    fn time(&self) -> Option<EventTime> {
+        Some(self.1)
+    }
+
+    fn sort(rows: &mut [RateSums]) {
+        rows.sort_by_key(|row| (row.0, row.1));
+    }
+
+    fn columns(rows: &mut [RateSums], codec: &mut Codec<'_>) -> Result<(), CodecError> {
+        codec.column(rows, |row| &mut row.0)?;
+        codec.column(rows, |row| &mut row.1)?;
+        codec.column(rows, |row| &mut row.2)
+    }
+
+    fn compact(rows: &mut Vec<RateSums>) {
+        let windows = rows.drain(..).map(|(product, window, sums)| ((product, window), sums));
+        let windows = performance_aggregator::added(windows);
+        rows.extend(windows.map(|((product, window), sums)| (product, window, sums)));
+    }
+
+    /// The windows that statement 2 still held are not given back: it will give them once more.
+    fn is_restored(&self, forgotten: &Watermarks, memory: Memory) -> bool {
+        PartialSums::EXPIRY.is_some_and(|expiry| expiry(self.1, forgotten, memory))
+    }
+}
 
 #[derive(Default)]
 struct Product {

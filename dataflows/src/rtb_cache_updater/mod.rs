@@ -20,7 +20,7 @@ use crate::hash::RoutingKey;
 use crate::model::{ActiveCampaign, Epoch, Money, Score, Text};
 use crate::operators::{Ranked, left_join, newest, top_k};
 use crate::performance_aggregator::PerformanceRow;
-use crate::{DeltaLog, MetricsSource, RateSums, Settings};
+use crate::{DeltaLog, MetricsSource, Settings};
 
 mod definition;
 mod input;
@@ -29,6 +29,7 @@ mod row;
 
 pub use definition::definition;
 pub use input::{CampaignUpdate, Position, PriceUpdate, Rates, RatesUpdate, Updates, campaign, price, rates};
+pub use live_rates::RateSums;
 pub use row::{RankingEntry, RankingRow};
 
 /// What holds for a product without metrics.

@@ -1,4 +1,8 @@
-use adtide_dataflows::model::{IdHash, Text};
+use adtide_dataflows::conversion_matcher::{Conversion, Opener, StoredClick};
+use adtide_dataflows::duplicate_detector::{ClickGroup, PaidClick};
+use adtide_dataflows::model::{ActiveCampaign, AdId, IdHash, Money, Text};
+use adtide_dataflows::performance_aggregator::{PerformanceKey, PerformanceSums};
+use adtide_dataflows::rtb_cache_updater::Rates;
 use proptest::prelude::*;
 
 use super::*;
@@ -42,15 +46,13 @@ fn click() -> impl Strategy<Value = (u32, StoredClick)> {
 
 fn conversion() -> impl Strategy<Value = Conversion> {
     let time = -1_000_000_000_000..1_000_000_000_000i64;
-    let longer = prop::option::of(0..1_000_000_000_000i64);
-    (time, longer, any::<(u32, u64, i64, i64)>(), keys(), text()).prop_map(
-        |(time, longer, (partition, offset, product_id, revenue), keys, order_id)| Conversion {
+    (time, any::<(u32, u64, i64, i64)>(), keys(), text()).prop_map(
+        |(time, (partition, offset, product_id, revenue), keys, order_id)| Conversion {
             keys,
             order: (EventTime(time), partition, offset),
             order_id,
             product_id,
             revenue_amount: Money(revenue),
-            opened_until: longer.map(|longer| EventTime(time + longer)),
         },
     )
 }
@@ -135,7 +137,7 @@ proptest! {
     #[test]
     fn no_bytes_are_too_strange(kind in 0u8..12, rows: u64, size in 0u64..1 << 20, content: Vec<u8>) {
         let mut bytes = Vec::from(*MAGIC);
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&1u16.to_le_bytes());
         bytes.push(kind);
         bytes.extend_from_slice(&rows.to_le_bytes());
         bytes.extend_from_slice(&size.to_le_bytes());
@@ -154,7 +156,7 @@ fn another_version_says_what_to_do() {
     let checksum = crc32fast::hash(&bytes[..end]);
     bytes[end..].copy_from_slice(&checksum.to_le_bytes());
     let error = decode(&bytes).unwrap_err().to_string();
-    assert!(error.contains("version 9") && error.contains("--from-checkpoint none"), "{error}");
+    assert!(error.contains("Prices are of version 9") && error.contains("--from-checkpoint none"), "{error}");
 }
 
 #[test]
@@ -175,4 +177,25 @@ fn a_click_takes_no_more_than_forty_bytes() {
     let mut delta = StateDelta { clicks: clicks.collect(), ..StateDelta::default() };
     let bytes = encode(&mut delta).unwrap().remove(0).bytes.len();
     assert!(bytes <= 40 * 90_000, "{:.1} bytes a click", bytes as f64 / 90_000.0);
+}
+
+#[test]
+fn conversions_from_before_repeats_were_kept_are_refused_and_say_what_to_do() {
+    let row = || Conversion { order_id: "o".into(), ..Conversion::default() };
+    let mut delta = StateDelta { conversions: vec![row()], ..StateDelta::default() };
+    let mut columns = Codec::Encode(Encoder::default());
+    delta.encode(Kind::Conversions, &mut columns).unwrap();
+    let mut columns = columns.finish().unwrap();
+    // The second column: the latest repeat came 5 ms later.
+    assert_eq!(columns[1], 1);
+    columns[1] = 10;
+    let mut bytes = Vec::from(*MAGIC);
+    bytes.extend_from_slice(&1u16.to_le_bytes());
+    bytes.push(Kind::Conversions as u8);
+    bytes.extend_from_slice(&1u64.to_le_bytes());
+    bytes.extend_from_slice(&(columns.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(&zstd::bulk::compress(&columns, LEVEL).unwrap());
+    bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
+    let error = decode(&bytes).unwrap_err().to_string();
+    assert!(error.contains("earlier version") && error.contains("--from-checkpoint none"), "{error}");
 }

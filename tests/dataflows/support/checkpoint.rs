@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use adtide_dataflows::model::Epoch;
 use adtide_dataflows::operators::{PartitionReport, Watermarks};
-use adtide_dataflows::{Kind, Memory, RESTORED, Settings, StateDelta};
+use adtide_dataflows::{Memory, RESTORED, Settings, StateDelta, StateRow};
 
 use super::{Dice, Run};
 
@@ -52,7 +52,7 @@ impl Run {
         let forgotten = before.map_or(forgotten, |before| before.forgotten.max(forgotten));
         lose_expired(&mut delta, &forgotten, settings.memory(), dice);
         let mut live = delta.clone();
-        live.retain_live(&forgotten, settings.memory());
+        live.retain_restored(&forgotten, settings.memory());
         let reports = self.reports.iter().take_while(|(_, reported)| *reported <= epoch);
         let reports: BTreeMap<_, _> =
             reports.map(|(report, _)| ((report.topic, report.partition), report.clone())).collect();
@@ -63,12 +63,14 @@ impl Run {
 
 /// Drops some of what has expired, as a store does that drops whole segments.
 fn lose_expired(delta: &mut StateDelta, forgotten: &Watermarks, memory: Memory, dice: &mut Dice) {
-    let mut stays = |kind: Kind, time| !kind.has_expired(time, forgotten, memory) || dice.below(2) == 0;
-    delta.sums.retain(|(key, _)| stays(Kind::Sums, key.window_start));
-    delta.clicks.retain(|(_, click)| stays(Kind::Clicks, click.click_time));
-    delta.conversions.retain(|conversion| stays(Kind::Conversions, conversion.expires_by()));
-    delta.openers.retain(|opener| stays(Kind::Openers, opener.time));
-    delta.paid_clicks.retain(|click| stays(Kind::PaidClicks, click.time));
+    fn lose<R: StateRow>(rows: &mut Vec<R>, forgotten: &Watermarks, memory: Memory, dice: &mut Dice) {
+        rows.retain(|row| !row.has_expired(forgotten, memory) || dice.below(2) == 0);
+    }
+    lose(&mut delta.sums, forgotten, memory, dice);
+    lose(&mut delta.clicks, forgotten, memory, dice);
+    lose(&mut delta.conversions, forgotten, memory, dice);
+    lose(&mut delta.openers, forgotten, memory, dice);
+    lose(&mut delta.paid_clicks, forgotten, memory, dice);
 }
 
 /// Deals rows out to some pieces, and there to any places.

@@ -1,26 +1,15 @@
-//! What enters the statements' state, for checkpoints.
+//! Keeps at hand what enters the state, until a checkpoint takes it.
 //!
-//! State is what came in and has not expired, so a checkpoint is a log of what came in, from which what has expired is
-//! dropped. Each operator that holds state keeps at hand what entered it since the last *boundary*, a multiple of the
-//! checkpoints' interval on the scale of epochs, and hands it over before it goes past the next one. A boundary that all
-//! operators of all workers have passed is a consistent cut: it holds exactly the epochs up to it. Nothing waits for it.
-//!
-//! None of it depends on an order or on who kept it: sums come as increments, upserts carry their order, everything else
-//! is a set. So what many workers kept in many boundaries can be given to any number of workers in any order.
+//! Each operator that holds state keeps what entered it since the last *boundary*, a multiple of the checkpoints' interval on the
+//! scale of epochs, and hands it over before it goes past the next one. A boundary that all operators of all workers have passed
+//! is a consistent cut: it holds exactly the epochs up to it. Nothing waits for it.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use crate::conversion_matcher::{Conversion, Opener, RoutedClick};
-use crate::duplicate_detector::PaidClick;
-use crate::model::{Epoch, EventTime, WINDOW_MS};
-use crate::operators::Watermarks;
-use crate::performance_aggregator::PartialSums;
-use crate::performance_aggregator::PerformanceSums;
-use crate::rtb_cache_updater::{CampaignUpdate, PriceUpdate, RatesUpdate};
-use crate::settings::Memory;
-use crate::state::StateRow;
+use super::{StateDelta, StateRow};
+use crate::model::Epoch;
 
 /// A restored state is given back in epochs before this one; with it the watermarks of its checkpoint take effect. No
 /// real epoch is so early.
@@ -28,152 +17,6 @@ pub const RESTORED: Epoch = 1 << 20;
 
 /// The boundary after all epochs: no real epoch is so late.
 pub const LAST: Epoch = Epoch::MAX - 1;
-
-/// What a closed window of statement 2 adds to a product's live rates: the product, the window's start, the sums.
-pub type RateSums = (i64, EventTime, PerformanceSums);
-
-/// What entered the state of the statements.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct StateDelta {
-    /// Statement 1: the campaigns' newest events.
-    pub campaigns: Vec<CampaignUpdate>,
-    /// Statement 1: the products' newest rates.
-    pub rates: Vec<RatesUpdate>,
-    /// Statement 1: the products' newest prices.
-    pub prices: Vec<PriceUpdate>,
-    /// Statement 1 with live rates: increments.
-    pub live_rates: Vec<RateSums>,
-    /// Statement 2: increments.
-    pub sums: Vec<PartialSums>,
-    /// Statement 3: clicks.
-    pub clicks: Vec<RoutedClick>,
-    /// Statement 3: records of conversions, repeats too.
-    pub conversions: Vec<Conversion>,
-    /// Statement 3: which of them opened one, when that was certain.
-    pub openers: Vec<Opener>,
-    /// Statement 4.
-    pub paid_clicks: Vec<PaidClick>,
-}
-
-/// The parts of [`StateDelta`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// [`StateDelta::campaigns`].
-    Campaigns,
-    /// [`StateDelta::rates`].
-    Rates,
-    /// [`StateDelta::prices`].
-    Prices,
-    /// [`StateDelta::live_rates`].
-    LiveRates,
-    /// [`StateDelta::sums`].
-    Sums,
-    /// [`StateDelta::clicks`].
-    Clicks,
-    /// [`StateDelta::conversions`].
-    Conversions,
-    /// [`StateDelta::paid_clicks`].
-    PaidClicks,
-    /// [`StateDelta::openers`].
-    Openers,
-}
-
-impl Kind {
-    /// All of them.
-    pub const ALL: [Kind; 9] = [
-        Kind::Campaigns,
-        Kind::Rates,
-        Kind::Prices,
-        Kind::LiveRates,
-        Kind::Sums,
-        Kind::Clicks,
-        Kind::Conversions,
-        Kind::PaidClicks,
-        Kind::Openers,
-    ];
-
-    /// Whether what has this event time (of sums, the start of their window) has left the state of a run that remembers for so
-    /// long.
-    ///
-    /// `forgotten` says, for each statement, from before which times records are late: by the run itself, which is its
-    /// watermarks less the allowed lateness, or by one before it that it goes on from, where less lateness was allowed.
-    ///
-    /// Clicks may stay in memory for longer, where no conversion can match them. Conversions leave it earlier, when they are
-    /// settled: those of an old checkpoint say which of them opened. All else leaves exactly then.
-    pub fn has_expired(self, time: EventTime, forgotten: &Watermarks, memory: Memory) -> bool {
-        let window_end = || time.window_start().plus(WINDOW_MS - 1);
-        match self {
-            Kind::Campaigns | Kind::Rates | Kind::Prices | Kind::LiveRates => false,
-            Kind::Sums => window_end() < forgotten.performance,
-            Kind::PaidClicks => window_end() < forgotten.duplicates,
-            Kind::Clicks => time.plus(memory.lookback) < forgotten.conversions,
-            Kind::Conversions | Kind::Openers => time.plus(memory.repeat_within) < forgotten.conversions,
-        }
-    }
-}
-
-impl StateDelta {
-    /// Adds rows of one kind.
-    pub fn extend<R: StateRow>(&mut self, rows: impl IntoIterator<Item = R>) {
-        R::rows(self).extend(rows);
-    }
-
-    /// Adds what somebody else kept.
-    pub fn append(&mut self, mut other: StateDelta) {
-        self.campaigns.append(&mut other.campaigns);
-        self.rates.append(&mut other.rates);
-        self.prices.append(&mut other.prices);
-        self.live_rates.append(&mut other.live_rates);
-        self.sums.append(&mut other.sums);
-        self.clicks.append(&mut other.clicks);
-        self.conversions.append(&mut other.conversions);
-        self.openers.append(&mut other.openers);
-        self.paid_clicks.append(&mut other.paid_clicks);
-    }
-
-    /// About how much memory it takes.
-    pub fn bytes(&self) -> usize {
-        /// Of a text that no other row shares.
-        const TEXT: usize = 48;
-        fn of<T>(rows: &[T], texts: usize) -> usize {
-            rows.len() * (size_of::<T>() + texts * TEXT)
-        }
-        of(&self.campaigns, 0)
-            + of(&self.rates, 0)
-            + of(&self.prices, 0)
-            + of(&self.live_rates, 0)
-            + of(&self.sums, 0)
-            + of(&self.clicks, 0)
-            + of(&self.conversions, 1)
-            + of(&self.openers, 1)
-            + of(&self.paid_clicks, 1)
-    }
-
-    /// For a restore: drops, to the record, what had left the state of the run that kept it; see [`Kind::has_expired`].
-    /// Settings that have changed since then don't count: by them, more may be live, but it is not whole any more.
-    ///
-    /// Of the live rates it drops the windows that statement 2 still held: it will give them once more.
-    pub fn retain_live(&mut self, forgotten: &Watermarks, memory: Memory) {
-        self.live_rates.retain(|(_, window_start, _)| Kind::Sums.has_expired(*window_start, forgotten, memory));
-        self.drop_expired(forgotten, memory);
-        let is_settled = |conversion: &Conversion| conversion.order.0 < forgotten.conversions;
-        let opened =
-            self.conversions.iter().filter(|conversion| is_settled(conversion) && conversion.opened_until.is_some());
-        self.openers.extend(opened.map(Conversion::opener));
-        self.conversions.retain(|conversion| !is_settled(conversion));
-    }
-
-    /// Drops what has expired; see [`Kind::has_expired`].
-    pub fn drop_expired(&mut self, forgotten: &Watermarks, memory: Memory) {
-        let lives = |kind: Kind, time| !kind.has_expired(time, forgotten, memory);
-        self.sums.retain(|(key, _)| lives(Kind::Sums, key.window_start));
-        self.clicks.retain(|(_, click)| lives(Kind::Clicks, click.click_time));
-        self.conversions.retain(|conversion| lives(Kind::Conversions, conversion.expires_by()));
-        self.openers.retain(|opener| lives(Kind::Openers, opener.time));
-        self.paid_clicks.retain(|click| lives(Kind::PaidClicks, click.time));
-    }
-}
 
 /// Takes from a worker's operators what entered their state.
 #[derive(Clone, Debug, Default)]

@@ -7,7 +7,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::Override;
 use crate::engine::FromCheckpoint;
-use crate::worker::Job;
+use crate::ledger::Job;
 
 /// The stream processor for advertising platforms.
 ///

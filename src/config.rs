@@ -24,10 +24,10 @@ use crate::connect::kafka::KafkaConfig;
 use crate::connect::postgres::PostgresConfig;
 use crate::connect::redis::RedisConfig;
 use crate::engine::{EngineConfig, EpochConfig, FromCheckpoint, Restart, Services, SinkConfig, SourceConfig};
+use crate::ledger::{Place, WorkerConfig};
 use crate::source::file::FileSourceConfig;
 use crate::source::generator::GeneratorConfig;
 use crate::source::kafka::KafkaSourceConfig;
-use crate::worker::{Place, WorkerConfig};
 
 /// The commented default configuration.
 pub const DEFAULT: &str = include_str!("../config/adtide.toml");

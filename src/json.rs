@@ -6,8 +6,8 @@ use adtide_dataflows::rtb_cache_updater::{RankingEntry, RankingRow};
 use adtide_dataflows::{DeadLetter, LateEvent};
 use serde_json::{Map, Number, Value, json};
 
-use crate::worker::Letter;
-use crate::worker::store::{Announcement, Campaign};
+use crate::ledger::Letter;
+use crate::ledger::store::{Announcement, Campaign};
 
 /// An amount as a JSON number with two decimals.
 fn money(amount: Money) -> Value {

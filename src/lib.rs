@@ -15,12 +15,12 @@ pub mod connect;
 pub mod engine;
 pub mod files;
 pub mod json;
+pub mod ledger;
 pub mod ops;
 pub mod sink;
 pub mod source;
 mod terminal;
 pub mod verify;
-pub mod worker;
 
 use std::error::Error;
 use std::io::{ErrorKind, Write};

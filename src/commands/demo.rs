@@ -16,10 +16,10 @@ use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::connect::{Fault, persist};
 use crate::engine::{Cluster, EngineConfig, Restart, SourceConfig};
+use crate::ledger::{self, DATABASE, Job, Place, Worker, WorkerConfig};
 use crate::sink::{sqlite, topics};
 use crate::source::generator::GeneratorConfig;
 use crate::verify::{Results, Topics};
-use crate::worker::{self, DATABASE, Job, Place, Worker, WorkerConfig};
 
 /// How often the statements are looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -116,7 +116,7 @@ fn settle(
             std::thread::sleep(LOOK);
         }
         let mut jobs = ORDER.iter().take_while(|_| !stop.load(Ordering::Relaxed));
-        let done = jobs.try_for_each(|job| worker::run_all(&workers, &vec![(*job, Arc::default())], true, &stop));
+        let done = jobs.try_for_each(|job| ledger::run_all(&workers, &vec![(*job, Arc::default())], true, &stop));
         if done.is_err() {
             stop.store(true, Ordering::Relaxed);
         }
@@ -169,9 +169,9 @@ fn engine(config: &Config, topics: &Path, hold: Option<&Arc<AtomicBool>>) -> Eng
 fn open_accounts(config: &Config, traffic: &GeneratorConfig, folder: &Path) -> anyhow::Result<WorkerConfig> {
     let data_dir = config.data_dir();
     topics::forget(folder)?;
-    worker::reset(data_dir)?;
+    ledger::reset(data_dir)?;
     let place = Place::Embedded { from: folder.to_owned(), data_dir: data_dir.to_owned() };
-    let catalogue = worker::demo::catalogue(traffic)?;
+    let catalogue = ledger::demo::catalogue(traffic)?;
     let mut ledger = place.ledger("demonstration")?;
     let patience = Duration::from_secs(30);
     persist("opening the accounts", Some(patience), || -> Result<(), Fault> { ledger.open_accounts(&catalogue) })?;

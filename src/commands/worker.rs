@@ -14,8 +14,8 @@ use super::stop_on_signal;
 use crate::cli::{InitDemoArgs, WorkerArgs};
 use crate::config::Config;
 use crate::connect::{fill_fresh_memory, persist};
+use crate::ledger::{self, Jobs, Place, demo};
 use crate::ops::Ops;
-use crate::worker::{self, Jobs, Place, demo};
 
 /// Runs workers until Ctrl-C or SIGTERM, or to the end of what is there.
 pub fn worker(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
@@ -43,7 +43,7 @@ pub fn worker(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
     }
     let names: Vec<_> = jobs.iter().map(|(job, _)| job.name()).collect();
     info!(version = env!("CARGO_PKG_VERSION"), name = config.name(), workers = names.join(","), "starting");
-    worker::run_all(&workers, &jobs, args.until_end, &stop)?;
+    ledger::run_all(&workers, &jobs, args.until_end, &stop)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -13,7 +13,7 @@ use crate::files;
 const BUSY: Duration = Duration::from_secs(30);
 
 /// The tables, of the statements and of the workers.
-const TABLES: [&str; 2] = [include_str!("../sink/schema.sql"), include_str!("../worker/store/schema.sql")];
+const TABLES: [&str; 2] = [include_str!("../sink/schema.sql"), include_str!("../ledger/store/schema.sql")];
 
 /// Which version of the tables these are: the database's `user_version`.
 const VERSION: i64 = 4;

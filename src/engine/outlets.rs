@@ -6,13 +6,13 @@ use timely::dataflow::operators::Concat;
 use timely::dataflow::operators::probe::{Handle, Probe};
 
 use super::{Monitor, Plan, Services, SinkConfig};
+use crate::ledger;
 use crate::sink::kafka::KafkaSink;
 use crate::sink::postgres::PostgresSink;
 use crate::sink::redis::RedisSink;
 use crate::sink::sqlite::SqliteSink;
 use crate::sink::topics::{self, TopicSink};
 use crate::sink::{self, Opener, Run, Sink};
-use crate::worker;
 
 /// The worker that all sinks belong to.
 const OWNER: usize = 0;
@@ -88,7 +88,7 @@ pub fn open_embedded(data_dir: &std::path::Path, plan: &Plan) -> anyhow::Result<
     }
     if topics::committed(&topics)?.is_none() {
         // In this order: what is read of the old refunds from now on comes to nothing.
-        worker::withdraw_refunds(data_dir)?;
+        ledger::withdraw_refunds(data_dir)?;
     }
     Ok(vec![
         Box::new(SqliteSink::open(&data_dir.join("adtide.db"), &plan.run, plan.resume)?),

@@ -15,9 +15,9 @@ use super::scrape::{Labels, Scrape};
 use super::{names, usage};
 use crate::connect;
 use crate::engine::{CheckpointStatus, Monitor, WorkerStatus};
+use crate::ledger::{Job, Jobs, WorkerStats};
 use crate::sink;
 use crate::source::SourceStatus;
-use crate::worker::{Job, Jobs, WorkerStats};
 
 /// The process itself.
 #[derive(Debug)]

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::connect;
 use crate::engine::{self, Monitor, Phase};
+use crate::ledger::Jobs;
 use crate::sink;
-use crate::worker::Jobs;
 
 /// Why results do not follow the input right now, in words; empty if they do.
 pub fn unready(monitor: &Monitor, stall: Duration) -> Vec<String> {

@@ -32,7 +32,7 @@ use tracing::info;
 pub use collect::{Process, Trials};
 
 use crate::engine::Monitor;
-use crate::worker::Jobs;
+use crate::ledger::Jobs;
 use scrape::Scrape;
 
 /// Says what is wrong, a sentence each; nothing if all is well.

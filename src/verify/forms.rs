@@ -1,7 +1,7 @@
 //! How times, money and ids are written. Nothing here is shared with the parser of a run: two roads to one result.
 
 use adtide_dataflows::model::{AdId, EventTime, Money};
-use jiff::civil::{Date, Time};
+use chrono::NaiveDate;
 
 use super::fields::Bad;
 
@@ -34,21 +34,20 @@ fn in_range(ms: i128, first: i128) -> Result<EventTime, Bad> {
 /// The seconds since 1970, and the digits of the fraction.
 fn seconds(text: &str) -> Option<(i64, &str)> {
     let part = |from: usize, to: usize| text.get(from..to).filter(|part| part.bytes().all(|b| b.is_ascii_digit()));
-    let two = |from: usize| part(from, from + 2)?.parse::<i8>().ok();
+    let two = |from: usize| part(from, from + 2)?.parse::<u32>().ok();
     let is_at = |at: usize, these: &[u8]| text.as_bytes().get(at).is_some_and(|byte| these.contains(byte));
     if ![(4, &b"-"[..]), (7, b"-"), (10, b"Tt "), (13, b":"), (16, b":")].iter().all(|(at, these)| is_at(*at, these)) {
         return None;
     }
-    let date = Date::new(part(0, 4)?.parse().ok()?, two(5)?, two(8)?).ok()?;
-    let time = Time::new(two(11)?, two(14)?, two(17)?, 0).ok()?;
+    let date = NaiveDate::from_ymd_opt(part(0, 4)?.parse().ok()?, two(5)?, two(8)?)?;
+    let local = date.and_hms_opt(two(11)?, two(14)?, two(17)?)?;
     let mut rest = text.get(19..)?;
     let mut fraction = "";
     if let Some(after) = rest.strip_prefix('.') {
         rest = after.trim_start_matches(|digit: char| digit.is_ascii_digit());
         fraction = after.strip_suffix(rest).filter(|digits| !digits.is_empty())?;
     }
-    let local = date.to_datetime(time).duration_since(Date::new(1970, 1, 1).ok()?.to_datetime(Time::midnight()));
-    Some((local.as_secs() - zone(rest)?, fraction))
+    Some((local.and_utc().timestamp() - zone(rest)?, fraction))
 }
 
 /// How many seconds a zone is ahead of UTC.

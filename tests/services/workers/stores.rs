@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use adtide::connect::Url;
 use adtide::connect::postgres::PostgresConfig;
 use adtide::connect::redis::RedisConfig;
-use adtide::worker::feed::{Mark, Partition};
-use adtide::worker::store::postgres::PostgresLedger;
-use adtide::worker::store::redis::RedisBudgets;
-use adtide::worker::store::sqlite::SqliteStore;
-use adtide::worker::store::{
+use adtide::ledger::feed::{Mark, Partition};
+use adtide::ledger::store::postgres::PostgresLedger;
+use adtide::ledger::store::redis::RedisBudgets;
+use adtide::ledger::store::sqlite::SqliteStore;
+use adtide::ledger::store::{
     Advance, BudgetChanges, Budgets, Entry, EntryType, Ledger, Offsets, Outcome, Posted, Refund, Step,
 };
 use adtide_dataflows::model::{EventTime, Money};

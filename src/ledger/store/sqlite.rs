@@ -15,9 +15,9 @@ use super::{
 };
 use crate::connect::{self, Fault};
 use crate::json;
+use crate::ledger::Letter;
+use crate::ledger::feed::{Mark, Partition, Positions};
 use crate::sink::COMPENSATION_EVENTS;
-use crate::worker::Letter;
-use crate::worker::feed::{Mark, Partition, Positions};
 
 /// The workers' tables in one database file.
 pub struct SqliteStore {

@@ -20,7 +20,7 @@ use serde_json::json;
 use super::{BudgetChanges, Budgets, Offsets, Outcome, Step, judge};
 use crate::connect::Fault;
 use crate::connect::redis::RedisConfig;
-use crate::worker::feed::{Mark, Partition, Positions};
+use crate::ledger::feed::{Mark, Partition, Positions};
 
 /// KEYS: the hash of offsets, the key that says whose budgets these are. ARGV: name, field, owner, earliest offset.
 /// Gives the offset to read on at, or whose they are if not ours.

@@ -18,7 +18,7 @@ use crate::connect::migrate;
 use crate::connect::postgres::{Client, PostgresConfig, Transaction};
 use crate::connect::text::{held_text, read_text};
 use crate::json;
-use crate::worker::feed::{Mark, Partition, Positions};
+use crate::ledger::feed::{Mark, Partition, Positions};
 
 /// Turns milliseconds since 1970 into a TIMESTAMP, exactly.
 macro_rules! timestamp {

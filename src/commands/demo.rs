@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
 
-use super::run::{LOCK, execute, lock};
+use super::execute::{LOCK, execute, lock};
 use super::{generate, summary, verify};
 use crate::cli::RunArgs;
 use crate::config::Config;

@@ -2,6 +2,7 @@
 
 mod checkpoint;
 mod demo;
+mod execute;
 mod generate;
 mod migrate;
 mod output;

@@ -1,27 +1,22 @@
 //! `adtide run`.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use adtide_dataflows::model::Topic;
 use anyhow::{Context, bail, ensure};
-use tracing::{info, warn};
+use tracing::warn;
 
-use super::progress::RunProgress;
-use super::stop::RunFile;
-use super::{demo, start_log, stop_on_signal, summary};
+use super::execute::{LOCK, execute, lock};
+use super::{demo, start_log};
 use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::connect::fill_fresh_memory;
-use crate::engine::{self, Cluster, EngineConfig, FromCheckpoint, Monitor};
-use crate::files;
-use crate::ops::Ops;
-use crate::ops::usage::Span;
+use crate::engine::{Cluster, EngineConfig, FromCheckpoint};
 use crate::source::file;
 use crate::usage_error;
 
@@ -106,86 +101,11 @@ fn engine(args: &RunArgs, config: &Config) -> EngineConfig {
     EngineConfig { from_checkpoint, backfill_from, accept_loss, ..config.engine() }
 }
 
-/// Runs the engine, showing progress, and prints the summary.
-pub(super) fn execute(
-    args: &RunArgs,
-    config: &Config,
-    engine: EngineConfig,
-    cluster: &Cluster,
-    stop: &Arc<AtomicBool>,
-) -> anyhow::Result<()> {
-    stop_on_signal(stop)?;
-    let monitor = Arc::new(Monitor::default());
-    if let Some(listen) = config.listen() {
-        // Later than all epochs of the usual pace are committed, and long before the watchdog.
-        let stall = 4 * engine.epochs.catch_up_interval + Duration::from_secs(10);
-        Ops::of_run(&monitor, stall, engine.watchdog / 2).serve(listen)?;
-    }
-    let statements: Vec<_> = engine.settings.statements.iter().map(|statement| statement.name()).collect();
-    info!(
-        version = env!("CARGO_PKG_VERSION"),
-        name = config.name(),
-        statements = statements.join(","),
-        workers = args.workers,
-        process = args.process,
-        processes = args.processes,
-        follow = config.follows(),
-        "starting"
-    );
-    let _file = run_file(config)?;
-    let span = Span::start();
-    let progress = RunProgress::start(Arc::clone(&monitor), engine.source.follows(), Arc::clone(stop));
-    engine::run(cluster, &engine, &monitor, stop)?;
-    drop(progress);
-    let used = span.used();
-    info!(elapsed = ?used.elapsed, "stopped");
-    if args.process == 0 && config.writes() {
-        summary::results(config.data_dir())?;
-    }
-    summary::run(&monitor, &used, &engine);
-    if let Some(file) = &args.report {
-        summary::report(&monitor, &used, file)?;
-    }
-    Ok(())
-}
-
-/// Lets `adtide stop` find this run. A machine without a place for files may still run on servers.
-fn run_file(config: &Config) -> anyhow::Result<Option<RunFile>> {
-    if !config.writes_anywhere() {
-        return Ok(None);
-    }
-    match RunFile::create(config) {
-        Err(error) if config.writes_services() => {
-            warn!("`adtide stop` will not find this run: {error:#}");
-            Ok(None)
-        }
-        file => file.map(Some),
-    }
-}
-
 /// Keeps a second run out of the folder for results while the lock is held, if there is one. Sinks belong to worker 0,
 /// which is in process 0.
 fn lock_results(args: &RunArgs, config: &Config) -> anyhow::Result<Option<File>> {
     let writes = config.writes() && args.process == 0;
     writes.then(|| lock(config.data_dir(), LOCK)).transpose()
-}
-
-/// The lock of a run.
-pub(super) const LOCK: &str = ".adtide.lock";
-
-/// Keeps a second process of a kind out of the folder for results, which it creates.
-pub(super) fn lock(data_dir: &Path, name: &str) -> anyhow::Result<File> {
-    std::fs::create_dir_all(data_dir).with_context(|| format!("can't create the folder {}", data_dir.display()))?;
-    let path = data_dir.join(name);
-    let file = files::options().create(true).write(true).open(&path);
-    let file = file.with_context(|| format!("can't write {}; is it a symbolic link?", path.display()))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            bail!("another run writes to {}; stop it first, or name another folder with --data-dir", data_dir.display())
-        }
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("can't lock {}", path.display())),
-    }
 }
 
 /// The workers and processes, by timely's own flags.

@@ -7,8 +7,9 @@ use std::sync::atomic::AtomicBool;
 
 use tracing::info;
 
+use super::execute::lock;
 use super::output::say;
-use super::run::{check_topics, lock};
+use super::run::check_topics;
 use super::start_log;
 use super::stop_on_signal;
 use crate::cli::{InitDemoArgs, WorkerArgs};

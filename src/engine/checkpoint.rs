@@ -16,14 +16,13 @@ use std::time::{Duration, Instant};
 use adtide_dataflows::model::Epoch;
 use adtide_dataflows::operators::{Stash, Watermarks};
 use adtide_dataflows::{DeltaLog, LAST, Memory, Outputs, StateDelta};
-use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::generic::operator::Operator;
 use timely::dataflow::operators::probe::Handle;
 use tracing::{debug, info, warn};
 
-use super::control::{Control, Word};
+use super::control::{Control, Saved, Word};
 use super::jobs::{Jobs, Task};
 use super::{Monitor, Plan};
 use crate::checkpoint::{Manifest, Segment, Store, live, to_merge};
@@ -31,17 +30,6 @@ use crate::sink::{self, Progress, Run};
 
 /// The worker that writes manifests.
 const COORDINATOR: usize = 0;
-
-/// What a worker has written: all that entered its state since the boundary before.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Saved {
-    /// The worker.
-    pub worker: usize,
-    /// The boundary up to which it is; [`LAST`] after the last epoch.
-    pub boundary: Epoch,
-    /// Where it is.
-    pub segments: Vec<Segment>,
-}
 
 /// How far the sources had read by each boundary, at the worker that has to know it.
 pub type Snapshots = Rc<RefCell<BTreeMap<Epoch, Progress>>>;

@@ -11,7 +11,18 @@ use timely::dataflow::operators::probe::{Handle, Probe};
 use timely::dataflow::operators::vec::{Broadcast, Map};
 use timely::worker::Worker;
 
-use super::checkpoint::Saved;
+use crate::checkpoint::Segment;
+
+/// What a worker has written: all that entered its state since the boundary before.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Saved {
+    /// The worker.
+    pub worker: usize,
+    /// The boundary up to which it is; [`LAST`](adtide_dataflows::LAST) after the last epoch.
+    pub boundary: Epoch,
+    /// Where it is.
+    pub segments: Vec<Segment>,
+}
 
 /// What a worker tells all workers, itself among them.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use adtide_dataflows::model::{AdId, EventTime, Money};
 use chrono::NaiveDate;
 
-use super::fields::Bad;
+use super::bad::Bad;
 
 /// The first number that is taken for milliseconds since 1970: 2000-01-01.
 const FIRST_NUMBER: i128 = 946_684_800_000;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use adtide_dataflows::Settings;
-use adtide_dataflows::model::{AdEvent, AdEventType, EventTime, Money, Topic};
+use adtide_dataflows::model::{Money, Topic};
 use serde_json::json;
 
 use super::batch::RefundKey;
@@ -13,7 +13,7 @@ use super::compensations::{Compensations, Refunded};
 use super::found::{ADVERTISERS, BUDGETS, CAMPAIGNS, Found, LEDGER, WORKER_OFFSETS};
 use super::input::Offsets;
 use super::owners::Owners;
-use super::parse::Located;
+use super::paid_clicks::PaidClicks;
 use super::recompute::Recomputed;
 use super::report::{LedgerReport, Section};
 use crate::connect::text::stored_text;
@@ -32,42 +32,6 @@ const WORKERS: [(&str, Option<Topic>, bool); 4] = [
     (CAMPAIGN_STATUS, Some(Topic::CampaignEvents), false),
     (COMPENSATION, None, true),
 ];
-
-/// What a click of `ad-events` costs whom.
-#[derive(Clone, Copy, Debug)]
-struct PaidClick {
-    advertiser_id: i64,
-    campaign_id: Option<i64>,
-    price: Money,
-    time: EventTime,
-}
-
-/// The clicks that workers have taken, by partition and offset.
-#[derive(Debug, Default)]
-pub struct PaidClicks {
-    /// Of each partition, how far the furthest worker is.
-    pub until: Offsets,
-    clicks: BTreeMap<(u32, u64), PaidClick>,
-}
-
-impl PaidClicks {
-    /// Takes an ad event; keeps clicks before the workers' offsets.
-    pub fn add(&mut self, located: &Located<AdEvent>) {
-        let Located { partition, offset, event } = located;
-        let (AdEventType::Click, Some(advertiser_id)) = (event.event_type, event.advertiser_id) else { return };
-        if self.until.get(partition).is_some_and(|until| offset < until) {
-            let (campaign_id, price, time) = (event.campaign_id, event.actual_price, event.time);
-            let click = PaidClick { advertiser_id, campaign_id, price, time };
-            self.clicks.insert((*partition, *offset), click);
-        }
-    }
-
-    /// Those before a worker's offsets.
-    fn before(&self, until: &Offsets) -> impl Iterator<Item = (&(u32, u64), &PaidClick)> {
-        let is_before = |(partition, offset): &(u32, u64)| until.get(partition).is_some_and(|until| offset < until);
-        self.clicks.iter().filter(move |(at, _)| is_before(at))
-    }
-}
 
 /// What the workers have done.
 pub struct Ledger {

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use adtide_dataflows::model::{EventTime, Topic};
 use anyhow::Context;
 
+mod bad;
 pub mod batch;
 mod cells;
 mod compare;
@@ -27,14 +28,15 @@ mod ledger;
 #[cfg(test)]
 mod ledger_tests;
 mod owners;
+mod paid_clicks;
 mod parse;
 #[cfg(test)]
 mod parse_tests;
 mod recompute;
 mod report;
 
+pub use bad::Bad;
 pub use cut::Cut;
-pub use fields::Bad;
 pub use found::ServicesConfig;
 pub use input::{Input, Offsets, Record, TopicFiles};
 pub use parse::{BadRecords, Located, Location};

@@ -7,7 +7,8 @@ use adtide_dataflows::model::{
     ProductMetrics, Topic,
 };
 
-use super::fields::{Bad, Fields, Rules};
+use super::bad::Bad;
+use super::fields::{Fields, Rules};
 use super::forms::bigint;
 use super::input::Record;
 

@@ -6,7 +6,8 @@ use adtide_dataflows::Settings;
 use adtide_dataflows::Stamp;
 use adtide_dataflows::model::{AdEvent, AdId, EventTime, Money, Topic, UnknownIds};
 
-use super::fields::{Bad, Rules};
+use super::bad::Bad;
+use super::fields::Rules;
 use super::input::{Input, Offsets, Record, TopicFiles};
 use super::parse::{ad_event, campaign_event, conversion_event, product_meta, product_metrics, read};
 

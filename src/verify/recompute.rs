@@ -7,11 +7,12 @@ use adtide_dataflows::model::{
 };
 use adtide_dataflows::{IdCounts, Judgement, Settings, Stamp, Statement};
 
+use super::bad::Bad;
 use super::batch::{self, Attributions, Claims, ClickGroups, Clicks, Performance, Rankings, Refunds};
 use super::cut::Cut;
-use super::fields::{Bad, Rules};
+use super::fields::Rules;
 use super::input::{Input, Offsets, Record};
-use super::ledger::PaidClicks;
+use super::paid_clicks::PaidClicks;
 use super::parse::{self, BadRecords, Located, Location};
 
 /// Everything that a run must have written by a moment.

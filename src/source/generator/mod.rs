@@ -10,6 +10,7 @@
 
 mod audience;
 mod dice;
+mod fields;
 mod kafka;
 mod line;
 mod schedule;

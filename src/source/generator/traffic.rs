@@ -5,7 +5,8 @@ use adtide_dataflows::model::{AdEventType, CampaignEventType, EventTime, Topic, 
 use super::GeneratorConfig;
 use super::audience::{Audience, device_number, session_number};
 use super::dice::Dice;
-use super::line::{self, AdEvent, Conversion, Quirk};
+use super::fields::Quirk;
+use super::line::{self, AdEvent, Conversion};
 use super::schedule::{Agenda, Schedule};
 use super::spoil::spoil;
 use super::world::World;

@@ -4,7 +4,7 @@ use adtide_dataflows::model::CampaignEventType;
 
 use super::GeneratorConfig;
 use super::dice::{Dice, Zipf};
-use super::line::{self, Quirk};
+use super::fields::{Quirk, id, text};
 
 pub(super) const PLACEMENTS: [&str; 8] = [
     "home_banner",
@@ -198,7 +198,20 @@ impl Campaign {
     fn prepare(&mut self) {
         let mut targeting = std::mem::take(&mut self.targeting);
         targeting.clear();
-        line::targeting(&mut targeting, self, Quirk::None);
+        self::targeting(&mut targeting, self, Quirk::None);
         self.targeting = targeting;
     }
+}
+
+/// What is alike in all ad events of a campaign and in its campaign events.
+pub(super) fn targeting(line: &mut Vec<u8>, campaign: &Campaign, quirk: Quirk) {
+    match quirk {
+        Quirk::NoCampaign if campaign.id % 2 == 0 => line.extend_from_slice(b",\"campaign_id\":null"),
+        Quirk::NoCampaign => {}
+        _ => id(line, "campaign_id", campaign.id, quirk),
+    }
+    id(line, "advertiser_id", campaign.advertiser, quirk);
+    id(line, "product_id", campaign.product, quirk);
+    text(line, "placement", PLACEMENTS[campaign.placement]);
+    text(line, "category", CATEGORIES[campaign.category]);
 }

@@ -39,7 +39,10 @@ impl Inputs {
         self.dead.send_batch(&mut batch.dead);
         self.late.send_batch(&mut batch.late);
         self.reports.send_batch(&mut batch.reports);
-        batch.clear();
+        // What was recycled into their place.
+        batch.dead.clear();
+        batch.late.clear();
+        batch.reports.clear();
     }
 
     /// Gives back, at the current epoch, what once entered the state. That epoch must be before [`RESTORED`](crate::RESTORED).

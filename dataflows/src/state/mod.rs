@@ -194,9 +194,12 @@ macro_rules! state_rows {
                 (StateInputs { $($name: $name.0,)* }, StateStreams { $($name: $name.1,)* })
             }
 
-            /// Sends rows at the current epoch.
+            /// Sends rows at the current epoch, and leaves their memory for the next ones.
             pub fn send(&mut self, delta: &mut StateDelta) {
-                $(self.$name.send_batch(&mut delta.$name);)*
+                $(
+                    self.$name.send_batch(&mut delta.$name);
+                    delta.$name.clear();
+                )*
             }
 
             pub fn advance_to(&mut self, epoch: Epoch) {

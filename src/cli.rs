@@ -11,8 +11,8 @@ use crate::ledger::Job;
 
 /// The stream processor for advertising platforms.
 ///
-/// Without arguments it shows itself: it generates two hours of traffic, runs the four statements and the four workers over
-/// it, prints the results and verifies them against a batch recomputation.
+/// Without arguments it shows itself: it generates two hours of traffic, runs the four statements and the
+/// four workers over it, prints the results and verifies them against a batch recomputation.
 #[derive(Debug, Parser)]
 #[command(version, disable_help_flag = true, args_conflicts_with_subcommands = true)]
 pub struct Cli {
@@ -103,22 +103,23 @@ pub struct RunArgs {
     /// Stop at the end of the topics, and close every window [default for files]
     #[arg(long, conflicts_with_all = ["follow", "live"])]
     pub until_end: bool,
-    /// Go on where the results of an earlier run stop [default with --follow, and always with --sink services]
+    /// Go on where the results of an earlier run stop [default with --follow, and always with --sink
+    /// services]
     #[arg(long, conflicts_with = "fresh")]
     pub resume: bool,
     /// Start over and replace the results of an earlier run [default without --follow]
     #[arg(long)]
     pub fresh: bool,
-    /// Which checkpoint to go on from: newest, none (read the topics from their start), or an epoch that `adtide checkpoint
-    /// list` shows [default: newest]
+    /// Which checkpoint to go on from: newest, none (read the topics from their start), or an epoch that
+    /// `adtide checkpoint list` shows [default: newest]
     #[arg(long, value_name = "WHICH", conflicts_with_all = ["fresh", "live"])]
     pub from_checkpoint: Option<FromCheckpoint>,
-    /// Go on without a checkpoint, and read ads and conversions only from those on that Kafka got at this time,
-    /// 'yyyy-MM-dd HH:mm:ss' (UTC)
+    /// Go on without a checkpoint, and read ads and conversions only from those on that Kafka got at this
+    /// time, 'yyyy-MM-dd HH:mm:ss' (UTC)
     #[arg(long, value_name = "TIME", conflicts_with_all = ["fresh", "live", "from_checkpoint"], value_parser = time)]
     pub backfill_from: Option<EventTime>,
-    /// Continue results although Kafka no longer has all records that they need: what the missing ones may concern stays as it
-    /// is committed, and later records of it go to late-events
+    /// Continue results although Kafka no longer has all records that they need: what the missing ones may
+    /// concern stays as it is committed, and later records of it go to late-events
     #[arg(long, conflicts_with_all = ["fresh", "live"])]
     pub accept_loss: bool,
     /// Demonstration: generate traffic in real time until Ctrl-C
@@ -194,7 +195,8 @@ pub struct GenerateArgs {
     /// Folder for the topics
     #[arg(long, value_name = "DIR", required_unless_present = "to_kafka")]
     pub to: Option<PathBuf>,
-    /// Send to the topics in Kafka instead (kafka.brokers, kafka.prefix), as fast as it takes them or as --rate or --speed say
+    /// Send to the topics in Kafka instead (kafka.brokers, kafka.prefix), as fast as it takes them or as
+    /// --rate or --speed say
     #[arg(long, conflicts_with_all = ["to", "partitions"])]
     pub to_kafka: bool,
     /// Another seed gives other traffic
@@ -203,7 +205,8 @@ pub struct GenerateArgs {
     /// Ad events in all
     #[arg(long, value_name = "N")]
     pub ad_events: Option<String>,
-    /// Ad events a second of event time, instead of a number in all; to Kafka: live traffic, whose events happen now
+    /// Ad events a second of event time, instead of a number in all; to Kafka: live traffic, whose events
+    /// happen now
     #[arg(long, value_name = "N", conflicts_with = "ad_events")]
     pub rate: Option<f64>,
     /// To Kafka: event time passes X times as fast as the clock

@@ -1,7 +1,7 @@
 //! The configuration: defaults, a TOML file, the environment and the command line, in this order.
 //!
-//! The defaults are the commented file `config/adtide.toml` itself, so it can't go out of date: a key that is not in
-//! it is unknown.
+//! The defaults are the commented file `config/adtide.toml` itself, so it can't go out of date: a key that is
+//! not in it is unknown.
 
 mod layers;
 
@@ -299,8 +299,8 @@ impl Config {
     /// Reads the configuration.
     ///
     /// # Errors
-    /// Names where the wrong value stands (file, environment variable or command line), its key, and what would be
-    /// right. What is right without the command line is a [`UsageError`].
+    /// Names where the wrong value stands (file, environment variable or command line), its key, and what
+    /// would be right. What is right without the command line is a [`UsageError`].
     pub fn load(file: Option<&Path>, overrides: &[Override]) -> anyhow::Result<Config> {
         Config::read(file, overrides).map_err(|error| {
             let is_usage = !overrides.is_empty() && Config::read(file, &[]).is_ok();
@@ -549,7 +549,8 @@ impl Config {
     /// The workers' part.
     ///
     /// # Errors
-    /// No topics are named, or they and the tables are not of one kind: workers run on files alone or on servers alone.
+    /// No topics are named, or they and the tables are not of one kind: workers run on files alone or on
+    /// servers alone.
     pub fn worker(&self) -> anyhow::Result<WorkerConfig> {
         ensure!(
             self.reads_kafka() == self.writes_services() && self.sink.kind != SinkKind::None,
@@ -691,8 +692,8 @@ impl Config {
     }
 }
 
-/// As milliseconds. No two event times are further apart than the limit, so a longer duration means the same; sums of
-/// limited ones can't overflow.
+/// As milliseconds. No two event times are further apart than the limit, so a longer duration means the same;
+/// sums of limited ones can't overflow.
 fn ms(duration: Duration) -> i64 {
     const LIMIT: i64 = 10_000 * 366 * 86_400_000;
     i64::try_from(duration.as_millis()).map_or(LIMIT, |ms| ms.min(LIMIT))

@@ -6,16 +6,13 @@ use adtide_dataflows::rtb_cache_updater::{RankingEntry, RankingRow};
 use adtide_dataflows::{DeadLetter, LateEvent};
 use serde_json::{Map, Number, Value, json};
 
-use crate::ledger::Letter;
-use crate::ledger::store::{Announcement, Campaign};
-
 /// An amount as a JSON number with two decimals.
-fn money(amount: Money) -> Value {
+pub(crate) fn money(amount: Money) -> Value {
     Value::Number(Number::from_string_unchecked(amount.to_string()))
 }
 
 /// A record as it was, as far as it had these: key, timestamp, value. What is needed to send it again.
-fn original(
+pub(crate) fn original(
     key: Option<&[u8]>,
     timestamp: Option<EventTime>,
     value: &[u8],
@@ -27,8 +24,8 @@ fn original(
     key.into_iter().chain(timestamp).chain(value).collect()
 }
 
-/// Bytes, of which no more than `longest` are told: as text where they are UTF-8, else in base 16. The names are of either
-/// form, and of the field that says that something is left out.
+/// Bytes, of which no more than `longest` are told: as text where they are UTF-8, else in base 16. The names
+/// are of either form, and of the field that says that something is left out.
 fn bytes(names: [&'static str; 3], bytes: &[u8], longest: usize) -> Vec<(&'static str, Value)> {
     let [text, hex, truncated] = names;
     let told = &bytes[..bytes.len().min(longest)];
@@ -44,12 +41,12 @@ fn bytes(names: [&'static str; 3], bytes: &[u8], longest: usize) -> Vec<(&'stati
 }
 
 /// The text up to `longest` bytes, at the end of a character.
-fn cut(text: &str, longest: usize) -> &str {
+pub(crate) fn cut(text: &str, longest: usize) -> &str {
     let end = (0..=longest.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
     &text[..end.unwrap_or_default()]
 }
 
-fn object(fields: impl IntoIterator<Item = (&'static str, Value)>) -> String {
+pub(crate) fn object(fields: impl IntoIterator<Item = (&'static str, Value)>) -> String {
     Value::Object(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>()).to_string()
 }
 
@@ -82,8 +79,8 @@ pub fn ranking(row: &RankingRow, now: EventTime) -> String {
     )
 }
 
-/// A record of `compensation-events`. `truncated` says that a text has more than `longest` bytes, of which the others are
-/// left out; the id is that of the whole text.
+/// A record of `compensation-events`. `truncated` says that a text has more than `longest` bytes, of which
+/// the others are left out; the id is that of the whole text.
 pub fn compensation(row: &Compensation, now: EventTime, longest: usize) -> String {
     let ad = match &row.ad_id {
         AdId::Text(text) => json!(cut(text, longest)),
@@ -117,31 +114,6 @@ pub fn compensation(row: &Compensation, now: EventTime, longest: usize) -> Strin
     object(fields)
 }
 
-/// Who tells of a campaign: owners leave the field out.
-pub const ANNOUNCER: &str = "adtide-campaign-status";
-
-/// A record of `campaign-events` that adtide itself writes. An activation has all that the campaign's owner said last.
-pub fn announcement(campaign: &Campaign, announcement: Announcement, time: EventTime) -> String {
-    let mut fields = vec![
-        ("event_type", json!(announcement.name())),
-        ("timestamp_field", json!(time.to_string())),
-        ("campaign_id", json!(campaign.campaign_id)),
-    ];
-    match (announcement, &campaign.active) {
-        (Announcement::Activate, Some(active)) => fields.extend([
-            ("advertiser_id", json!(active.advertiser_id)),
-            ("product_id", json!(active.product_id)),
-            ("placement", json!(active.placement)),
-            ("category", json!(active.category)),
-            ("bid_price", money(active.bid_price)),
-            ("status", json!("ACTIVE")),
-        ]),
-        _ => fields.push(("status", json!("BUDGET_EXHAUSTED"))),
-    }
-    fields.push(("source", json!(ANNOUNCER)));
-    object(fields)
-}
-
 /// A record of `late-events`, with at most `longest` bytes of the late record.
 pub fn late_event(event: &LateEvent, longest: usize) -> String {
     let reason = match event.is_closed {
@@ -162,21 +134,6 @@ pub fn late_event(event: &LateEvent, longest: usize) -> String {
         ("watermark", json!(event.watermark.to_string())),
     ];
     fields.extend(original(event.key.as_deref(), event.timestamp, &event.value, longest));
-    object(fields)
-}
-
-/// A record of `dead-letter` that a ledger worker has left out, with at most `longest` bytes of it. `worker` says that it is
-/// one.
-pub fn left_out(worker: &str, topic: &str, letter: &Letter, longest: usize) -> String {
-    let mut fields = vec![
-        ("worker", json!(worker)),
-        ("topic", json!(topic)),
-        ("partition", json!(letter.partition.number)),
-        ("offset", json!(letter.offset)),
-        ("reason", json!(letter.unfit.reason)),
-        ("detail", json!(cut(&letter.unfit.detail, longest))),
-    ];
-    fields.extend(original(letter.key.as_deref(), letter.timestamp, &letter.value, longest));
     object(fields)
 }
 

@@ -1,7 +1,7 @@
 //! adtide: the stream processor for advertising platforms.
 //!
-//! The statements themselves are in `adtide-dataflows`, free of I/O. Here is all that is around them: sources, sinks,
-//! the engine that drives the workers, and the batch recomputation that checks the results.
+//! The statements themselves are in `adtide-dataflows`, free of I/O. Here is all that is around them:
+//! sources, sinks, the engine that drives the workers, and the batch recomputation that checks the results.
 
 // Printing panics where the reader has gone away; `commands::output` does not.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
@@ -28,8 +28,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use adtide_dataflows::model::EventTime;
 
-/// The wall clock. It fills columns such as updated_at; where something goes by it, see [`clock`]. Results never depend
-/// on it.
+/// The wall clock. It fills columns such as updated_at; where something goes by it, see [`clock`]. Results
+/// never depend on it.
 pub fn now() -> EventTime {
     let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     EventTime(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))

@@ -45,7 +45,8 @@ impl Inputs {
         batch.reports.clear();
     }
 
-    /// Gives back, at the current epoch, what once entered the state. That epoch must be before [`RESTORED`](crate::RESTORED).
+    /// Gives back, at the current epoch, what once entered the state. That epoch must be before
+    /// [`RESTORED`](crate::RESTORED).
     pub fn restore(&mut self, mut delta: StateDelta) {
         self.state.send(&mut delta);
     }
@@ -109,20 +110,22 @@ fn region<'scope, R>(
 
 /// Builds the four statements in a scope. Call it on every worker.
 ///
-/// A statement that `settings` leaves out is built all the same: without input it costs nothing. Records are dealt out by a
-/// fixed key: whoever sends the input could load one worker with all of it; [`replay`] takes a key that they can't foresee.
+/// A statement that `settings` leaves out is built all the same: without input it costs nothing. Records are
+/// dealt out by a fixed key: whoever sends the input could load one worker with all of it; [`replay`] takes a
+/// key that they can't foresee.
 pub fn dataflow<'scope>(scope: Scope<'scope, Epoch>, settings: &Settings) -> (Inputs, Outputs<'scope>, State) {
     replay(scope, settings, &[], &DeltaLog::off(), RoutingKey::default())
 }
 
-/// As [`dataflow`], for a replay that must pass the `cuts` of an earlier run, in ascending order, in the same state
-/// as that run did; see [`watermarks`]. The delta log takes what enters the statements' state. Records are dealt out to workers by
-/// `routing`, which must be the same on all of them.
+/// As [`dataflow`], for a replay that must pass the `cuts` of an earlier run, in ascending order, in the same
+/// state as that run did; see [`watermarks`]. The delta log takes what enters the statements' state. Records
+/// are dealt out to workers by `routing`, which must be the same on all of them.
 ///
 /// A checkpoint is restored by [`Inputs::restore`] on any of the workers, in any epochs before
-/// [`RESTORED`](crate::RESTORED), with the cuts of [`Cut::of_checkpoint`] before all others. In epoch `RESTORED` the partitions
-/// are reported, as the checkpoint knows them. What comes out up to there was there before. Topics are read on in epochs after
-/// the checkpoint's own: a sink takes nothing up to the one that it has committed, and that may be the checkpoint's.
+/// [`RESTORED`](crate::RESTORED), with the cuts of [`Cut::of_checkpoint`] before all others. In epoch
+/// `RESTORED` the partitions are reported, as the checkpoint knows them. What comes out up to there was there
+/// before. Topics are read on in epochs after the checkpoint's own: a sink takes nothing up to the one that
+/// it has committed, and that may be the checkpoint's.
 pub fn replay<'scope>(
     scope: Scope<'scope, Epoch>,
     settings: &Settings,

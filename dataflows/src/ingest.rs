@@ -1,7 +1,8 @@
 //! The way in: from the bytes of a record to the inputs of the statements, once for all of them.
 //!
-//! Beside its source, each worker parses a record, turns it away if it can't be read or comes too late, and passes on
-//! to each statement no more than that one needs: statement 2 gets sums, statements 3 and 4 only clicks.
+//! Beside its source, each worker parses a record, turns it away if it can't be read or comes too late, and
+//! passes on to each statement no more than that one needs: statement 2 gets sums, statements 3 and 4 only
+//! clicks.
 
 use std::collections::BTreeMap;
 
@@ -56,8 +57,8 @@ pub struct LateEvent {
     pub event_time: EventTime,
     /// The watermark of its partition when it came.
     pub watermark: EventTime,
-    /// Whether it is late whatever the watermark was: what it belongs to is closed for good, because its state was forgotten, or
-    /// because records of it are lost.
+    /// Whether it is late whatever the watermark was: what it belongs to is closed for good, because its
+    /// state was forgotten, or because records of it are lost.
     pub is_closed: bool,
     /// Its key, if it has one.
     pub key: Option<Vec<u8>>,
@@ -103,7 +104,8 @@ pub struct Counts {
     pub spend: Money,
 }
 
-/// How many good records lack the ids by which statements 3 and 4 match them: where all do, a field has another name.
+/// How many good records lack the ids by which statements 3 and 4 match them: where all do, a field has
+/// another name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdCounts {
     /// All CLICKs.
@@ -257,7 +259,8 @@ impl Ingest {
         Ingest { unknown_ids, scanners: Default::default(), partitions: Vec::new(), router }
     }
 
-    /// Sets the clock by which the records that follow are judged. It is to go on steadily: what is too far ahead of it is bad.
+    /// Sets the clock by which the records that follow are judged. It is to go on steadily: what is too far
+    /// ahead of it is bad.
     pub fn set_clock(&mut self, now: EventTime) {
         self.router.clock = now;
     }
@@ -317,8 +320,9 @@ impl Ingest {
         self.partitions[partition.0].file = Some(file);
     }
 
-    /// Takes records for late that belong to a state from before `forgotten`: their window ends, or they happened, earlier.
-    /// An earlier run has forgotten it, under an allowed lateness that may have been less; or a part of its input is lost.
+    /// Takes records for late that belong to a state from before `forgotten`: their window ends, or they
+    /// happened, earlier. An earlier run has forgotten it, under an allowed lateness that may have been less;
+    /// or a part of its input is lost.
     pub fn forget(&mut self, forgotten: Watermarks) {
         self.router.forgotten = forgotten;
     }
@@ -334,8 +338,8 @@ impl Ingest {
         self.partitions[partition.0].greatest
     }
 
-    /// Lets a partition that appeared late or was idle follow the watermarks that the others have reached: what
-    /// they have closed is closed for it too.
+    /// Lets a partition that appeared late or was idle follow the watermarks that the others have reached:
+    /// what they have closed is closed for it too.
     pub fn follow(&mut self, partition: PartitionHandle, floor: Watermarks) {
         let partition = &mut self.partitions[partition.0];
         let followed = partition.watermarks.max(floor);
@@ -346,9 +350,9 @@ impl Ingest {
         }
     }
 
-    /// For a replay of what an earlier run had read by its `report`. The partition's records are judged by the clocks by which
-    /// they were judged then. Where it woke up, it follows the same watermarks, so that the same of its records are late; of
-    /// several times since then only the last is known.
+    /// For a replay of what an earlier run had read by its `report`. The partition's records are judged by
+    /// the clocks by which they were judged then. Where it woke up, it follows the same watermarks, so that
+    /// the same of its records are late; of several times since then only the last is known.
     pub fn replay_as(&mut self, report: &PartitionReport) {
         let key = (report.topic, report.partition);
         if let Some(partition) = self.partitions.iter_mut().find(|known| (known.topic, known.number) == key) {
@@ -357,8 +361,8 @@ impl Ingest {
         }
     }
 
-    /// Lets all partitions follow watermarks that have taken effect: what they closed is closed for all. Of those that did not
-    /// sleep then, none was behind.
+    /// Lets all partitions follow watermarks that have taken effect: what they closed is closed for all. Of
+    /// those that did not sleep then, none was behind.
     pub fn follow_all(&mut self, effective: Watermarks) {
         for partition in &mut self.partitions {
             partition.watermarks = partition.watermarks.max(effective);
@@ -460,8 +464,8 @@ impl Ingest {
 }
 
 impl Arrival<'_> {
-    /// Accepts an event time: checks it against the clock, moves the partition on, and gives the partition's own
-    /// watermarks as they were before this record.
+    /// Accepts an event time: checks it against the clock, moves the partition on, and gives the partition's
+    /// own watermarks as they were before this record.
     #[inline]
     fn accept(&mut self, time: EventTime, clock: EventTime, settings: &Settings) -> Result<Watermarks, BadRecord> {
         let Envelope { offset, stamp, .. } = self.envelope;
@@ -568,10 +572,11 @@ impl Router {
         Ok(())
     }
 
-    /// Whether the partition's own watermark has passed `deadline` and the allowed lateness; if so, the record goes
-    /// to `late-events`.
+    /// Whether the partition's own watermark has passed `deadline` and the allowed lateness; if so, the
+    /// record goes to `late-events`.
     ///
-    /// The global watermark is the least of the partitions', so a record that is not late finds its window open.
+    /// The global watermark is the least of the partitions', so a record that is not late finds its window
+    /// open.
     #[inline]
     fn is_late(
         &mut self,

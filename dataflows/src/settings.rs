@@ -62,8 +62,9 @@ pub struct Settings {
     pub statements: Vec<Statement>,
     /// How long after its closing a window still takes corrections. 0 drops every late record, as Flink does.
     pub allowed_lateness: i64,
-    /// How far an event time may lead its record's timestamp, and a timestamp that its producer made up the reader's clock; where
-    /// there is no timestamp, the event time the clock. What leads by more is bad input.
+    /// How far an event time may lead its record's timestamp, and a timestamp that its producer made up the
+    /// reader's clock; where there is no timestamp, the event time the clock. What leads by more is bad
+    /// input.
     pub max_future_skew: i64,
     /// Texts that stand for an unknown id.
     #[serde(default)]
@@ -76,8 +77,8 @@ pub struct Settings {
     pub duplicates_bound: i64,
     /// Statement 3: how long before a conversion its click may lie.
     pub lookback: i64,
-    /// Statement 3: how long after a record that opens a conversion others of its order and product repeat it; None for the
-    /// lookback.
+    /// Statement 3: how long after a record that opens a conversion others of its order and product repeat
+    /// it; None for the lookback.
     #[serde(default)]
     pub repeat_within: Option<i64>,
     /// Statement 1: the length of a ranking, 0 for no limit.
@@ -86,7 +87,8 @@ pub struct Settings {
     pub product_metrics: MetricsSource,
     /// Statement 2: when rows are written.
     pub emit: Emit,
-    /// The statements that don't run by [`StatementPlan::Operators`]. As results don't depend on it, it is not kept with them.
+    /// The statements that don't run by [`StatementPlan::Operators`]. As results don't depend on it, it is
+    /// not kept with them.
     #[serde(skip)]
     pub plan: BTreeMap<Statement, StatementPlan>,
 }

@@ -1,6 +1,9 @@
-//! The files of the repository use each other in one direction: a reader can start anywhere and never comes back in a circle.
+//! The files of the repository use each other in one direction: a reader can start anywhere and never comes
+//! back in a circle.
 //!
-//! A folder's own file (`mod.rs`) and the files below it count as one: they are read together.
+//! What a folder's own file (`mod.rs`) passes on by `pub use` counts as taken from the file that has it. The
+//! folder's file and those below it may use each other: they are read together. What `lib.rs` passes on is
+//! not followed: the list of the state's rows names those of the statements, whose operators keep such rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -45,8 +48,38 @@ fn expand(before: &str, tree: &str, paths: &mut Vec<String>) {
     }
 }
 
+/// The paths of all imports that begin in one of these ways.
+fn imports(code: &str, beginnings: &[&str]) -> Vec<String> {
+    let mut paths = Vec::new();
+    for statement in beginnings.iter().flat_map(|beginning| code.split(beginning).skip(1)) {
+        expand("", statement.split(';').next().unwrap_or_default(), &mut paths);
+    }
+    paths
+}
+
+/// The names that files pass on from files below them: `a::Name` is `a::b::Name`.
+fn passed_on(known: &BTreeMap<Module, PathBuf>) -> BTreeMap<Module, Module> {
+    let mut names = BTreeMap::new();
+    for (module, file) in known.iter().filter(|(module, _)| !module.is_empty()) {
+        let text = std::fs::read_to_string(file).expect("the file can be read");
+        for path in imports(&text, &["\npub use ", "\npub(crate) use "]) {
+            let parts: Vec<_> = path.split("::").map(|part| part.trim().to_owned()).collect();
+            let (Some(name), Some(child)) = (parts.last(), parts.first()) else { continue };
+            if known.contains_key(&[&module[..], std::slice::from_ref(child)].concat()) {
+                names.insert([&module[..], std::slice::from_ref(name)].concat(), [&module[..], &parts[..]].concat());
+            }
+        }
+    }
+    names
+}
+
 /// The modules that a file uses, relatives in a straight line up or down left out.
-fn used(module: &Module, file: &Path, known: &BTreeMap<Module, PathBuf>) -> BTreeSet<Module> {
+fn used(
+    module: &Module,
+    file: &Path,
+    known: &BTreeMap<Module, PathBuf>,
+    passed_on: &BTreeMap<Module, Module>,
+) -> BTreeSet<Module> {
     let text = std::fs::read_to_string(file).expect("the file can be read");
     let code = text.split("#[cfg(test)]").next().unwrap_or_default();
     let code: String =
@@ -82,7 +115,7 @@ pub use ",
         }
         let mut target: Module = base.into_iter().chain(parts.iter().map(|part| part.trim().to_owned())).collect();
         while !target.is_empty() && !known.contains_key(&target) {
-            target.pop();
+            target = passed_on.get(&target).cloned().unwrap_or_else(|| target[..target.len() - 1].to_vec());
         }
         if !target.is_empty() && !module.starts_with(&target) && !target.starts_with(module) {
             uses.insert(target);
@@ -96,7 +129,9 @@ fn circles(folder: &Path) -> Vec<String> {
     let mut known = BTreeMap::new();
     modules(folder, &[], &mut known);
     assert!(known.len() > 20, "{} has files", folder.display());
-    let uses: BTreeMap<_, _> = known.iter().map(|(module, file)| (module, used(module, file, &known))).collect();
+    let passed_on = passed_on(&known);
+    let uses: BTreeMap<_, _> =
+        known.iter().map(|(module, file)| (module, used(module, file, &known, &passed_on))).collect();
     let reaches_itself = |start: &&Module| {
         let (mut seen, mut next) = (BTreeSet::new(), vec![*start]);
         while let Some(module) = next.pop() {

@@ -32,8 +32,8 @@ pub struct Manifest {
     pub generation: String,
     /// How far the sources had read by then, and the watermarks that had taken effect.
     pub progress: Progress,
-    /// From before which times, by statement, records are late to all runs that go on from it: what they belong to had been
-    /// forgotten, by this run or one before it, and is not whole here.
+    /// From before which times, by statement, records are late to all runs that go on from it: what they
+    /// belong to had been forgotten, by this run or one before it, and is not whole here.
     pub forgotten: Watermarks,
     /// What entered the state and may be live.
     pub segments: Vec<Segment>,

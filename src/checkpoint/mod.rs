@@ -28,7 +28,8 @@ pub struct CheckpointConfig {
     pub keep: usize,
     /// About how many bytes a worker may hold that wait to be written, before it stops reading.
     pub max_waiting_bytes: u64,
-    /// Whether this run takes any; if not, it only goes on from one, or deletes those of a run that it replaces.
+    /// Whether this run takes any; if not, it only goes on from one, or deletes those of a run that it
+    /// replaces.
     pub are_taken: bool,
 }
 

@@ -4,7 +4,8 @@
 //! "adtide/s"  version of the kind u16  kind u8  rows u64  size u64  |  columns, `size` bytes compressed by zstd  |  crc32 of all before
 //! ```
 //!
-//! Numbers of the frame are little-endian. The order of rows means nothing, so they are sorted by time, which makes them smaller.
+//! Numbers of the frame are little-endian. The order of rows means nothing, so they are sorted by time, which
+//! makes them smaller.
 
 use adtide_dataflows::model::EventTime;
 use adtide_dataflows::{Codec, Decoder, Encoder, Kind, StateDelta};

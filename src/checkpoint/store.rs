@@ -6,12 +6,14 @@
 //! <url>/<name>/runs/<number>-<run>.json
 //! ```
 //!
-//! A segment is never written twice: its name holds a random number of the run. A manifest is written last, as a whole.
+//! A segment is never written twice: its name holds a random number of the run. A manifest is written last,
+//! as a whole.
 //!
-//! A run that will write takes over first: it adds itself to `runs` with the next number. One that finds a later number there
-//! has been replaced, and neither writes a manifest nor deletes anything any more. `runs` also holds the *generation*: a
-//! random name of the results that the checkpoints are of. A run that continues them keeps it, one that starts over draws
-//! another. Checkpoints of another generation are never used and never deleted but by hand or with `--fresh`.
+//! A run that will write takes over first: it adds itself to `runs` with the next number. One that finds a
+//! later number there has been replaced, and neither writes a manifest nor deletes anything any more. `runs`
+//! also holds the *generation*: a random name of the results that the checkpoints are of. A run that
+//! continues them keeps it, one that starts over draws another. Checkpoints of another generation are never
+//! used and never deleted but by hand or with `--fresh`.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -53,8 +55,8 @@ struct Claim {
     generation: String,
 }
 
-/// The checkpoints of one deployment. What passes by itself is tried again by the store's own client; what comes back as an
-/// error has lasted for minutes. [`Damage`] is told apart: that is of one checkpoint only.
+/// The checkpoints of one deployment. What passes by itself is tried again by the store's own client; what
+/// comes back as an error has lasted for minutes. [`Damage`] is told apart: that is of one checkpoint only.
 pub struct Store {
     store: Arc<dyn ObjectStore>,
     runtime: Runtime,
@@ -74,8 +76,9 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// The checkpoints of `name` in a folder or at a URL: s3://, gs://, az://, file://, memory://. Credentials and endpoints come
-    /// from the environment, by the names that the cloud's own tools use (`AWS_ACCESS_KEY_ID` and so on).
+    /// The checkpoints of `name` in a folder or at a URL: s3://, gs://, az://, file://, memory://.
+    /// Credentials and endpoints come from the environment, by the names that the cloud's own tools use
+    /// (`AWS_ACCESS_KEY_ID` and so on).
     ///
     /// # Errors
     /// There is no such kind of store, or it is not configured.
@@ -89,7 +92,8 @@ impl Store {
         Store::over(store, url, name, &run[..12])
     }
 
-    /// The checkpoints of `name` in an object store of your own. No other run may ever have been called `run`.
+    /// The checkpoints of `name` in an object store of your own. No other run may ever have been called
+    /// `run`.
     ///
     /// # Errors
     /// There is no room for threads.
@@ -151,7 +155,8 @@ impl Store {
         Ok(bytes)
     }
 
-    /// The generation of the run that wrote last; before the first, and of versions that knew none, the empty text.
+    /// The generation of the run that wrote last; before the first, and of versions that knew none, the empty
+    /// text.
     ///
     /// # Errors
     /// The store can't be read.
@@ -163,8 +168,8 @@ impl Store {
         Ok(claim.generation)
     }
 
-    /// Makes this the run that writes checkpoints: none that was started before it will any more. Its own are of this
-    /// generation; None for a new one.
+    /// Makes this the run that writes checkpoints: none that was started before it will any more. Its own are
+    /// of this generation; None for a new one.
     ///
     /// # Errors
     /// The store can't be read or written.
@@ -269,7 +274,8 @@ impl Store {
         encoded.map(|encoded| self.put(encoded, &format!("level{level}"), level)).transpose()
     }
 
-    /// Deletes the checkpoints of the epochs in `surplus`, and the segments that only they name, unless they are `live`.
+    /// Deletes the checkpoints of the epochs in `surplus`, and the segments that only they name, unless they
+    /// are `live`.
     ///
     /// # Errors
     /// The store can't be read or written, or another run has taken over.
@@ -297,8 +303,8 @@ impl Store {
         unneeded.iter().try_for_each(|name| self.delete_file(&segment_path(name)))
     }
 
-    /// Deletes the segments that no checkpoint names: those of runs that ended before they could make one. None, while a
-    /// manifest is damaged. Nobody may be writing.
+    /// Deletes the segments that no checkpoint names: those of runs that ended before they could make one.
+    /// None, while a manifest is damaged. Nobody may be writing.
     ///
     /// # Errors
     /// The store can't be read or written.

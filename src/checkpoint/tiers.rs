@@ -1,8 +1,8 @@
 //! Which segments are still needed, and which become one.
 //!
-//! Each checkpoint adds small segments. Sixteen of a kind and level become one of the next level, so a row is written again once
-//! a level, and their number grows with the logarithm of time. What expires stops at a level of some hours: a segment goes
-//! as a whole, and a larger one would keep what has expired for too long.
+//! Each checkpoint adds small segments. Sixteen of a kind and level become one of the next level, so a row is
+//! written again once a level, and their number grows with the logarithm of time. What expires stops at a
+//! level of some hours: a segment goes as a whole, and a larger one would keep what has expired for too long.
 
 use std::collections::BTreeMap;
 
@@ -72,7 +72,8 @@ mod tests {
         assert!(rewritten <= 2 * new, "{rewritten} rewritten of {new}");
         assert!(most <= 50, "{most} segments");
         let rows: u64 = segments.iter().map(|segment| segment.rows).sum();
-        // Live are 25 hours and 10 minutes, at 120 checkpoints an hour; the last segment to go spans two hours.
+        // Live are 25 hours and 10 minutes, at 120 checkpoints an hour; the last segment to go spans two
+        // hours.
         assert!((25 * 120 * 100..28 * 120 * 100).contains(&rows), "{rows} rows");
     }
 }

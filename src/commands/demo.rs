@@ -1,5 +1,6 @@
-//! The demonstration: generated traffic, the four statements and the four workers in one process, and a check of all that
-//! they have written. Over traffic that ends it shows the same figures each time, on any number of workers.
+//! The demonstration: generated traffic, the four statements and the four workers in one process, and a check
+//! of all that they have written. Over traffic that ends it shows the same figures each time, on any number
+//! of workers.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -83,8 +84,8 @@ fn bounded(
     let workers = open_accounts(config, &traffic, topics)?;
     let hold = Arc::new(AtomicBool::new(true));
     let mut engine = engine(config, topics, Some(&hold));
-    // Into how many records a late click divides the refund of its group depends on how partitions interleave. So the windows
-    // of statement 4 close with the traffic, each group with one record.
+    // Into how many records a late click divides the refund of its group depends on how partitions
+    // interleave. So the windows of statement 4 close with the traffic, each group with one record.
     engine.settings.duplicates_bound = traffic.span_ms.saturating_add(DAY_MS);
     let settling = settle(workers, topics, hold, stop)?;
     execute(args, config, engine, cluster, stop)?;
@@ -96,13 +97,14 @@ fn bounded(
     verify::report(&Topics::Files(topics.to_owned()), &Results::Embedded(config.data_dir().to_owned()))
 }
 
-/// The order in which workers run to their end when the statements have: first the debits exhaust campaigns, then refunds bring
-/// some back, and at last campaign-status reads its own events. What each finds is then the same every time.
+/// The order in which workers run to their end when the statements have: first the debits exhaust campaigns,
+/// then refunds bring some back, and at last campaign-status reads its own events. What each finds is then
+/// the same every time.
 const ORDER: [Job; 6] =
     [Job::Balance, Job::CampaignStatus, Job::Compensation, Job::CampaignStatus, Job::Budget, Job::CampaignStatus];
 
-/// On a thread: waits until every window is closed, runs the workers, and then releases `hold`: statement 1 is to see the last
-/// campaign that was paused.
+/// On a thread: waits until every window is closed, runs the workers, and then releases `hold`: statement 1
+/// is to see the last campaign that was paused.
 fn settle(
     workers: WorkerConfig,
     topics: &Path,
@@ -165,7 +167,8 @@ fn engine(config: &Config, topics: &Path, hold: Option<&Arc<AtomicBool>>) -> Eng
     engine
 }
 
-/// Opens an account for every advertiser of the traffic, in a ledger without anything of an earlier demonstration.
+/// Opens an account for every advertiser of the traffic, in a ledger without anything of an earlier
+/// demonstration.
 fn open_accounts(config: &Config, traffic: &GeneratorConfig, folder: &Path) -> anyhow::Result<WorkerConfig> {
     let data_dir = config.data_dir();
     topics::forget(folder)?;

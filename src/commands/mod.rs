@@ -80,8 +80,8 @@ fn start_log(log: &Log) -> anyhow::Result<()> {
     started.map_err(|error| anyhow::anyhow!("can't start logging: {error}"))
 }
 
-/// Sets the flag on Ctrl-C and on SIGTERM, which is how a supervisor ends a process. A second signal does not wait for
-/// the sinks. SIGHUP is left alone, so that nohup works.
+/// Sets the flag on Ctrl-C and on SIGTERM, which is how a supervisor ends a process. A second signal does not
+/// wait for the sinks. SIGHUP is left alone, so that nohup works.
 fn stop_on_signal(stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
     let early = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {

@@ -20,7 +20,8 @@ use crate::engine::{Cluster, EngineConfig, FromCheckpoint};
 use crate::source::file;
 use crate::usage_error;
 
-/// Runs the statements over the named topics; without any, over generated ones, and then verifies the results.
+/// Runs the statements over the named topics; without any, over generated ones, and then verifies the
+/// results.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut config = Config::load(args.sources.config.as_deref(), &args.overrides())?;
     let is_shown = config.from().is_none() && !config.reads_kafka() && !args.live && config.listen().is_none();
@@ -63,7 +64,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes sure that there is something to read in a folder of topics, and names what looks like data and is not read.
+/// Makes sure that there is something to read in a folder of topics, and names what looks like data and is
+/// not read.
 ///
 /// # Errors
 /// There is nothing, and nothing is waited for.
@@ -101,8 +103,8 @@ fn engine(args: &RunArgs, config: &Config) -> EngineConfig {
     EngineConfig { from_checkpoint, backfill_from, accept_loss, ..config.engine() }
 }
 
-/// Keeps a second run out of the folder for results while the lock is held, if there is one. Sinks belong to worker 0,
-/// which is in process 0.
+/// Keeps a second run out of the folder for results while the lock is held, if there is one. Sinks belong to
+/// worker 0, which is in process 0.
 fn lock_results(args: &RunArgs, config: &Config) -> anyhow::Result<Option<File>> {
     let writes = config.writes() && args.process == 0;
     writes.then(|| lock(config.data_dir(), LOCK)).transpose()

@@ -37,8 +37,9 @@ const COPY_BACK: &str = "
         attribution_model, click_time, conversion_time, processed_at FROM former_attributions;
     DROP TABLE former_performance; DROP TABLE former_attributions;";
 
-/// Opens a database with all its tables, or makes it: whoever comes first, run or worker, makes all of them in one step. With WAL,
-/// `synchronous = NORMAL` loses at most the last commits on power failure and never half of one.
+/// Opens a database with all its tables, or makes it: whoever comes first, run or worker, makes all of them
+/// in one step. With WAL, `synchronous = NORMAL` loses at most the last commits on power failure and never
+/// half of one.
 ///
 /// # Errors
 /// It can't be opened or written, or is no SQLite database.
@@ -51,8 +52,8 @@ pub fn open(path: &Path) -> anyhow::Result<Connection> {
         files::restrict(path).with_context(|| format!("can't set the permissions of {}", path.display()))?;
     }
     connection.busy_timeout(BUSY)?;
-    // Of several that make a database at once, those that come second are told that it is locked: the timeout does not count
-    // for this.
+    // Of several that make a database at once, those that come second are told that it is locked: the timeout
+    // does not count for this.
     let switch = || connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;");
     let delays = ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(5))

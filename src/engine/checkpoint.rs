@@ -1,11 +1,13 @@
 //! Taking checkpoints while the dataflow goes on.
 //!
-//! What entered a worker's state is kept by that worker, boundary by boundary (see [`DeltaLog`]), beside the dataflow. Worker 0
-//! chooses one of the boundaries, the checkpoint epoch, and each worker writes what it has kept up to it, in its own time. Worker 0
-//! writes the manifest, which makes it a checkpoint, when all have written up to the epoch and all sinks have committed up
-//! to it: then no sink will ever need again what the checkpoint no longer knows. Then it chooses the next.
+//! What entered a worker's state is kept by that worker, boundary by boundary (see [`DeltaLog`]), beside the
+//! dataflow. Worker 0 chooses one of the boundaries, the checkpoint epoch, and each worker writes what it has
+//! kept up to it, in its own time. Worker 0 writes the manifest, which makes it a checkpoint, when all have
+//! written up to the epoch and all sinks have committed up to it: then no sink will ever need again what the
+//! checkpoint no longer knows. Then it chooses the next.
 //!
-//! While the store is slow or away, what waits for it is counted in bytes. Above a bound the worker stops reading.
+//! While the store is slow or away, what waits for it is counted in bytes. Above a bound the worker stops
+//! reading.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -108,8 +110,8 @@ impl Checkpointer {
         Checkpointer { control, keeping: None, is_leaving: false }
     }
 
-    /// Writes what the delta log gives. No more than about `max_waiting` bytes wait for the store. `coordinator` is there on worker
-    /// 0.
+    /// Writes what the delta log gives. No more than about `max_waiting` bytes wait for the store.
+    /// `coordinator` is there on worker 0.
     pub fn new(
         control: Control,
         worker: usize,
@@ -195,7 +197,8 @@ impl Checkpointer {
         }
     }
 
-    /// After [`Checkpointer::leave`]: whether the last checkpoint is there, as far as this worker has to care.
+    /// After [`Checkpointer::leave`]: whether the last checkpoint is there, as far as this worker has to
+    /// care.
     pub fn has_left(&self) -> bool {
         let coordinator = self.keeping.as_ref().and_then(|keeping| keeping.coordinator.as_ref());
         self.control.is_closed() && coordinator.is_none_or(|coordinator| coordinator.writing.is_none())
@@ -293,10 +296,11 @@ struct Completed {
     pruned: Vec<Epoch>,
 }
 
-/// Chooses the epochs of checkpoints, one at a time, and makes a checkpoint of what all workers have written up to it.
+/// Chooses the epochs of checkpoints, one at a time, and makes a checkpoint of what all workers have written
+/// up to it.
 ///
-/// Each worker writes when it has passed the epoch that was chosen, however far it is by then, and however long the others
-/// take. Were each to choose for itself, slow writers might never meet on one.
+/// Each worker writes when it has passed the epoch that was chosen, however far it is by then, and however
+/// long the others take. Were each to choose for itself, slow writers might never meet on one.
 pub struct Coordinator {
     store: Arc<Store>,
     jobs: Rc<dyn Jobs>,
@@ -304,7 +308,8 @@ pub struct Coordinator {
     run: Run,
     workers: usize,
     keep: usize,
-    /// The epochs of the checkpoints of these results, the newest last. Others are none of this run's business.
+    /// The epochs of the checkpoints of these results, the newest last. Others are none of this run's
+    /// business.
     kept: Vec<Epoch>,
     /// The epoch that was chosen last, and whether all are still at it.
     chosen: (Epoch, bool),
@@ -367,8 +372,8 @@ impl Coordinator {
         }
     }
 
-    /// Completes the checkpoint of the chosen epoch when all have written and committed up to it; then chooses the last one that
-    /// this worker has `passed`. The others have passed it or will.
+    /// Completes the checkpoint of the chosen epoch when all have written and committed up to it; then
+    /// chooses the last one that this worker has `passed`. The others have passed it or will.
     fn step(&mut self, probe: &Handle<Epoch>, passed: Epoch, now: Instant) -> Option<Epoch> {
         if let Some(completed) = self.writing.as_ref().and_then(Task::poll) {
             self.writing = None;

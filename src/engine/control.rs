@@ -1,4 +1,5 @@
-//! What the workers tell each other beside the data: a small dataflow of its own over all workers of all processes.
+//! What the workers tell each other beside the data: a small dataflow of its own over all workers of all
+//! processes.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -29,8 +30,8 @@ pub struct Saved {
 pub enum Word {
     /// All are to end in order.
     Stop,
-    /// All are to end as they are: the sender was asked to stop before it had replayed everything, so no epoch will complete
-    /// any more.
+    /// All are to end as they are: the sender was asked to stop before it had replayed everything, so no
+    /// epoch will complete any more.
     Abandon,
     /// All are to write what entered their state up to this epoch, for a checkpoint.
     Checkpoint(Epoch),
@@ -40,8 +41,9 @@ pub enum Word {
     NotSaved(Epoch),
 }
 
-/// A worker's mouth and ear. Words are heard a step or two after they were said: they need no frontier to move, so their
-/// timestamps stand still. All words of one worker are heard in the order in which it said them.
+/// A worker's mouth and ear. Words are heard a step or two after they were said: they need no frontier to
+/// move, so their timestamps stand still. All words of one worker are heard in the order in which it said
+/// them.
 pub struct Control {
     /// None when this worker has nothing more to say.
     input: Option<timely::dataflow::InputHandle<u64, timely::container::CapacityContainerBuilder<Vec<Word>>>>,

@@ -1,5 +1,5 @@
-//! One worker's loop, as a machine that takes a step at a time: it waits for nothing and asks no clock, so that a
-//! simulation can run several in one thread.
+//! One worker's loop, as a machine that takes a step at a time: it waits for nothing and asks no clock, so
+//! that a simulation can run several in one thread.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -39,7 +39,8 @@ pub enum Next {
     Wait(Duration),
     /// It has done everything.
     Done,
-    /// It was stopped before anything new was read. Half a replay says nothing that the sinks don't know better.
+    /// It was stopped before anything new was read. Half a replay says nothing that the sinks don't know
+    /// better.
     Abandoned,
 }
 
@@ -96,7 +97,8 @@ pub struct Parts {
 enum Stage {
     /// It gives back what its share of the checkpoint holds.
     Restoring,
-    /// It reads up to one of the plan's cuts, in epochs before that one, and ends the cut's own epoch exactly there.
+    /// It reads up to one of the plan's cuts, in epochs before that one, and ends the cut's own epoch exactly
+    /// there.
     Replaying { cut: usize, bytes_before: u64 },
     /// It reads what is new, epoch by epoch.
     Running { busy: bool, bytes_before: u64 },
@@ -104,7 +106,8 @@ enum Stage {
     Stopping { frontier: Option<Epoch> },
     /// It waits for the last checkpoint.
     Leaving,
-    /// It waits until all workers know that they are to stop: one that goes away before looks dead to the others.
+    /// It waits until all workers know that they are to stop: one that goes away before looks dead to the
+    /// others.
     Abandoning,
 }
 
@@ -153,7 +156,8 @@ impl Driver {
         if now >= self.last_report.saturating_add(REPORT) {
             self.report(now);
         }
-        // Workers reach the end of the replay one by one: those that have must not wait for epochs that the others give up.
+        // Workers reach the end of the replay one by one: those that have must not wait for epochs that the
+        // others give up.
         let gives_up = stop && matches!(self.stage, Stage::Restoring | Stage::Replaying { .. });
         if (gives_up || self.checkpointer.is_abandoning()) && !matches!(self.stage, Stage::Abandoning) {
             return Ok(self.abandon());
@@ -194,8 +198,8 @@ impl Driver {
         }
     }
 
-    /// Tells of all partitions that there are: in epoch 0, or in the one in which a restored state is complete. Then comes
-    /// the replay, if there is one.
+    /// Tells of all partitions that there are: in epoch 0, or in the one in which a restored state is
+    /// complete. Then comes the replay, if there is one.
     fn begin(&mut self, now: u64) -> anyhow::Result<()> {
         let checkpoint = self.plan.checkpoint.as_ref();
         if checkpoint.is_some() {
@@ -214,7 +218,8 @@ impl Driver {
             let first = now.max(self.plan.last_epoch() + 1).max(self.plan.start() + 1);
             self.inputs.advance_to(first);
         } else {
-            // Behind the checkpoint's own epoch, and so behind what every sink without a cut has stored: it takes these.
+            // Behind the checkpoint's own epoch, and so behind what every sink without a cut has stored: it
+            // takes these.
             self.inputs.advance_to(self.plan.start() + 1);
             self.replay_to(0);
         }
@@ -301,7 +306,8 @@ impl Driver {
             self.in_flight.pop_front();
             self.monitor.beat();
             if epoch > self.plan.last_epoch() && epoch > RESTORED {
-                // An epoch is called by the time at which it began or a little later, so this is how old its oldest event is.
+                // An epoch is called by the time at which it began or a little later, so this is how old its
+                // oldest event is.
                 self.monitor.committed(Duration::from_millis(self.now.wall.saturating_sub(epoch)));
             }
         }
@@ -353,7 +359,8 @@ impl Driver {
         }
     }
 
-    /// Warns, once a minute at most, of records that were rejected because some clock is wrong; it may be this machine's.
+    /// Warns, once a minute at most, of records that were rejected because some clock is wrong; it may be
+    /// this machine's.
     fn warn_of_clocks(&mut self, now: u64) {
         let rejected = self.ingest.counts().bad.get(FUTURE).copied().unwrap_or(0);
         let (at, before) = self.warned;

@@ -1,29 +1,29 @@
 //! What the results need of the topics and the topics no longer have.
 //!
-//! A restart reads its topics from the checkpoint on, or from where their results began. If the log of a partition starts later
-//! (retention, `kafka-delete-records`), some records are not there. Windows, groups and conversions that they belong to would be
-//! computed anew from a part of their input, and replace what was committed from all of it. So a run refuses to start, and
-//! says what is missing; with `--accept-loss` it starts, and takes all records for late that a lost record may have shared a
-//! window, a group or a conversion with: what is committed of those stays as it is.
+//! A restart reads its topics from the checkpoint on, or from where their results began. If the log of a
+//! partition starts later (retention, `kafka-delete-records`), some records are not there. Windows, groups
+//! and conversions that they belong to would be computed anew from a part of their input, and replace what
+//! was committed from all of it. So a run refuses to start, and says what is missing; with `--accept-loss` it
+//! starts, and takes all records for late that a lost record may have shared a window, a group or a
+//! conversion with: what is committed of those stays as it is.
 //!
-//! Which event times that concerns is not known exactly, as the records are gone. An upper bound is: the greatest event time
-//! among the committed records of the partition, as it was stored with them; and what the timestamps of the records that
-//! follow the gap allow, because no record is good that leads its own timestamp by more than `max_future_skew`. Kafka's
-//! timestamps ascend where the broker sets them. Where the producer does, they are taken to be out of order by no more than
-//! the `allowed_lateness`, past which the record would have been late. The lesser bound counts, unless the gap reaches beyond
-//! what was committed.
+//! Which event times that concerns is not known exactly, as the records are gone. An upper bound is: the
+//! greatest event time among the committed records of the partition, as it was stored with them; and what the
+//! timestamps of the records that follow the gap allow, because no record is good that leads its own
+//! timestamp by more than `max_future_skew`. Kafka's timestamps ascend where the broker sets them. Where the
+//! producer does, they are taken to be out of order by no more than the `allowed_lateness`, past which the
+//! record would have been late. The lesser bound counts, unless the gap reaches beyond what was committed.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use adtide_dataflows::Settings;
 use adtide_dataflows::model::{EventTime, Topic, WINDOW_MS};
 use adtide_dataflows::operators::Watermarks;
 use anyhow::{bail, ensure};
-use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use super::Plan;
+use crate::source::{Gap, Head, Heads};
 
 /// Where the log of a partition begins, and the offset behind its last record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,43 +37,7 @@ pub struct Extent {
 /// The extents of all partitions.
 pub type Extents = BTreeMap<(Topic, u32), Extent>;
 
-/// Records of a partition that are needed and not there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Gap {
-    /// The partition's topic.
-    pub topic: Topic,
-    /// Its number.
-    pub partition: u32,
-    /// The first offset that is needed.
-    pub from: u64,
-    /// The first offset that is there.
-    pub to: u64,
-    /// The offset behind the last record that is in the results.
-    pub committed: u64,
-    /// The greatest event time among those.
-    pub greatest: Option<EventTime>,
-}
-
-/// The timestamps of the first records behind a gap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
-    /// That of the first.
-    pub first: EventTime,
-    /// The greatest.
-    pub latest: EventTime,
-    /// Whether the broker has set them.
-    pub is_append_time: bool,
-}
-
-/// The heads of partitions; where one has no record there is none.
-pub type Heads = BTreeMap<(Topic, u32), Head>;
-
 impl Gap {
-    /// The partition.
-    pub fn place(&self) -> (Topic, u32) {
-        (self.topic, self.partition)
-    }
-
     /// No record in the gap that would be good happened later than this; None if there is none.
     fn latest(&self, head: Option<&Head>, settings: &Settings) -> Option<EventTime> {
         let by_timestamp = |head: &Head| {
@@ -88,12 +52,13 @@ impl Gap {
         Some(self.greatest.map_or(unread, |greatest| greatest.max(unread)))
     }
 
-    /// From before which times records are closed for each statement, if what is lost happened at `latest` or before.
+    /// From before which times records are closed for each statement, if what is lost happened at `latest` or
+    /// before.
     fn closed(&self, latest: EventTime, settings: &Settings) -> Watermarks {
         let windows = latest.window_start().plus(WINDOW_MS);
         match self.topic {
-            // Of the clicks that a conversion may be attributed to the latest counts: one behind the loss is later than all that
-            // is lost, so what is attributed to it is right.
+            // Of the clicks that a conversion may be attributed to the latest counts: one behind the loss is
+            // later than all that is lost, so what is attributed to it is right.
             Topic::AdEvents => Watermarks { performance: windows, conversions: latest.plus(1), duplicates: windows },
             // A conversion that is lost may have been the first of several records of its order.
             Topic::ConversionEvents => {
@@ -104,22 +69,12 @@ impl Gap {
     }
 }
 
-impl fmt::Display for Gap {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Gap { topic, partition, from, to, committed, .. } = self;
-        write!(f, "{} [{partition}]: offsets {from} to {} are gone", topic.name(), to - 1)?;
-        match to <= committed {
-            true => write!(f, ", of which the results hold all"),
-            false => write!(f, ", of which the results hold those before {committed}"),
-        }
-    }
-}
-
-/// Looks for what the plan needs of the topics and is not there, and closes what it may concern. `heads` reads what follows
-/// gaps.
+/// Looks for what the plan needs of the topics and is not there, and closes what it may concern. `heads`
+/// reads what follows gaps.
 ///
 /// # Errors
-/// There are gaps, and they are not accepted; or a partition ends before what was read of it, so it is another one.
+/// There are gaps, and they are not accepted; or a partition ends before what was read of it, so it is
+/// another one.
 pub fn check(
     plan: &mut Plan,
     extents: &Extents,

@@ -1,7 +1,7 @@
 //! The engine: timely workers, each with its share of the sources, driven epoch by epoch.
 //!
-//! [`run`] is all that an application needs. The parts of a worker are public for simulations, which run several in one
-//! thread, under a clock, a log, sinks and a store of their own.
+//! [`run`] is all that an application needs. The parts of a worker are public for simulations, which run
+//! several in one thread, under a clock, a log, sinks and a store of their own.
 
 pub mod checkpoint;
 mod clock;
@@ -12,8 +12,10 @@ pub mod jobs;
 pub mod loss;
 mod monitor;
 pub mod outlets;
+mod plan;
 pub mod restart;
 pub mod restore;
+mod waits;
 mod watchdog;
 mod worker;
 
@@ -32,18 +34,19 @@ use tracing::info;
 
 pub use cluster::{Cluster, PEER_LOST};
 pub use monitor::{CheckpointStatus, Held, Monitor, Phase, WorkerStatus};
-pub use restart::{FromCheckpoint, Plan, Restart};
-pub(crate) use watchdog::waits_outside;
+pub use plan::Plan;
+pub use restart::{FromCheckpoint, Restart};
+pub(crate) use waits::waits_outside;
 
 use crate::checkpoint::{CheckpointConfig, Store};
 use crate::connect::kafka::KafkaConfig;
 use crate::connect::postgres::PostgresConfig;
 use crate::connect::redis::RedisConfig;
-use crate::source::Source;
 use crate::source::file::{FileSource, FileSourceConfig};
 use crate::source::kafka::{KafkaSource, KafkaSourceConfig, Watch, heads};
+use crate::source::{Gap, Heads, Source};
 use cluster::Joined;
-use loss::{Extents, Gap, Heads};
+use loss::Extents;
 use watchdog::Watchdog;
 use worker::End;
 
@@ -131,8 +134,8 @@ pub struct EpochConfig {
 /// Runs this process's workers until the input ends or `stop` is set in any process of the cluster.
 ///
 /// # Errors
-/// The communication with other processes can't be set up. An input that can't be read or a sink that can't go on ends
-/// the process, and so does the loss of another process, with [`PEER_LOST`].
+/// The communication with other processes can't be set up. An input that can't be read or a sink that can't
+/// go on ends the process, and so does the loss of another process, with [`PEER_LOST`].
 pub fn run(
     cluster: &Cluster,
     config: &EngineConfig,

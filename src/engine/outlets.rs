@@ -96,7 +96,8 @@ pub fn open_embedded(data_dir: &std::path::Path, plan: &Plan) -> anyhow::Result<
     ])
 }
 
-/// Attaches the sinks, which are there on their owner only, to the outlets; where there are none, only the probe.
+/// Attaches the sinks, which are there on their owner only, to the outlets; where there are none, only the
+/// probe.
 pub fn connect(
     outputs: &Outputs<'_>,
     outlets: &[Takes],

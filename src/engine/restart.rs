@@ -1,21 +1,22 @@
 //! Going on where an earlier run stopped.
 //!
-//! A restart gives the state of the last checkpoint back and reads its topics again from there, or without a checkpoint from
-//! their start; but it tells each sink only what that sink has not committed yet. What each had committed is a *cut* through the topics; cuts are totally ordered, as they are the
-//! ends of epochs. The replay ends an epoch, of the same name, at exactly the offsets of each cut, and lets exactly
-//! those watermarks take effect there that had taken effect before. So behind a cut everything is as it was when the
-//! sink last heard of it, whatever batches led there.
+//! A restart gives the state of the last checkpoint back and reads its topics again from there, or without a
+//! checkpoint from their start; but it tells each sink only what that sink has not committed yet. What each
+//! had committed is a *cut* through the topics; cuts are totally ordered, as they are the ends of epochs. The
+//! replay ends an epoch, of the same name, at exactly the offsets of each cut, and lets exactly those
+//! watermarks take effect there that had taken effect before. So behind a cut everything is as it was when
+//! the sink last heard of it, whatever batches led there.
 
 use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use adtide_dataflows::model::{Epoch, EventTime, Topic, WINDOW_MS};
+use adtide_dataflows::Settings;
+use adtide_dataflows::model::{Epoch, Topic, WINDOW_MS};
 use adtide_dataflows::operators::{Cut, Watermarks};
-use adtide_dataflows::{RESTORED, RoutingKey, Settings};
 use anyhow::{bail, ensure};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::operators::Input;
 use timely::dataflow::operators::probe::{Handle, Probe};
@@ -23,8 +24,7 @@ use timely::dataflow::operators::vec::{Broadcast, Map};
 use timely::worker::Worker;
 use tracing::{debug, warn};
 
-use super::loss::Gap;
-use super::{EngineConfig, Monitor, SinkConfig, outlets};
+use super::{EngineConfig, Monitor, Plan, SinkConfig, outlets};
 use crate::checkpoint::{Damage, Manifest, Store};
 use crate::sink::{Progress, Run, Sink, Stored, sqlite, topics};
 
@@ -38,31 +38,6 @@ pub enum Restart {
     Resume,
     /// Start over and replace them.
     Fresh,
-}
-
-/// How to start.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Plan {
-    /// What this run is.
-    pub run: Run,
-    /// Whether the sinks keep what they hold.
-    pub resume: bool,
-    /// What each sink had committed behind the checkpoint, in order; none at the same epoch as another.
-    pub cuts: Vec<Progress>,
-    /// Where the replay starts; None for the start of the topics.
-    pub checkpoint: Option<Manifest>,
-    /// The epochs of the checkpoints of these results, the one above last: the run may delete them.
-    pub lineage: Vec<Epoch>,
-    /// Whether all rankings are written anew, because they are of another length now, or their sink is new.
-    pub rewrites_rankings: bool,
-    /// From when on ads and conversions are read; None for the start of their topics or the checkpoint.
-    pub backfill_from: Option<EventTime>,
-    /// What the topics no longer have of what is needed.
-    pub gaps: Vec<Gap>,
-    /// From before which times, by statement, everything stays as it is committed, because of the gaps.
-    pub closed: Watermarks,
-    /// By what records are dealt out to workers.
-    pub routing: RoutingKey,
 }
 
 /// Which checkpoint to go on from.
@@ -90,7 +65,8 @@ impl std::str::FromStr for FromCheckpoint {
     }
 }
 
-/// Opens the sinks and makes the plan. On the worker that the sinks belong to only. `store` is where checkpoints are.
+/// Opens the sinks and makes the plan. On the worker that the sinks belong to only. `store` is where
+/// checkpoints are.
 ///
 /// # Errors
 /// A sink can't be opened, or holds the results of a run that this one can't go on with.
@@ -171,8 +147,8 @@ struct Chosen {
 /// The checkpoint to continue, if there is one. `over` says how to start over.
 ///
 /// # Errors
-/// The one that was asked for can't be used, or none may be used with these settings; or there are some, and the sinks know
-/// nothing of them.
+/// The one that was asked for can't be used, or none may be used with these settings; or there are some, and
+/// the sinks know nothing of them.
 fn choose(
     config: &EngineConfig,
     run: &Run,
@@ -327,7 +303,8 @@ impl Sharing {
         Sharing { input: Some(input), shared, probe }
     }
 
-    /// Sends what this worker has, which is the plan on worker 0 and nothing on the others. All have to call it.
+    /// Sends what this worker has, which is the plan on worker 0 and nothing on the others. All have to call
+    /// it.
     pub fn give(&mut self, plan: Option<Plan>) {
         if let (Some(mut input), Some(plan)) = (self.input.take(), plan) {
             input.send(plan);
@@ -348,37 +325,6 @@ impl Sharing {
 }
 
 impl Plan {
-    fn fresh(run: Run) -> Plan {
-        Plan { resume: false, ..Plan::continuing(run, Vec::new(), None) }
-    }
-
-    /// The plan for a run that continues what has these cuts, from a checkpoint if there is one.
-    pub(super) fn continuing(run: Run, mut cuts: Vec<Progress>, checkpoint: Option<Manifest>) -> Plan {
-        cuts.sort_by_key(|cut| cut.epoch);
-        cuts.dedup_by_key(|cut| cut.epoch);
-        let mut plan = Plan {
-            run,
-            resume: true,
-            cuts,
-            checkpoint,
-            lineage: Vec::new(),
-            rewrites_rankings: false,
-            backfill_from: None,
-            gaps: Vec::new(),
-            closed: Watermarks::MIN,
-            routing: RoutingKey::default(),
-        };
-        let start = plan.start();
-        plan.cuts.retain(|cut| cut.epoch > start);
-        plan
-    }
-
-    /// The epoch after which topics are read: the checkpoint's, or one before all real epochs. A checkpoint of a run that was
-    /// stopped before its first real epoch is older still.
-    pub fn start(&self) -> Epoch {
-        self.checkpoint.as_ref().map_or(RESTORED, |checkpoint| checkpoint.epoch.max(RESTORED))
-    }
-
     /// The plan for sinks that hold this. `over` says how to start over.
     ///
     /// # Errors
@@ -452,8 +398,8 @@ impl Plan {
         self.last_progress().map_or(0, |progress| progress.epoch)
     }
 
-    /// What records of earlier times, by statement, may not come to any more: the state that they belong to was
-    /// forgotten, though by today's settings they would not be late; or not all of it can be read again.
+    /// What records of earlier times, by statement, may not come to any more: the state that they belong to
+    /// was forgotten, though by today's settings they would not be late; or not all of it can be read again.
     pub fn forgotten(&self) -> Watermarks {
         let checkpoint = self.checkpoint.as_ref().map_or(Watermarks::MIN, |checkpoint| checkpoint.forgotten);
         let backfill =
@@ -520,8 +466,9 @@ fn check_same(place: &str, before: &Run, now: &Run, memory: Memory) -> anyhow::R
 
 /// The first setting that may not be changed like this, before and now.
 ///
-/// What is decided when a record comes may be: lateness, the expected disorder, what is believed of the future, the length of
-/// rankings (all of them are written anew) and when rows are written. A state can be cut down, but not made up.
+/// What is decided when a record comes may be: lateness, the expected disorder, what is believed of the
+/// future, the length of rankings (all of them are written anew) and when rows are written. A state can be
+/// cut down, but not made up.
 fn obstacle(before: &Settings, now: &Settings, memory: Memory) -> Option<(&'static str, String, String)> {
     let added = now.statements.iter().find(|statement| !before.statements.contains(statement));
     if added.is_some() {
@@ -531,7 +478,8 @@ fn obstacle(before: &Settings, now: &Settings, memory: Memory) -> Option<(&'stat
         let (before, now) = (before.product_metrics, now.product_metrics);
         return Some(("rtb.product_metrics", format!("{before:?}"), format!("{now:?}")));
     }
-    // An id that was known in one part of the records and not in the other would match half of what it should.
+    // An id that was known in one part of the records and not in the other would match half of what it
+    // should.
     if before.unknown_ids != now.unknown_ids {
         let (before, now) = (before.unknown_ids.texts(), now.unknown_ids.texts());
         return Some(("ids.unknown", format!("{before:?}"), format!("{now:?}")));

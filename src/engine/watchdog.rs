@@ -1,12 +1,14 @@
-//! A guard against standing still: a worker that hangs, a peer that does not answer, a stop that does not come.
+//! A guard against standing still: a worker that hangs, a peer that does not answer, a stop that does not
+//! come.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::cluster::Peers;
+use super::waits::waits_outside;
 use super::{Monitor, Phase};
-use crate::{connect, fatal, sink};
+use crate::{fatal, sink};
 
 /// How long a process that is asked to stop may go on opening its sources and sinks.
 const GRACE: Duration = Duration::from_secs(3);
@@ -26,8 +28,8 @@ struct Shared {
 }
 
 impl Watchdog {
-    /// Begins to watch. While sources and sinks are opened, a `stop` that they do not heed, because a server does not answer,
-    /// ends the process: nothing was read yet.
+    /// Begins to watch. While sources and sinks are opened, a `stop` that they do not heed, because a server
+    /// does not answer, ends the process: nothing was read yet.
     pub fn start(monitor: Arc<Monitor>, timeout: Duration, stop: Arc<AtomicBool>) -> Watchdog {
         let (peers, is_over) = (OnceLock::new(), AtomicBool::new(false));
         let shared = Arc::new(Shared { monitor, timeout, stop, peers, is_over });
@@ -39,9 +41,9 @@ impl Watchdog {
         Watchdog { shared }
     }
 
-    /// Watches the frontier from now on, which moves with every epoch even when there is no input: when it has stood still
-    /// for the timeout, the process ends. What somebody outside owes is not counted, see [`waits_outside`]: starting anew
-    /// would not bring it sooner.
+    /// Watches the frontier from now on, which moves with every epoch even when there is no input: when it
+    /// has stood still for the timeout, the process ends. What somebody outside owes is not counted, see
+    /// [`waits_outside`]: starting anew would not bring it sooner.
     pub fn arm(&self, peers: Option<Arc<Peers>>) {
         let _ = self.shared.peers.set(peers);
     }
@@ -83,10 +85,4 @@ impl Shared {
     fn is_stopped_early(&self) -> bool {
         self.stop.load(Ordering::Relaxed) && self.monitor.phase() == Phase::Starting
     }
-}
-
-/// Whether this process waits for what the dataflow does not owe: a server that is away or does not answer, a sink that is
-/// committing, the store of checkpoints, a long file.
-pub fn waits_outside() -> bool {
-    connect::is_waiting() || !connect::troubles().is_empty() || !sink::writing_sinks().is_empty()
 }

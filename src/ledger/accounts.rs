@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 use adtide_dataflows::model::{Money, UnknownIds};
 use tracing::warn;
 
-use super::dead_letters::Unfit;
 use super::drive::Work;
 use super::feed::{Mark, Partition, Positions, Record};
+use super::letter::Unfit;
 use super::record::{self, Click, Reader, Refund};
 use super::stats::WorkerStats;
 use super::store::{Entry, EntryType, Ledger, Outcome, Posted, Step};
@@ -24,8 +24,8 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// The worker balance. There is no check for duplicates here: those are refunded later. A click without campaign and one
-    /// that comes late are debited like any other.
+    /// The worker balance. There is no check for duplicates here: those are refunded later. A click without
+    /// campaign and one that comes late are debited like any other.
     pub fn debits(ledger: Box<dyn Ledger + Send>, unknown_ids: &UnknownIds, stats: &Arc<WorkerStats>) -> Accounts {
         Accounts::new(ledger, EntryType::Debit, Reader::new(unknown_ids), stats)
     }

@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 
 use adtide_dataflows::model::{Money, UnknownIds};
 
-use super::dead_letters::Unfit;
 use super::drive::Work;
 use super::feed::{Mark, Partition, Positions, Record};
+use super::letter::Unfit;
 use super::record::{self, Reader};
 use super::stats::WorkerStats;
 use super::store::{BudgetChanges, Budgets, Outcome, Refund, Step};

@@ -1,9 +1,10 @@
-//! The worker campaign-status: pauses campaigns that have spent their budget, and activates them when a refund brings them
-//! below it.
+//! The worker campaign-status: pauses campaigns that have spent their budget, and activates them when a
+//! refund brings them below it.
 //!
-//! It tells so in `campaign-events`, like an owner, so statement 1 needs to know nothing of budgets. To pause a campaign
-//! again that its owner updates while it is exhausted, and to leave one alone that its owner paused, it follows
-//! `campaign-events` itself. Its own events carry a source, by which it tells them from those of owners.
+//! It tells so in `campaign-events`, like an owner, so statement 1 needs to know nothing of budgets. To pause
+//! a campaign again that its owner updates while it is exhausted, and to leave one alone that its owner
+//! paused, it follows `campaign-events` itself. Its own events carry a source, by which it tells them from
+//! those of owners.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,15 +14,15 @@ use adtide_dataflows::model::{ActiveCampaign, CampaignEvent, CampaignEventType, 
 use serde::Deserialize;
 use tracing::info;
 
-use super::dead_letters::Unfit;
+use super::announcement::ANNOUNCER;
 use super::drive::Work;
 use super::feed::{Mark, Partition, Positions, Record};
+use super::letter::Unfit;
 use super::outbox::Outbox;
 use super::record::Reader;
 use super::stats::WorkerStats;
 use super::store::{Announcement, Campaign, Decision, Ledger, Outcome, OwnerState, Step, Told};
 use crate::connect::Fault;
-use crate::json::ANNOUNCER;
 
 /// Looks after the campaigns.
 pub struct CampaignStatus {
@@ -47,7 +48,8 @@ impl CampaignStatus {
         CampaignStatus { ledger, outbox, interval, last_pass: None, reader, told, stats }
     }
 
-    /// Publishes what waits, in order, and then marks it: what is published twice after a crash carries the same time.
+    /// Publishes what waits, in order, and then marks it: what is published twice after a crash carries the
+    /// same time.
     fn publish(&mut self) -> Result<(), Fault> {
         loop {
             let events = self.ledger.waiting()?;
@@ -169,8 +171,9 @@ fn follow_owner(told: &mut Told, event: &CampaignEvent<&str>, order: (EventTime,
 
 /// What becomes of a campaign.
 ///
-/// What stands in `campaign-events` is the newest event there, the owner's or our own. Where that is not what should be, we
-/// tell anew, with a time after both. That time comes from the events and the ledger, never from the clock.
+/// What stands in `campaign-events` is the newest event there, the owner's or our own. Where that is not what
+/// should be, we tell anew, with a time after both. That time comes from the events and the ledger, never
+/// from the clock.
 fn decide(campaign: &Campaign) -> Decision {
     let spent = campaign.debits - campaign.credits;
     let is_exhausted = campaign.budget.is_some_and(|budget| spent >= i128::from(budget.0));

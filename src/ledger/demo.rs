@@ -23,8 +23,9 @@ struct Spending {
 
 /// The advertisers, campaigns and products of the traffic that this configuration generates.
 ///
-/// The traffic itself is looked at, two hours of it at most, so that about one campaign in twelve spends its budget within
-/// that time, and for some of those refunds bring it back. The same configuration gives the same catalogue.
+/// The traffic itself is looked at, two hours of it at most, so that about one campaign in twelve spends its
+/// budget within that time, and for some of those refunds bring it back. The same configuration gives the
+/// same catalogue.
 ///
 /// # Errors
 /// Says which value of the configuration can't be.
@@ -116,8 +117,8 @@ impl Sample {
     }
 }
 
-/// Most campaigns have several times what they spend. A tenth of those that spend at all have a part of it; and of those
-/// with refunds, half have what is spent only until the refunds come.
+/// Most campaigns have several times what they spend. A tenth of those that spend at all have a part of it;
+/// and of those with refunds, half have what is spent only until the refunds come.
 fn budget(seed: u64, campaign_id: i64, spending: &Spending) -> Budget {
     let Spending { advertiser_id, gross, refunded } = *spending;
     let chance = draw(seed, campaign_id, 2, 100);

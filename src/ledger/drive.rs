@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-use super::dead_letters::{DeadLetters, Letter, Unfit};
+use super::dead_letters::DeadLetters;
 use super::feed::{Change, Feed, Mark, Partition, Place, Positions, Record};
+use super::letter::{Letter, Unfit};
 use super::stats::WorkerStats;
 use super::store::{Advance, Outcome, Step};
 use crate::connect::{Fault, persist_unless};
@@ -71,8 +72,8 @@ pub trait Work {
     /// The store can't do it.
     fn commit(&mut self, step: Step<'_>) -> Result<Outcome<()>, Fault>;
 
-    /// What is to be done beside the records, once those that are there were committed. False if it was not its time, or if
-    /// more records may come of it.
+    /// What is to be done beside the records, once those that are there were committed. False if it was not
+    /// its time, or if more records may come of it.
     ///
     /// # Errors
     /// The store or the topic can't be written.
@@ -106,8 +107,8 @@ pub struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    /// A driver of the worker `job`, whose effects are in `store`. Offsets are kept by its name, with the ledger and whatever
-    /// the deployment is called: no click may be debited twice.
+    /// A driver of the worker `job`, whose effects are in `store`. Offsets are kept by its name, with the
+    /// ledger and whatever the deployment is called: no click may be debited twice.
     pub fn new(
         job: &'static str,
         store: &'static str,
@@ -254,7 +255,8 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Writes what was left out, before the offsets pass over it. False if the worker is to stop while it can't.
+    /// Writes what was left out, before the offsets pass over it. False if the worker is to stop while it
+    /// can't.
     fn write_letters(&mut self) -> anyhow::Result<bool> {
         let letters = std::mem::take(&mut self.letters);
         let Some(last) = letters.last() else { return Ok(true) };
@@ -317,7 +319,8 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
-    /// Another process has taken a partition over. Nothing of the batch was applied; who reads what is asked anew.
+    /// Another process has taken a partition over. Nothing of the batch was applied; who reads what is asked
+    /// anew.
     fn step_back(&mut self) -> anyhow::Result<()> {
         self.stats.zombies.fetch_add(1, Ordering::Relaxed);
         warn!(worker = self.job, "another process has taken over a partition; what was read of it is dropped");
@@ -422,7 +425,8 @@ impl<'a> Driver<'a> {
     }
 }
 
-/// Tries until it succeeds, and has it known meanwhile. None if the worker `job` is to stop while it does not.
+/// Tries until it succeeds, and has it known meanwhile. None if the worker `job` is to stop while it does
+/// not.
 fn patiently<T>(
     job: &str,
     stop: &AtomicBool,

@@ -1,9 +1,10 @@
 //! By which name a process is known to its consumer groups.
 //!
-//! A member that comes back under its name within the session gets its partitions back at once; one that comes under a new
-//! name waits until the session of the dead one has ended. Two living members of one name push each other out. So the name
-//! has to be stable over restarts and unique among processes: it is drawn once and kept in a file, which is locked as long as
-//! the process lives, however that ends. A second process finds the lock and takes the next file.
+//! A member that comes back under its name within the session gets its partitions back at once; one that
+//! comes under a new name waits until the session of the dead one has ended. Two living members of one name
+//! push each other out. So the name has to be stable over restarts and unique among processes: it is drawn
+//! once and kept in a file, which is locked as long as the process lives, however that ends. A second process
+//! finds the lock and takes the next file.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -27,7 +28,8 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// The configured name; if that is empty, one that is kept in `folder` for the worker `job` of the deployment `name`.
+    /// The configured name; if that is empty, one that is kept in `folder` for the worker `job` of the
+    /// deployment `name`.
     pub fn take(configured: &str, folder: &Path, name: &str, job: &str) -> Instance {
         if !configured.is_empty() {
             return Instance { id: Some(configured.to_owned()), _lock: None };

@@ -7,11 +7,13 @@
 //! | campaign-status | the ledger, `campaign-events` | campaigns that are exhausted or back, and events that tell it |
 //! | compensation | refunds of `compensation-events` | a credit in the ledger, the advertiser's balance |
 //!
-//! Whatever a worker does it does in one step with its offsets ([`store`]), under a guard: it must still own the partition,
-//! and the partition must stand where the worker believes it to stand. So a crash at any moment loses nothing and repeats
-//! nothing, and a process that others have taken for dead changes nothing any more.
+//! Whatever a worker does it does in one step with its offsets ([`store`]), under a guard: it must still own
+//! the partition, and the partition must stand where the worker believes it to stand. So a crash at any
+//! moment loses nothing and repeats nothing, and a process that others have taken for dead changes nothing
+//! any more.
 
 mod accounts;
+mod announcement;
 mod budget;
 mod campaign_status;
 mod dead_letters;
@@ -19,6 +21,7 @@ pub mod demo;
 mod drive;
 pub mod feed;
 mod instance;
+mod letter;
 mod outbox;
 mod publish;
 mod record;
@@ -43,7 +46,6 @@ use crate::sink::COMPENSATION_EVENTS;
 use accounts::Accounts;
 use budget::BudgetWork;
 use campaign_status::CampaignStatus;
-pub use dead_letters::Letter;
 use dead_letters::{DeadLetters, KafkaDeadLetters};
 use drive::{Driver, Work};
 use feed::Feed;
@@ -51,6 +53,7 @@ use feed::ends::Ends;
 use feed::files::FileFeed;
 use feed::kafka::{KafkaFeed, Member};
 use instance::Instance;
+pub use letter::Letter;
 use outbox::{FileOutbox, KafkaOutbox, Outbox};
 use publish::Publisher;
 pub use stats::WorkerStats;
@@ -193,8 +196,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a worker. It ends when `stop` is set, after what it has read is committed; with `until_end` also when it has
-    /// read all that is there. A server that is away it waits for.
+    /// Starts a worker. It ends when `stop` is set, after what it has read is committed; with `until_end`
+    /// also when it has read all that is there. A server that is away it waits for.
     ///
     /// # Errors
     /// The settings are wrong, or the embedded database can't be opened.
@@ -226,8 +229,9 @@ impl Worker {
         &self.stats
     }
 
-    /// Whether it has done all there was to do when it looked after `since`: every record that was there then has had its
-    /// effect, and of campaign-status, the campaigns were looked at and nothing waits to be published.
+    /// Whether it has done all there was to do when it looked after `since`: every record that was there then
+    /// has had its effect, and of campaign-status, the campaigns were looked at and nothing waits to be
+    /// published.
     pub fn caught_up(&self, since: Instant) -> bool {
         self.stats.caught_up().is_some_and(|looked| looked >= since)
     }

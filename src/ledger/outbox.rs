@@ -17,8 +17,8 @@ use crate::source::file::topic_files;
 
 /// Publishes campaign events.
 pub trait Outbox {
-    /// Appends the events, in order. If it fails, some may have been; doing it again is harmless, as an event carries its
-    /// own time.
+    /// Appends the events, in order. If it fails, some may have been; doing it again is harmless, as an event
+    /// carries its own time.
     ///
     /// # Errors
     /// They can't be written.
@@ -101,8 +101,8 @@ impl FileOutbox {
 }
 
 impl FileOutbox {
-    /// Whether a line feed may be put behind what an owner has written: a record without one is complete, but what is only a
-    /// part of a record may still get its rest. One that does not get it in time never will.
+    /// Whether a line feed may be put behind what an owner has written: a record without one is complete, but
+    /// what is only a part of a record may still get its rest. One that does not get it in time never will.
     fn may_end_line(&mut self, end: End) -> bool {
         let End::Within { length, is_record } = end else { return true };
         let since = self.unfinished.filter(|(known, _)| *known == length).map_or_else(Instant::now, |(_, since)| since);

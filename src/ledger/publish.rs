@@ -23,8 +23,8 @@ impl Publisher {
         Publisher { config, producer: None }
     }
 
-    /// Appends records, key and value, to a topic by its name without the prefix, and waits until the brokers have them. If it
-    /// fails, some may be there.
+    /// Appends records, key and value, to a topic by its name without the prefix, and waits until the brokers
+    /// have them. If it fails, some may be there.
     ///
     /// # Errors
     /// They can't be delivered.

@@ -5,8 +5,8 @@ use adtide_dataflows::record::{self, BadRecord, Field, Scanner};
 use serde::Deserialize;
 use serde_json::Number;
 
-use super::dead_letters::Unfit;
 use super::feed::Record;
+use super::letter::Unfit;
 use crate::connect::text::stored_text;
 
 /// A click that is paid for.
@@ -76,7 +76,8 @@ pub struct Refund {
     pub window_start: EventTime,
 }
 
-/// A record of `compensation-events`. adtide itself writes them, from clicks that it has judged: no clock is asked again.
+/// A record of `compensation-events`. adtide itself writes them, from clicks that it has judged: no clock is
+/// asked again.
 pub fn refund(value: &[u8]) -> Result<Refund, Unfit> {
     #[derive(Deserialize)]
     struct Fields {

@@ -9,7 +9,8 @@ use adtide_dataflows::model::Money;
 /// A call to a server that takes longer makes a worker unready, and is worth a line in the log.
 pub const SLOW: Duration = Duration::from_secs(5);
 
-/// Counters of one worker, and its state. Counters only grow. Each counts once what was committed, whatever was repeated.
+/// Counters of one worker, and its state. Counters only grow. Each counts once what was committed, whatever
+/// was repeated.
 #[derive(Debug, Default)]
 pub struct WorkerStats {
     /// Records read; those of other types and bad ones included.
@@ -66,8 +67,8 @@ impl WorkerStats {
         self.standing().caught_up
     }
 
-    /// How many records of its topics wait to be read, whichever process is to read them, as of the last look; in files, about.
-    /// None before the first look.
+    /// How many records of its topics wait to be read, whichever process is to read them, as of the last
+    /// look; in files, about. None before the first look.
     pub fn lag(&self) -> Option<u64> {
         self.standing().lag
     }

@@ -12,7 +12,8 @@ use super::feed::ends::Ends;
 use super::stats::{SLOW, WorkerStats};
 use super::{Job, Jobs, WorkerConfig};
 
-/// The pause before a worker that has failed starts again; it doubles with each failure, up to the second value.
+/// The pause before a worker that has failed starts again; it doubles with each failure, up to the second
+/// value.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -24,12 +25,12 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Runs workers until `stop` is set. One that fails starts again after a pause, for as long as it takes.
 ///
-/// With `until_end` they end when everything that is there has had its effect; campaign-status comes last, as it looks at what
-/// the others have written.
+/// With `until_end` they end when everything that is there has had its effect; campaign-status comes last, as
+/// it looks at what the others have written.
 ///
 /// # Errors
-/// With `until_end`, the first fault that lasts; it stops all of them. Otherwise, if none of them could start working in
-/// three attempts, the first error of one.
+/// With `until_end`, the first fault that lasts; it stops all of them. Otherwise, if none of them could start
+/// working in three attempts, the first error of one.
 pub fn run_all(config: &WorkerConfig, jobs: &Jobs, until_end: bool, stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
     let comes_last = |job: Job| until_end && job == Job::CampaignStatus && jobs.len() > 1;
     let (last, first): (Jobs, Jobs) = jobs.iter().cloned().partition(|(job, _)| comes_last(*job));

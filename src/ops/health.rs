@@ -40,8 +40,8 @@ pub fn workers_unready(jobs: &Jobs) -> Vec<String> {
     own.chain(connect::troubles()).collect()
 }
 
-/// The ledger workers for which the process should be ended and started again: the loop of each has stood still for `limit`,
-/// and the process does not wait for anybody outside.
+/// The ledger workers for which the process should be ended and started again: the loop of each has stood
+/// still for `limit`, and the process does not wait for anybody outside.
 pub fn workers_hung(jobs: &Jobs, limit: Duration) -> Vec<String> {
     if engine::waits_outside() {
         return Vec::new();
@@ -50,8 +50,8 @@ pub fn workers_hung(jobs: &Jobs, limit: Duration) -> Vec<String> {
     still.map(|(name, still)| format!("worker {name} has not moved for {} s", still.as_secs())).collect()
 }
 
-/// Why the process should be ended and started again, in words: it has stood still for `limit`, and does not wait for
-/// anybody outside.
+/// Why the process should be ended and started again, in words: it has stood still for `limit`, and does not
+/// wait for anybody outside.
 pub fn hung(monitor: &Monitor, limit: Duration) -> Option<String> {
     let still = monitor.still_for();
     (still >= limit && !engine::waits_outside())

@@ -1,7 +1,7 @@
 //! What an operator sees of a running process: metrics, health and readiness over HTTP.
 //!
-//! `/metrics` is the OpenMetrics text that Prometheus reads; docs/metrics.md describes every metric. `/healthz` says
-//! whether the process lives, `/readyz` whether results follow the input, and if not, why.
+//! `/metrics` is the OpenMetrics text that Prometheus reads; docs/metrics.md describes every metric.
+//! `/healthz` says whether the process lives, `/readyz` whether results follow the input, and if not, why.
 
 mod collect;
 mod health;
@@ -38,7 +38,8 @@ use scrape::Scrape;
 /// Says what is wrong, a sentence each; nothing if all is well.
 type Check = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
-/// What a process tells of itself. Starts with what all have: the process itself, and what it tries again and again.
+/// What a process tells of itself. Starts with what all have: the process itself, and what it tries again and
+/// again.
 pub struct Ops {
     registry: Registry,
     ready: Vec<Check>,
@@ -53,8 +54,8 @@ impl Default for Ops {
 }
 
 impl Ops {
-    /// What a run of the statements tells. It is unready when no epoch was committed for `stall`, and is taken for dead
-    /// when it hangs for `hang`.
+    /// What a run of the statements tells. It is unready when no epoch was committed for `stall`, and is
+    /// taken for dead when it hangs for `hang`.
     pub fn of_run(monitor: &Arc<Monitor>, stall: Duration, hang: Duration) -> Ops {
         let (ready, live) = (Arc::clone(monitor), Arc::clone(monitor));
         Ops::default()
@@ -94,8 +95,8 @@ impl Ops {
         self
     }
 
-    /// Serves all of it at `listen` (host:port; port 0 for any) on a thread of its own, for as long as the process
-    /// lives. Gives the address.
+    /// Serves all of it at `listen` (host:port; port 0 for any) on a thread of its own, for as long as the
+    /// process lives. Gives the address.
     ///
     /// # Errors
     /// It can't be listened at.

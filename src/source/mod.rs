@@ -1,6 +1,7 @@
 //! Where events come from.
 
 pub mod file;
+mod gap;
 pub mod generator;
 pub mod kafka;
 pub mod life;
@@ -12,26 +13,28 @@ use adtide_dataflows::Ingest;
 use adtide_dataflows::model::{Epoch, EventTime, Topic};
 use adtide_dataflows::operators::{Fingerprint, WatermarkView};
 
-use crate::engine::loss::Gap;
+pub use gap::{Gap, Head, Heads};
+
 use crate::sink::Progress;
 
 /// One worker's share of the input.
 pub trait Source {
-    /// Adds this worker's partitions to the ingest and reports them, in the first epoch or the one in which a restored
-    /// state is complete.
+    /// Adds this worker's partitions to the ingest and reports them, in the first epoch or the one in which a
+    /// restored state is complete.
     ///
     /// # Errors
     /// The input can't be read, or is not there from where it is to be read.
     fn start(&mut self, ingest: &mut Ingest, from: &Start<'_>) -> anyhow::Result<()>;
 
-    /// For a replay: reads no further than an earlier run had committed, and takes for good what was good then. None
-    /// after the last cut: from there on everything is new.
+    /// For a replay: reads no further than an earlier run had committed, and takes for good what was good
+    /// then. None after the last cut: from there on everything is new.
     fn replay_to(&mut self, cut: Option<&Progress>);
 
     /// Goes on, after the last cut, with what that run knew of the partitions.
     fn resume(&mut self, ingest: &mut Ingest, last: &Progress);
 
-    /// Reads a little, some milliseconds' worth at most, without waiting. `epoch` is the one that is being filled.
+    /// Reads a little, some milliseconds' worth at most, without waiting. `epoch` is the one that is being
+    /// filled.
     ///
     /// # Errors
     /// The input can't be read.
@@ -64,8 +67,9 @@ pub struct Start<'a> {
 }
 
 impl Start<'_> {
-    /// Where a partition is read from that would be read from `next`, if the log starts with `start`, and where the results of
-    /// it began. A run that continues no other begins where the log does; one that does has been checked for gaps.
+    /// Where a partition is read from that would be read from `next`, if the log starts with `start`, and
+    /// where the results of it began. A run that continues no other begins where the log does; one that does
+    /// has been checked for gaps.
     pub fn offsets(&self, place: (Topic, u32), next: u64, start: u64) -> (u64, u64) {
         let mut runs = self.checkpoint.into_iter().chain(self.cuts).peekable();
         if runs.peek().is_none() {
@@ -78,7 +82,8 @@ impl Start<'_> {
         (if is_snapshot { next.max(start) } else { next }, first)
     }
 
-    /// The records of a partition that earlier runs read last, in order, as far as they may still be there: from `start` on.
+    /// The records of a partition that earlier runs read last, in order, as far as they may still be there:
+    /// from `start` on.
     pub fn last_read(&self, place: (Topic, u32), start: u64) -> VecDeque<Fingerprint> {
         let runs = self.checkpoint.into_iter().chain(self.cuts);
         let last = runs.filter_map(|progress| progress.partitions.get(&place)?.last);
@@ -107,8 +112,8 @@ pub struct SourceStatus {
     pub partitions: Vec<PartitionStatus>,
     /// Bytes that are there and not read yet; None where they are not known, as with Kafka.
     pub lag_bytes: Option<u64>,
-    /// What keeps it from reading, in words for an operator, e.g. "reading Kafka: no broker answers"; None if nothing
-    /// does.
+    /// What keeps it from reading, in words for an operator, e.g. "reading Kafka: no broker answers"; None if
+    /// nothing does.
     pub fault: Option<String>,
 }
 
@@ -121,7 +126,8 @@ pub struct PartitionStatus {
     pub partition: u32,
     /// The offset of the first record that was not read.
     pub next_offset: u64,
-    /// The offset that the next record appended will get, if the source knows it: with `next_offset`, the lag.
+    /// The offset that the next record appended will get, if the source knows it: with `next_offset`, the
+    /// lag.
     pub end_offset: Option<u64>,
     /// Whether it is idle, and so does not hold the watermark back.
     pub idle: bool,

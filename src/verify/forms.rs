@@ -1,4 +1,5 @@
-//! How times, money and ids are written. Nothing here is shared with the parser of a run: two roads to one result.
+//! How times, money and ids are written. Nothing here is shared with the parser of a run: two roads to one
+//! result.
 
 use adtide_dataflows::model::{AdId, EventTime, Money};
 use chrono::NaiveDate;

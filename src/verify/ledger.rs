@@ -96,8 +96,8 @@ impl Ledger {
         Ok(Some(ledger))
     }
 
-    /// Looks up how many records of its topics each worker that has ever run has not taken yet. `behind` counts those of an input
-    /// topic behind some offsets.
+    /// Looks up how many records of its topics each worker that has ever run has not taken yet. `behind`
+    /// counts those of an input topic behind some offsets.
     ///
     /// # Errors
     /// A topic can't be read.
@@ -147,7 +147,8 @@ impl Ledger {
         Ok(report)
     }
 
-    /// Compares the entries of the ledger. What they add up to, debits and credits, by advertiser and by campaign.
+    /// Compares the entries of the ledger. What they add up to, debits and credits, by advertiser and by
+    /// campaign.
     fn entries(
         &self,
         compensations: &Compensations,
@@ -297,8 +298,8 @@ fn balances(mut sums: Sums<i64>, found: &mut dyn Found, section: &mut Section) -
     Ok(())
 }
 
-/// Checks what campaigns keep: the sums of their entries in the ledger, and what their owners want. What campaign-status itself
-/// decides is not compared: it follows the clock, a pass every few seconds.
+/// Checks what campaigns keep: the sums of their entries in the ledger, and what their owners want. What
+/// campaign-status itself decides is not compared: it follows the clock, a pass every few seconds.
 fn campaigns(
     mut sums: CampaignSums,
     owners: &Owners,

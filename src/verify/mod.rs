@@ -1,7 +1,7 @@
 //! Checks what a run wrote: computes the four results once more, in one batch, and compares row by row.
 //!
-//! A run need not have ended. Each sink holds, with its results, how far the input had been read and which windows had
-//! closed; the recomputation stops at the same point.
+//! A run need not have ended. Each sink holds, with its results, how far the input had been read and which
+//! windows had closed; the recomputation stops at the same point.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -67,8 +67,8 @@ pub enum Results {
     Services(Box<ServicesConfig>),
 }
 
-/// Recomputes what a run made of its topics, by the settings that it left with its results, and compares the two. `watch` is
-/// told of how many records have been read, and of how many there are.
+/// Recomputes what a run made of its topics, by the settings that it left with its results, and compares the
+/// two. `watch` is told of how many records have been read, and of how many there are.
 ///
 /// # Errors
 /// Topics or results that can't be read; what a run wrote wrongly is no error but a difference.

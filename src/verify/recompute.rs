@@ -46,8 +46,8 @@ pub struct Task<'a> {
     pub watch: &'a mut dyn FnMut(u64, u64),
 }
 
-/// Reads the input up to the last of the cuts, and computes what the four statements make of it at each of them. `paid` takes
-/// the clicks that the ledger rests on; it may look further than the cuts.
+/// Reads the input up to the last of the cuts, and computes what the four statements make of it at each of
+/// them. `paid` takes the clicks that the ledger rests on; it may look further than the cuts.
 ///
 /// # Errors
 /// An input that can't be read.
@@ -224,8 +224,8 @@ struct Reader<'a, 'b> {
     watch: &'a mut dyn FnMut(u64, u64),
 }
 
-/// How a run judged what is too far ahead, in one topic: by its own clock, which is no data, so it is taken from what the run
-/// left with its results.
+/// How a run judged what is too far ahead, in one topic: by its own clock, which is no data, so it is taken
+/// from what the run left with its results.
 struct Judged {
     partitions: BTreeMap<u32, (u64, Vec<Judgement>)>,
     /// Behind what the run had read.

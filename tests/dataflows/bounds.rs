@@ -8,8 +8,8 @@ use crate::support::{
     Dice, HOUR, Held, History, MINUTE, MatchEvent, Run, SECOND, Turn, click, impression, nets, sale, small,
 };
 
-/// Hours of traffic: an ad event every two seconds, half of them clicks, and a conversion every twenty. An epoch is a
-/// minute.
+/// Hours of traffic: an ad event every two seconds, half of them clicks, and a conversion every twenty. An
+/// epoch is a minute.
 fn traffic(hours: i64) -> History {
     let mut dice = Dice::new(3);
     let mut history = History::new();
@@ -48,8 +48,8 @@ fn state_does_not_grow_with_the_hours() {
         }
     };
     let (short, long) = (most(1), most(6));
-    // 6 keys in 3 windows; 15 clicks a minute for 10 + 1 + 1/3 minutes and as long as an epoch and a bucket last; 3
-    // conversions a minute.
+    // 6 keys in 3 windows; 15 clicks a minute for 10 + 1 + 1/3 minutes and as long as an epoch and a bucket
+    // last; 3 conversions a minute.
     assert!(long.performance_rows <= 18, "{long:?}");
     assert!(long.clicks <= 15 * 14 + 40, "{long:?}");
     assert!(long.open_conversions <= 3 * 5, "{long:?}");
@@ -81,8 +81,8 @@ fn state_is_let_go_when_traffic_pauses_for_longer_than_the_lookback() {
 
 #[test]
 fn very_many_clicks_of_one_device_out_of_order_match_as_ever() {
-    // For four hours a click every half second, up to a minute out of order: 24 times the lookback, so that the
-    // memory of expired clicks is used again and again.
+    // For four hours a click every half second, up to a minute out of order: 24 times the lookback, so that
+    // the memory of expired clicks is used again and again.
     let mut dice = Dice::new(4);
     let mut history = History::new();
     for minute in 0..240 {
@@ -165,8 +165,9 @@ fn device_click(device: &str, time: i64) -> MatchEvent {
     MatchEvent::Click((route(7), StoredClick { keys, click_time, ad_id: None, campaign_id: None, advertiser_id: 9 }))
 }
 
-/// The click times of the conversions of device d at `sale_time`, in this setting: its click at 0 has expired, and the
-/// memory of that now holds the click `reuse`, while the device's click at 11:30 still points there.
+/// The click times of the conversions of device d at `sale_time`, in this setting: its click at 0 has
+/// expired, and the memory of that now holds the click `reuse`, while the device's click at 11:30 still
+/// points there.
 fn matched_after_reuse(reuse: MatchEvent, sale_time: i64) -> Vec<i64> {
     let expires = small().lookback + small().allowed_lateness + 10 * SECOND;
     let conversion = Conversion {

@@ -1,5 +1,5 @@
-//! Runs that go on from a checkpoint, on another number of workers: what comes out of them is what would have come out
-//! of the run before, row by row and epoch by epoch.
+//! Runs that go on from a checkpoint, on another number of workers: what comes out of them is what would have
+//! come out of the run before, row by row and epoch by epoch.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -72,7 +72,8 @@ fn same_after(one: &Run, other: &Run, epoch: Epoch, last: Epoch) {
     assert_eq!(dead(one), dead(other), "dead letters");
 }
 
-/// A history in which partitions of events fall idle and wake up again, as chance will have it, and one appears late.
+/// A history in which partitions of events fall idle and wake up again, as chance will have it, and one
+/// appears late.
 fn with_idle_partitions(history: &History, dice: &mut Dice) -> History {
     let (mut steps, mut seen, mut idle) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
     let appears = dice.below(history.steps.len());

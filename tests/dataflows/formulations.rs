@@ -1,5 +1,5 @@
-//! Statements 2, 3 and 4 against their definitions in plain differential operators, which keep everything for ever: equal
-//! collections in every epoch.
+//! Statements 2, 3 and 4 against their definitions in plain differential operators, which keep everything for
+//! ever: equal collections in every epoch.
 
 use adtide_dataflows::conversion_matcher::{self, Conversion, StoredClick, conversion_matcher, keys, route};
 use adtide_dataflows::duplicate_detector::{self, ClickGroup, PaidClick, duplicate_detector};

@@ -17,9 +17,9 @@ use crate::model::{Epoch, EventTime, IdHash};
 use crate::operators::{EpochLogic, Watermarks, at_epochs, changes, epochs, last_before, recorded};
 use crate::{DeltaLog, Settings, StateDelta};
 
-/// What [`conversion_matcher`](super::conversion_matcher) computes: a reduce of each identity's records to those that open a
-/// conversion, and of each of them the last click before it. It keeps all clicks and conversions for ever; they are not counted as
-/// state.
+/// What [`conversion_matcher`](super::conversion_matcher) computes: a reduce of each identity's records to
+/// those that open a conversion, and of each of them the last click before it. It keeps all clicks and
+/// conversions for ever; they are not counted as state.
 pub fn definition<'scope>(
     input: MatchInput<'scope>,
     watermarks: StreamVec<'scope, Epoch, Watermarks>,
@@ -81,8 +81,8 @@ fn opening<'a>(records: &'a [(&'a Record, isize)], repeat_within: i64) -> impl I
     })
 }
 
-/// Keeps for checkpoints which records opened a conversion, once that is certain: the records themselves expire before those
-/// that could repeat them. Counts the others.
+/// Keeps for checkpoints which records opened a conversion, once that is certain: the records themselves
+/// expire before those that could repeat them. Counts the others.
 fn settled<'scope>(
     records: StreamVec<'scope, Epoch, Conversion>,
     openers: VecCollection<'scope, Epoch, Conversion>,

@@ -27,8 +27,8 @@ pub struct StoredClick {
     pub advertiser_id: i64,
 }
 
-/// Event time, partition and offset of a record of `conversion-events`: in this order records of one identity open a conversion
-/// or repeat one.
+/// Event time, partition and offset of a record of `conversion-events`: in this order records of one identity
+/// open a conversion or repeat one.
 pub type Order = (EventTime, u32, u64);
 
 /// A record of `conversion-events` that is not late.
@@ -46,7 +46,8 @@ pub struct Conversion {
     pub revenue_amount: Money,
 }
 
-/// A record that opened a conversion, when that is certain: records up to `conversion.repeat_within` after it repeat it.
+/// A record that opened a conversion, when that is certain: records up to `conversion.repeat_within` after it
+/// repeat it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Opener {
     /// What it is routed by, [`route`] of its product.
@@ -57,8 +58,8 @@ pub struct Opener {
     pub time: EventTime,
 }
 
-/// What a product's clicks and conversions are routed by. It is in checkpoints, so it must stay as it is. Products that share
-/// it share a worker, and so cost no more than one popular product would.
+/// What a product's clicks and conversions are routed by. It is in checkpoints, so it must stay as it is.
+/// Products that share it share a worker, and so cost no more than one popular product would.
 pub fn route(product_id: i64) -> u32 {
     let mut hasher = FxHasher::default();
     hasher.write_i64(product_id);
@@ -162,7 +163,8 @@ impl StateRow for Conversion {
         codec.column(rows, |row| &mut row.revenue_amount)
     }
 
-    /// A record leaves the state earlier than it expires, when it is settled; then there is an [`Opener`] of it, or it repeated.
+    /// A record leaves the state earlier than it expires, when it is settled; then there is an [`Opener`] of
+    /// it, or it repeated.
     fn is_restored(&self, forgotten: &Watermarks, _memory: Memory) -> bool {
         self.order.0 >= forgotten.conversions
     }

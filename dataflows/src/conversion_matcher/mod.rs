@@ -5,13 +5,13 @@
 //! ad-events ── clicks ────────────────────────────┴── last before, by device or session ── rows
 //! ```
 //!
-//! Clicks and conversions meet by product: a conversion's candidates are clicks of the same product, so both of its
-//! lookups, by device and by session, are on one worker and a click is kept once. A hot product is no danger: one
-//! worker takes several hundred thousand clicks a second.
+//! Clicks and conversions meet by product: a conversion's candidates are clicks of the same product, so both
+//! of its lookups, by device and by session, are on one worker and a click is kept once. A hot product is no
+//! danger: one worker takes several hundred thousand clicks a second.
 //!
-//! State: clicks until no conversion that could match them can still come, records of conversions until none that comes before
-//! them can, and the time of an identity's last conversion until none that repeats it can. Each of these is decided by event
-//! time; no result depends on when epochs end.
+//! State: clicks until no conversion that could match them can still come, records of conversions until none
+//! that comes before them can, and the time of an identity's last conversion until none that repeats it can.
+//! Each of these is decided by event time; no result depends on when epochs end.
 
 use std::rc::Rc;
 
@@ -54,11 +54,11 @@ pub struct MatcherState {
     pub openers: Rc<OpenersState>,
 }
 
-/// For every conversion that has a candidate, its best click: at most one row for each order, product and conversion time. Of an
-/// identity's rows the newest is the result.
+/// For every conversion that has a candidate, its best click: at most one row for each order, product and
+/// conversion time. Of an identity's rows the newest is the result.
 ///
-/// The collection is right at every moment for the records so far: rows change when a better click comes, or a record that makes
-/// others open or repeat. Rows of settled conversions stay in it, but are forgotten here.
+/// The collection is right at every moment for the records so far: rows change when a better click comes, or
+/// a record that makes others open or repeat. Rows of settled conversions stay in it, but are forgotten here.
 pub fn conversion_matcher<'scope>(
     input: MatchInput<'scope>,
     watermarks: StreamVec<'scope, Epoch, Watermarks>,
@@ -119,8 +119,8 @@ impl Click {
         self.has_campaign.then_some(self.campaign_id)
     }
 
-    /// What clicks of one time are compared by. The advertiser decides only between clicks that contradict each other about who
-    /// owns the campaign.
+    /// What clicks of one time are compared by. The advertiser decides only between clicks that contradict
+    /// each other about who owns the campaign.
     fn rank(&self) -> (Option<&AdId>, Option<i64>, i64) {
         (self.ad_id(), self.campaign_id(), self.advertiser_id)
     }

@@ -1,9 +1,10 @@
 //! Which records open a conversion, and which repeat one.
 //!
-//! The records of an identity, in their order, are a chain: the first opens a conversion, each one up to `repeat_within`
-//! after it is a repeat, the next one opens another, and so on. A record is *settled* once every record of an earlier time is
-//! late: by then it is certain whether it opens or repeats, and of all settled records only the time of the last that opened
-//! matters, until no record that is not late can repeat that one.
+//! The records of an identity, in their order, are a chain: the first opens a conversion, each one up to
+//! `repeat_within` after it is a repeat, the next one opens another, and so on. A record is *settled* once
+//! every record of an earlier time is late: by then it is certain whether it opens or repeats, and of all
+//! settled records only the time of the last that opened matters, until no record that is not late can repeat
+//! that one.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,7 +27,8 @@ use crate::{DeltaLog, StateDelta};
 /// How much there is of conversions, for metrics and tests.
 #[derive(Debug, Default)]
 pub struct OpenersState {
-    /// Identities that have a conversion which no record can make a repeat any more, and which one could still repeat.
+    /// Identities that have a conversion which no record can make a repeat any more, and which one could
+    /// still repeat.
     pub settled: Cell<usize>,
     /// Bytes of memory for these and for the records that are not settled, about, texts of ids not counted.
     pub bytes: Cell<usize>,
@@ -194,9 +196,9 @@ impl Chains {
         (opener.id, end_of(self.settle_opener(opener)))
     }
 
-    /// Brings the chains up to date in which records are new, or of which settled openers are, and emits which records open a
-    /// conversion now, or do no more. Costs what changes, not what there is: a chain is followed until it meets what it was
-    /// before.
+    /// Brings the chains up to date in which records are new, or of which settled openers are, and emits
+    /// which records open a conversion now, or do no more. Costs what changes, not what there is: a chain is
+    /// followed until it meets what it was before.
     fn update(&mut self, touched: BTreeSet<Place>, emit: &mut impl FnMut(Conversion, isize)) {
         for place in touched {
             if self.openers.contains(&place) {
@@ -255,8 +257,8 @@ impl Chains {
         emit(conversion.clone(), 1);
     }
 
-    /// Takes the records from before `time`; every other record of such a time is late. Says of each which opener it is, or None
-    /// of a repeat.
+    /// Takes the records from before `time`; every other record of such a time is late. Says of each which
+    /// opener it is, or None of a repeat.
     fn settle(&mut self, time: EventTime, mut settled: impl FnMut(Option<Opener>)) {
         while let Some(&(order, id)) = self.due.first()
             && order.0 < time

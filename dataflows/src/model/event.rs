@@ -48,7 +48,8 @@ pub enum AdEventType {
 /// A record of `ad-events`. Statements 2, 3 and 4 share it.
 ///
 /// Always there: event_type, timestamp_field, product_id, placement. A CLICK also has advertiser_id and
-/// actual_price, a CONVERSION revenue_amount; on other types the amount is 0. Only a CLICK has an ad, a device and a session.
+/// actual_price, a CONVERSION revenue_amount; on other types the amount is 0. Only a CLICK has an ad, a
+/// device and a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdEvent<S = String> {
     /// IMPRESSION, CLICK or CONVERSION.

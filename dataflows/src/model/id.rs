@@ -1,8 +1,8 @@
 //! Identifiers.
 //!
 //! Campaigns, advertisers and products are BIGINTs of the platform's database: plain `i64`. An ad's id may be
-//! a number or a text. Devices, sessions, users and orders are texts; where only equality matters they travel as
-//! a fixed-width [`IdHash`], made once when the record is parsed.
+//! a number or a text. Devices, sessions, users and orders are texts; where only equality matters they travel
+//! as a fixed-width [`IdHash`], made once when the record is parsed.
 
 use std::fmt;
 use std::hash::Hasher;
@@ -57,8 +57,8 @@ impl fmt::Display for AdId {
 /// 96 bits that stand for a text id. The same text gives the same hash on every machine and in every
 /// version, so hashes may be stored and exchanged.
 ///
-/// At 100 million live ids the chance that any two share a hash is below 1e-12. Four bytes more would make it smaller
-/// still, and every click that waits for a conversion, in memory and in checkpoints, larger by eight.
+/// At 100 million live ids the chance that any two share a hash is below 1e-12. Four bytes more would make it
+/// smaller still, and every click that waits for a conversion, in memory and in checkpoints, larger by eight.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct IdHash([u32; 3]);
 

@@ -25,15 +25,16 @@ pub trait EpochLogic: 'static {
     /// Takes what came beside the records of an epoch, before them.
     fn beside(&mut self, _beside: Self::Beside) {}
 
-    /// Takes the records of an epoch, in any order, and the watermark in effect, which never goes back. It first
-    /// applies the records, then the watermark, and says how the collection changes.
+    /// Takes the records of an epoch, in any order, and the watermark in effect, which never goes back. It
+    /// first applies the records, then the watermark, and says how the collection changes.
     ///
-    /// It is called once for every epoch that brought records, or anything beside them, or moved the watermark, in order.
+    /// It is called once for every epoch that brought records, or anything beside them, or moved the
+    /// watermark, in order.
     fn epoch(&mut self, records: Vec<Self::In>, watermark: EventTime, emit: impl FnMut(Self::Out, isize));
 
-    /// Gives what entered its state since the last call. The first call has no place for it: what is there by then came
-    /// from a checkpoint, and only what enters from then on has to be kept at hand. It is called between two epochs; never,
-    /// if no checkpoints are taken.
+    /// Gives what entered its state since the last call. The first call has no place for it: what is there by
+    /// then came from a checkpoint, and only what enters from then on has to be kept at hand. It is called
+    /// between two epochs; never, if no checkpoints are taken.
     fn flush(&mut self, to: Option<&mut StateDelta>);
 }
 
@@ -64,8 +65,8 @@ where
     epochs_beside(records, pact, watermarks.map(Beside::Watermarks), select, name, delta_log, logic)
 }
 
-/// Runs [`EpochLogic`]: routes the records by `pact` and gives every complete epoch to `logic`, with the watermark that
-/// `select` picks. Watermarks must be there on each worker (see [`super::watermarks`]).
+/// Runs [`EpochLogic`]: routes the records by `pact` and gives every complete epoch to `logic`, with the
+/// watermark that `select` picks. Watermarks must be there on each worker (see [`super::watermarks`]).
 ///
 /// Changes come out at the epoch that caused them.
 pub fn epochs_beside<'scope, D, L, P>(

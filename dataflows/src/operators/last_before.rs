@@ -1,4 +1,5 @@
-//! The as-of join: of every probe, the last candidate at or before it, by any of several keys and within a lookback.
+//! The as-of join: of every probe, the last candidate at or before it, by any of several keys and within a
+//! lookback.
 //!
 //! ```text
 //! candidates ── exchange by route ── store: by key and time ──┐
@@ -6,17 +7,23 @@
 //! watermark ────────────────────────────┘
 //! ```
 //!
-//! - **Keys.** A candidate matches a probe if they have an equal key on the same side; a key that is not known matches nothing.
-//! - **Ties.** Of the candidates of one time the greatest value is the best. Whichever key it was found by means nothing.
-//! - **Disorder.** Order within an epoch or between epochs means nothing: a candidate that comes after a probe changes its row.
-//! - **Repeats.** Candidates that are equal count as one. Probes are a set, and may be taken back while they are open.
-//! - **Lateness.** A probe is open until every candidate at or before it is late, and a candidate is kept until every probe that
-//!   could match it is late. The caller turns away what is late before; it must not change probes that are not open.
-//! - **Output.** A row changes at most once an epoch. Rows of probes that are not open stay in the collection.
-//! - **Cost.** An epoch costs what it touches: a candidate improves only the probes of its key between itself and the next one
-//!   that is better.
-//! - **State.** Candidates of the lookback and the lateness, and probes of the lateness. Checkpoints have the candidates; probes
-//!   come back from whoever keeps them.
+//! - **Keys.** A candidate matches a probe if they have an equal key on the same side; a key that is not
+//!   known matches nothing.
+//! - **Ties.** Of the candidates of one time the greatest value is the best. Whichever key it was found by
+//!   means nothing.
+//! - **Disorder.** Order within an epoch or between epochs means nothing: a candidate that comes after a
+//!   probe changes its row.
+//! - **Repeats.** Candidates that are equal count as one. Probes are a set, and may be taken back while they
+//!   are open.
+//! - **Lateness.** A probe is open until every candidate at or before it is late, and a candidate is kept
+//!   until every probe that could match it is late. The caller turns away what is late before; it must not
+//!   change probes that are not open.
+//! - **Output.** A row changes at most once an epoch. Rows of probes that are not open stay in the
+//!   collection.
+//! - **Cost.** An epoch costs what it touches: a candidate improves only the probes of its key between itself
+//!   and the next one that is better.
+//! - **State.** Candidates of the lookback and the lateness, and probes of the lateness. Checkpoints have the
+//!   candidates; probes come back from whoever keeps them.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,8 +47,8 @@ mod candidates;
 
 use candidates::Candidates;
 
-/// The keys of a record, by any of which it may match, each on its side; None where it is not known. Keys are hashes, because
-/// only their equality matters.
+/// The keys of a record, by any of which it may match, each on its side; None where it is not known. Keys are
+/// hashes, because only their equality matters.
 pub type Keys = [Option<IdHash>; 2];
 
 /// What is joined.
@@ -188,8 +195,9 @@ impl<A: AsOf> EpochLogic for Join<A> {
 impl<A: AsOf> Join<A> {
     /// Gives open probes the candidates of this epoch that are better. All of the epoch's are in the store.
     ///
-    /// Along a key's probes in order of time, the best candidate of that key only becomes better. So a candidate improves those
-    /// from its own time on until one that has a better one, and none of the epoch passes another.
+    /// Along a key's probes in order of time, the best candidate of that key only becomes better. So a
+    /// candidate improves those from its own time on until one that has a better one, and none of the epoch
+    /// passes another.
     fn improve(&mut self, wanted: &[(Keys, EventTime, A::Value)], emit: &mut impl FnMut(A::Row, isize)) {
         let mut before = BTreeMap::new();
         for side in 0..2 {
@@ -353,7 +361,8 @@ impl<A: AsOf> Probes<A> {
 #[derive(Default)]
 struct Waiting {
     probes: BTreeSet<(IdHash, EventTime, u32)>,
-    /// How many there are of each key: for most candidates there is none, and this is how that is found quickest.
+    /// How many there are of each key: for most candidates there is none, and this is how that is found
+    /// quickest.
     counts: HashMap<IdHash, u32>,
 }
 
@@ -390,10 +399,12 @@ impl Waiting {
     }
 }
 
-/// What [`last_before()`] computes, in plain differential operators: a join by each key, a filter by time and a reduce to the
-/// greatest. It keeps all that it was given for ever, and joins each probe with every candidate of its keys.
+/// What [`last_before()`] computes, in plain differential operators: a join by each key, a filter by time and
+/// a reduce to the greatest. It keeps all that it was given for ever, and joins each probe with every
+/// candidate of its keys.
 ///
-/// Both sides are records with their keys and their time; what comes out is each probe with its best candidate.
+/// Both sides are records with their keys and their time; what comes out is each probe with its best
+/// candidate.
 ///
 /// # Examples
 ///

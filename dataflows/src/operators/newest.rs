@@ -1,9 +1,12 @@
 //! Upserts whose order is in the data.
 //!
-//! - **Ties.** Two upserts of one key must not share an order: the position in the topic breaks ties of event time.
-//! - **Disorder and lateness.** An upsert of a lesser order than one already seen changes nothing, whenever it comes.
+//! - **Ties.** Two upserts of one key must not share an order: the position in the topic breaks ties of event
+//!   time.
+//! - **Disorder and lateness.** An upsert of a lesser order than one already seen changes nothing, whenever
+//!   it comes.
 //! - **Repeats.** The same upsert a second time changes nothing.
-//! - **State.** The greatest upsert of each key, deletions included, for ever: it grows with the keys, not with the upserts.
+//! - **State.** The greatest upsert of each key, deletions included, for ever: it grows with the keys, not
+//!   with the upserts.
 
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
@@ -17,13 +20,13 @@ use timely::dataflow::operators::generic::operator::Operator;
 use super::Stash;
 use crate::hash::{HashMap, HashSet, RoutingKey};
 use crate::model::Epoch;
-use crate::{DeltaLog, StateDelta, StateRow};
+use crate::{Codec, CodecError, Column, DeltaLog, KindOfRow, StateDelta, StateRow};
 
 /// A key, an order and a value, or None for its end.
 pub type Upsert<K, O, V> = (K, O, Option<V>);
 
-/// The newest value of each key: the collection of (key, value) in which every key has the value of its greatest
-/// order, and is missing if that value is None.
+/// The newest value of each key: the collection of (key, value) in which every key has the value of its
+/// greatest order, and is missing if that value is None.
 ///
 /// Checkpoints take, of each key that changed, the upsert that is current.
 ///
@@ -126,20 +129,38 @@ where
         .as_collection()
 }
 
-/// Leaves of each key the upsert of the greatest order.
-pub fn compact<K: Eq + Hash, O: Ord, V>(upserts: &mut Vec<Upsert<K, O, V>>) {
-    let mut newest: HashMap<K, (O, Option<V>)> = HashMap::default();
-    for (key, order, value) in upserts.drain(..) {
-        match newest.entry(key) {
-            Entry::Occupied(mut known) if known.get().0 < order => drop(known.insert((order, value))),
-            Entry::Occupied(_) => {}
-            Entry::Vacant(free) => drop(free.insert((order, value))),
-        }
+impl<K, O, V> StateRow for Upsert<K, O, V>
+where
+    K: Column + Ord + Hash + Clone + Default + 'static,
+    O: Column + Ord + Clone + Default + 'static,
+    V: Column + Clone + Default + 'static,
+    Upsert<K, O, V>: KindOfRow,
+{
+    fn sort(upserts: &mut [Self]) {
+        upserts.sort_by(|one, other| one.0.cmp(&other.0));
     }
-    upserts.extend(newest.into_iter().map(|(key, (order, value))| (key, order, value)));
+
+    fn columns(upserts: &mut [Self], codec: &mut Codec<'_>) -> Result<(), CodecError> {
+        codec.column(upserts, |upsert| &mut upsert.0)?;
+        codec.column(upserts, |upsert| &mut upsert.1)?;
+        codec.column(upserts, |upsert| &mut upsert.2)
+    }
+
+    fn compact(upserts: &mut Vec<Self>) {
+        let mut newest: HashMap<K, (O, Option<V>)> = HashMap::default();
+        for (key, order, value) in upserts.drain(..) {
+            match newest.entry(key) {
+                Entry::Occupied(mut known) if known.get().0 < order => drop(known.insert((order, value))),
+                Entry::Occupied(_) => {}
+                Entry::Vacant(free) => drop(free.insert((order, value))),
+            }
+        }
+        upserts.extend(newest.into_iter().map(|(key, (order, value))| (key, order, value)));
+    }
 }
 
-/// What [`newest()`] computes, in plain differential operators: a reduce to the greatest order. It keeps all upserts for ever.
+/// What [`newest()`] computes, in plain differential operators: a reduce to the greatest order. It keeps all
+/// upserts for ever.
 pub fn definition<'scope, K, O, V>(
     upserts: VecCollection<'scope, Epoch, Upsert<K, O, V>>,
 ) -> VecCollection<'scope, Epoch, (K, V)>

@@ -5,14 +5,19 @@
 //! watermark ──────────────────────┘
 //! ```
 //!
-//! - **Windows.** A record belongs to the window `[start, start + WINDOW_MS)` that holds its event time. The window closes once
-//!   the watermark reaches its end, and expires once the watermark is past its last moment by more than the allowed lateness.
-//! - **Disorder and ties.** Order within an epoch or between epochs means nothing: accumulators must be commutative.
+//! - **Windows.** A record belongs to the window `[start, start + WINDOW_MS)` that holds its event time. The
+//!   window closes once the watermark reaches its end, and expires once the watermark is past its last moment
+//!   by more than the allowed lateness.
+//! - **Disorder and ties.** Order within an epoch or between epochs means nothing: accumulators must be
+//!   commutative.
 //! - **Repeats.** Records are not deduplicated: each one counts.
-//! - **Lateness.** A record for a closed window that has not expired corrects its row at once. The caller turns away records for
-//!   expired windows before; one that comes all the same is aggregated alone and expires at once.
-//! - **Output.** A row changes at most once an epoch. Rows of expired windows stay in the collection; only the state is dropped.
-//! - **Cost.** An epoch costs as much as it touches: its records, and the rows of the windows that close in it.
+//! - **Lateness.** A record for a closed window that has not expired corrects its row at once. The caller
+//!   turns away records for expired windows before; one that comes all the same is aggregated alone and
+//!   expires at once.
+//! - **Output.** A row changes at most once an epoch. Rows of expired windows stay in the collection; only
+//!   the state is dropped.
+//! - **Cost.** An epoch costs as much as it touches: its records, and the rows of the windows that close in
+//!   it.
 //! - **State.** One row for each key of each window that has not expired.
 
 use std::cell::Cell;
@@ -53,7 +58,8 @@ pub trait Aggregate: 'static {
     /// The start of a record's window, its key and the rest.
     fn split(record: Self::Record) -> (EventTime, Self::Key, Self::Value);
 
-    /// Adds a value. While `records` is set, what [`Aggregate::record`] is to write later; None if that is noted already.
+    /// Adds a value. While `records` is set, what [`Aggregate::record`] is to write later; None if that is
+    /// noted already.
     fn add(accumulator: &mut Self::Accumulator, value: Self::Value, records: bool) -> Option<Self::Unsaved>;
 
     /// The record, or sum of records, of an [`Aggregate::add`].
@@ -92,7 +98,8 @@ pub struct WindowedState {
     pub bytes: Cell<usize>,
 }
 
-/// The rows of `aggregate` over the records, which are dealt out to workers by `exchange`: all of a key must come to one.
+/// The rows of `aggregate` over the records, which are dealt out to workers by `exchange`: all of a key must
+/// come to one.
 ///
 /// `select` picks the watermark. State is in checkpoints by `delta_log`.
 pub fn windowed_reduce<'scope, A: Aggregate>(
@@ -319,11 +326,12 @@ impl<A: Aggregate> Window<A> {
     }
 }
 
-/// What `windowed_reduce` computes, in plain differential operators: a reduce by window and key, joined with the windows that
-/// have closed. It keeps all records of all windows for ever, and is as fast as the operators that it consists of.
+/// What `windowed_reduce` computes, in plain differential operators: a reduce by window and key, joined with
+/// the windows that have closed. It keeps all records of all windows for ever, and is as fast as the
+/// operators that it consists of.
 ///
-/// `fold` makes a result of the values of a window and key, each with how often it came. A result says whether its window has
-/// closed.
+/// `fold` makes a result of the values of a window and key, each with how often it came. A result says
+/// whether its window has closed.
 ///
 /// # Examples
 ///
@@ -377,8 +385,8 @@ where
         .consolidate()
 }
 
-/// The windows that have closed, from the epoch on in which the watermark reached their end. A temporal filter: differential has
-/// no operator that waits for event time.
+/// The windows that have closed, from the epoch on in which the watermark reached their end. A temporal
+/// filter: differential has no operator that waits for event time.
 fn closed<'scope>(
     windows: VecCollection<'scope, Epoch, EventTime>,
     watermarks: StreamVec<'scope, Epoch, Watermarks>,

@@ -24,8 +24,8 @@ pub use definition::definition;
 pub use input::{PartialSums, PreAggregate, added, deadline, route};
 pub use row::{PerformanceKey, PerformanceRow, PerformanceSums};
 
-/// The metrics of every window, final once the watermark has passed its end. With [`Emit::OnClose`], only final rows are in
-/// the collection. Rows of windows that no longer take corrections stay in it.
+/// The metrics of every window, final once the watermark has passed its end. With [`Emit::OnClose`], only
+/// final rows are in the collection. Rows of windows that no longer take corrections stay in it.
 pub fn performance_aggregator<'scope>(
     sums: StreamVec<'scope, Epoch, PartialSums>,
     watermarks: StreamVec<'scope, Epoch, Watermarks>,

@@ -9,8 +9,8 @@ use crate::operators::{at_epochs, left_join, newest, recorded, top_k};
 use crate::performance_aggregator::PerformanceRow;
 use crate::{DeltaLog, MetricsSource, Settings};
 
-/// What [`rtb_cache_updater`](super::rtb_cache_updater()) computes: reduces to the newest, joins, and a reduce that sorts and cuts.
-/// It keeps all updates for ever.
+/// What [`rtb_cache_updater`](super::rtb_cache_updater()) computes: reduces to the newest, joins, and a
+/// reduce that sorts and cuts. It keeps all updates for ever.
 pub fn definition<'scope>(
     updates: Updates<'scope>,
     performance: VecCollection<'scope, Epoch, PerformanceRow>,

@@ -4,8 +4,7 @@ use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
 
 use crate::model::{ActiveCampaign, CampaignEvent, Epoch, EventTime, Money, ProductMeta, ProductMetrics, Score, Text};
-use crate::operators::newest;
-use crate::{Codec, CodecError, Column, StateRow};
+use crate::{Codec, CodecError, Column};
 
 /// Where a record stands among the records of its topic: (partition, offset).
 pub type Position = (u32, u64);
@@ -67,22 +66,6 @@ pub fn price(event: &ProductMeta, position: Position) -> PriceUpdate {
     (event.product_id, position, event.price)
 }
 
-impl StateRow for CampaignUpdate {
-    fn sort(rows: &mut [CampaignUpdate]) {
-        rows.sort_by_key(|row| row.0);
-    }
-
-    fn columns(rows: &mut [CampaignUpdate], codec: &mut Codec<'_>) -> Result<(), CodecError> {
-        codec.column(rows, |row| &mut row.0)?;
-        codec.column(rows, |row| &mut row.1)?;
-        codec.column(rows, |row| &mut row.2)
-    }
-
-    fn compact(rows: &mut Vec<CampaignUpdate>) {
-        newest::compact(rows);
-    }
-}
-
 impl Column for ActiveCampaign<Text> {
     fn code(codec: &mut Codec<'_>, mut values: Vec<&mut Self>) -> Result<(), CodecError> {
         codec.column(&mut values, |campaign| &mut campaign.advertiser_id)?;
@@ -93,41 +76,9 @@ impl Column for ActiveCampaign<Text> {
     }
 }
 
-impl StateRow for RatesUpdate {
-    fn sort(rows: &mut [RatesUpdate]) {
-        rows.sort_by_key(|row| row.0);
-    }
-
-    fn columns(rows: &mut [RatesUpdate], codec: &mut Codec<'_>) -> Result<(), CodecError> {
-        codec.column(rows, |row| &mut row.0)?;
-        codec.column(rows, |row| &mut row.1)?;
-        codec.column(rows, |row| &mut row.2)
-    }
-
-    fn compact(rows: &mut Vec<RatesUpdate>) {
-        newest::compact(rows);
-    }
-}
-
 impl Column for Rates {
     fn code(codec: &mut Codec<'_>, mut values: Vec<&mut Self>) -> Result<(), CodecError> {
         codec.column(&mut values, |rates| &mut rates.ctr)?;
         codec.column(&mut values, |rates| &mut rates.cvr)
-    }
-}
-
-impl StateRow for PriceUpdate {
-    fn sort(rows: &mut [PriceUpdate]) {
-        rows.sort_by_key(|row| row.0);
-    }
-
-    fn columns(rows: &mut [PriceUpdate], codec: &mut Codec<'_>) -> Result<(), CodecError> {
-        codec.column(rows, |row| &mut row.0)?;
-        codec.column(rows, |row| &mut row.1)?;
-        codec.column(rows, |row| &mut row.2)
-    }
-
-    fn compact(rows: &mut Vec<PriceUpdate>) {
-        newest::compact(rows);
     }
 }

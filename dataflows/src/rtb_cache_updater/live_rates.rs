@@ -14,7 +14,8 @@ use crate::operators::{Stash, Watermarks, at_epochs, changes, recorded};
 use crate::performance_aggregator::{self, PartialSums, PerformanceRow, PerformanceSums};
 use crate::{Codec, CodecError, DeltaLog, Memory, StateDelta, StateRow};
 
-/// What a closed window of statement 2 adds to a product's live rates: the product, the window's start, the sums.
+/// What a closed window of statement 2 adds to a product's live rates: the product, the window's start, the
+/// sums.
 pub type RateSums = (i64, EventTime, PerformanceSums);
 
 impl StateRow for RateSums {
@@ -51,10 +52,12 @@ struct Product {
     emitted: Option<Rates>,
 }
 
-/// For each product, ctr and cvr over its last `windows` closed windows of statement 2; 0 where the divisor is 0.
+/// For each product, ctr and cvr over its last `windows` closed windows of statement 2; 0 where the divisor
+/// is 0.
 ///
-/// A closed window only gains rows, so the oldest kept one can be dropped for good when a newer one closes. In what order
-/// windows are `restored` is all the same: one that is to be kept never has so many newer ones that it is dropped.
+/// A closed window only gains rows, so the oldest kept one can be dropped for good when a newer one closes.
+/// In what order windows are `restored` is all the same: one that is to be kept never has so many newer ones
+/// that it is dropped.
 pub fn live_rates<'scope>(
     performance: VecCollection<'scope, Epoch, PerformanceRow>,
     restored: VecCollection<'scope, Epoch, RateSums>,
@@ -127,7 +130,8 @@ fn closed<'scope>(performance: VecCollection<'scope, Epoch, PerformanceRow>) -> 
     })
 }
 
-/// What [`live_rates`] computes, in plain differential operators: a reduce by product. It keeps all windows for ever.
+/// What [`live_rates`] computes, in plain differential operators: a reduce by product. It keeps all windows
+/// for ever.
 pub fn definition<'scope>(
     performance: VecCollection<'scope, Epoch, PerformanceRow>,
     restored: VecCollection<'scope, Epoch, RateSums>,

@@ -7,9 +7,9 @@
 //! ```
 //!
 //! The newest event of a campaign is its state; what is not active is not in the collection, so it leaves its
-//! ranking as a plain retraction. The cost of a change is one campaign through one join, and the logarithm of its
-//! ranking's size; the two small product tables are joined with each other first. State: a row a campaign and
-//! product, ever seen.
+//! ranking as a plain retraction. The cost of a change is one campaign through one join, and the logarithm of
+//! its ranking's size; the two small product tables are joined with each other first. State: a row a campaign
+//! and product, ever seen.
 
 use std::cmp::Reverse;
 

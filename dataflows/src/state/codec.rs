@@ -1,7 +1,7 @@
 //! Columns of numbers, texts and hashes as bytes, small before they are compressed.
 //!
-//! One description of a row writes and reads it: [`Codec::column`] goes over a field of all rows, and a [`Column`] says how the
-//! values of a type are one.
+//! One description of a row writes and reads it: [`Codec::column`] goes over a field of all rows, and a
+//! [`Column`] says how the values of a type are one.
 
 use std::hash::Hash;
 use std::sync::Arc;
@@ -190,7 +190,8 @@ impl Column for AdId {
     }
 }
 
-/// Puts columns one behind the other. What goes in must be taken out again with the same calls in the same order.
+/// Puts columns one behind the other. What goes in must be taken out again with the same calls in the same
+/// order.
 #[derive(Default)]
 pub struct Encoder {
     bytes: Vec<u8>,

@@ -1,8 +1,9 @@
 //! Keeps at hand what enters the state, until a checkpoint takes it.
 //!
-//! Each operator that holds state keeps what entered it since the last *boundary*, a multiple of the checkpoints' interval on the
-//! scale of epochs, and hands it over before it goes past the next one. A boundary that all operators of all workers have passed
-//! is a consistent cut: it holds exactly the epochs up to it. Nothing waits for it.
+//! Each operator that holds state keeps what entered it since the last *boundary*, a multiple of the
+//! checkpoints' interval on the scale of epochs, and flushes it before it goes past the next one. A boundary
+//! that all operators of all workers have passed is a consistent cut: it holds exactly the epochs up to it.
+//! Nothing waits for it.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -11,8 +12,8 @@ use std::rc::Rc;
 use super::{StateDelta, StateRow};
 use crate::model::Epoch;
 
-/// A restored state is given back in epochs before this one; with it the watermarks of its checkpoint take effect. No
-/// real epoch is so early.
+/// A restored state is given back in epochs before this one; with it the watermarks of its checkpoint take
+/// effect. No real epoch is so early.
 pub const RESTORED: Epoch = 1 << 20;
 
 /// The boundary after all epochs: no real epoch is so late.
@@ -28,7 +29,7 @@ struct Inner {
     interval: u64,
     /// The boundary that each operator has passed.
     passed: Vec<Epoch>,
-    /// What the operators handed over, by boundary.
+    /// What the operators flushed, by boundary.
     kept: BTreeMap<Epoch, StateDelta>,
 }
 
@@ -69,8 +70,8 @@ impl DeltaLog {
         DeltaRecorder { delta_log: self.clone(), index, next: RESTORED + 1, restoring: true }
     }
 
-    /// The last boundary that all operators of this worker have passed: what they kept up to it is complete. After the last epoch it
-    /// is [`LAST`]; before the first boundary 0.
+    /// The last boundary that all operators of this worker have passed: what they kept up to it is complete.
+    /// After the last epoch it is [`LAST`]; before the first boundary 0.
     pub fn passed(&self) -> Epoch {
         let passed = self.0.as_ref().and_then(|inner| inner.borrow().passed.iter().copied().min());
         passed.filter(|passed| *passed > RESTORED).unwrap_or(0)
@@ -114,16 +115,17 @@ impl DeltaRecorder {
         self.next - 1
     }
 
-    /// Says that the operator has done all epochs before `epoch` and none from there on. If a boundary lies between, calls
-    /// `flush`, which must leave nothing at hand; None instead of a place for it means that it is not wanted, because it
-    /// came from a checkpoint.
+    /// Says that the operator has done all epochs before `epoch` and none from there on. If a boundary lies
+    /// between, calls `flush`, which must leave nothing at hand; None instead of a place for it means that it
+    /// is not wanted, because it came from a checkpoint.
     pub fn reach(&mut self, epoch: Epoch, flush: impl FnOnce(Option<&mut StateDelta>)) {
         if epoch < self.next {
             return;
         }
         let Some(inner) = &self.delta_log.0 else { return };
         let mut inner = inner.borrow_mut();
-        // What is at hand entered by the first boundary that was not passed; the last one before `epoch` may be later.
+        // What is at hand entered by the first boundary that was not passed; the last one before `epoch` may
+        // be later.
         let first = self.next - 1;
         let last = if epoch == Epoch::MAX { LAST } else { (epoch - 1) / inner.interval * inner.interval };
         self.next = last.saturating_add(inner.interval).saturating_add(1);

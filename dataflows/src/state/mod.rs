@@ -1,11 +1,12 @@
 //! What enters the statements' state, for checkpoints.
 //!
-//! State is what came in and has not expired, so a checkpoint is a log of what came in, from which what has expired is dropped.
-//! None of it depends on an order or on who kept it: sums come as increments, upserts carry their order, everything else is a
-//! set. So what many workers kept in many boundaries can be given to any number of workers in any order.
+//! State is what came in and has not expired, so a checkpoint is a log of what came in, from which what has
+//! expired is dropped. None of it depends on an order or on who kept it: sums come as increments, upserts
+//! carry their order, everything else is a set. So what many workers kept in many boundaries can be given to
+//! any number of workers in any order.
 //!
-//! Checkpoints, restores, compaction and the statements' inputs know the rows as [`StateRow`]s only. The list of their kinds is at
-//! the end of this file.
+//! Checkpoints, restores, compaction and the statements' inputs know the rows as [`StateRow`]s only. The list
+//! of their kinds is at the end of this file.
 
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::operators::Input;
@@ -28,11 +29,13 @@ pub use log::{DeltaLog, DeltaRecorder, LAST, RESTORED};
 
 /// Whether what has this event time has left the state of a run that remembers for so long.
 ///
-/// The watermarks say, for each statement, from before which times records are late: by the run itself, which is its watermarks
-/// less the allowed lateness, or by one before it that it goes on from, where less lateness was allowed.
+/// The watermarks say, for each statement, from before which times records are late: by the run itself, which
+/// is its watermarks less the allowed lateness, or by an earlier run that it resumes, where less lateness was
+/// allowed.
 pub type Expiry = fn(EventTime, &Watermarks, Memory) -> bool;
 
-/// A row that enters a statement's state. An operator that keeps such rows is in checkpoints without knowing what they are.
+/// A row that enters a statement's state. An operator that keeps such rows is in checkpoints without knowing
+/// what they are.
 pub trait StateRow: KindOfRow + Clone + Default + 'static {
     /// The version of [`StateRow::columns`]. Segments of another one can't be read; those of other kinds can.
     const VERSION: u16 = 1;
@@ -51,7 +54,8 @@ pub trait StateRow: KindOfRow + Clone + Default + 'static {
     /// Sorts rows so that those beside each other have much in common: it makes columns smaller.
     fn sort(rows: &mut [Self]);
 
-    /// The columns. They are in checkpoints, so another order or another type is another [`StateRow::VERSION`].
+    /// The columns. They are in checkpoints, so another order or another type is another
+    /// [`StateRow::VERSION`].
     ///
     /// # Errors
     /// What is read is not such columns.
@@ -60,8 +64,8 @@ pub trait StateRow: KindOfRow + Clone + Default + 'static {
     /// Brings together what has one key: of upserts the newest stays, increments are added up.
     fn compact(_rows: &mut Vec<Self>) {}
 
-    /// Whether a restore gives the row back; not, what had left the state of the run that kept it. Settings that have changed
-    /// since then don't count: by them, more may be live, but it is not whole any more.
+    /// Whether a restore gives the row back; not, what had left the state of the run that kept it. Settings
+    /// that have changed since then don't count: by them, more may be live, but it is not whole any more.
     fn is_restored(&self, forgotten: &Watermarks, memory: Memory) -> bool {
         !self.has_expired(forgotten, memory)
     }
@@ -83,7 +87,8 @@ pub trait KindOfRow: Sized {
 
 type InputHandle<D> = Handle<Epoch, CapacityContainerBuilder<Vec<D>>>;
 
-/// Makes of the list of kinds all that goes over them. A kind's place in the list is its number in checkpoints.
+/// Makes of the list of kinds all that goes over them. A kind's place in the list is its number in
+/// checkpoints.
 macro_rules! state_rows {
     ($($(#[$doc:meta])* $kind:ident $name:ident: $row:ty,)*) => {
         /// The kinds of rows.
@@ -143,7 +148,8 @@ macro_rules! state_rows {
                 )*
             }
 
-            /// Writes the rows of a kind, in an order of its own; how many they are, and their greatest time, if they have any.
+            /// Writes the rows of a kind, in an order of its own; how many they are, and their greatest time,
+            /// if they have any.
             ///
             /// # Errors
             /// None: writing can't fail.

@@ -1,8 +1,8 @@
 //! The other processes: heartbeats to and from them, and the end of this one when one of them is gone.
 //!
-//! Heartbeats have connections and threads of their own. In a dataflow only workers could send them, and a worker is
-//! silent for seconds while it restores a large state or does a large epoch. So a beat says that a process and the network
-//! to it are alive; whether its workers get anywhere is for the watchdog to find.
+//! Heartbeats have connections and threads of their own. In a dataflow only workers could send them, and a
+//! worker is silent for seconds while it restores a large state or does a large epoch. So a beat says that a
+//! process and the network to it are alive; whether its workers get anywhere is for the watchdog to find.
 
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::TcpStream;
@@ -13,10 +13,10 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 
 use super::Cluster;
-use crate::engine::watchdog;
+use crate::engine::waits::waits_outside;
 
-/// The exit code of a process that has lost another: EX_TEMPFAIL, which asks for a new try. The supervisor starts all
-/// processes again.
+/// The exit code of a process that has lost another: EX_TEMPFAIL, which asks for a new try. The supervisor
+/// starts all processes again.
 pub const PEER_LOST: i32 = 75;
 
 /// How often there is a beat, unless the timeout is so short that there has to be one more often.
@@ -28,8 +28,8 @@ const BEAT: &str = "alive";
 const WAITS: &str = "waits";
 /// that it ends in order,
 const BYE: &str = "bye";
-/// or that it ends because it has lost another: `lost PROCESS HOW`. So each names the first that went, and not the one that
-/// went because of it.
+/// or that it ends because it has lost another: `lost PROCESS HOW`. So each names the first that went, and
+/// not the one that went because of it.
 const LOST: &str = "lost ";
 
 /// How long a broken connection for data waits for what the heartbeat's has to say of the same end.
@@ -79,7 +79,7 @@ impl Peers {
     fn beat(&self) {
         let interval = INTERVAL.min(self.timeout / 4);
         while !self.is_leaving.load(Ordering::Relaxed) {
-            self.send(if watchdog::waits_outside() { WAITS } else { BEAT });
+            self.send(if waits_outside() { WAITS } else { BEAT });
             std::thread::sleep(interval);
         }
     }
@@ -87,8 +87,8 @@ impl Peers {
     fn send(&self, word: &str) {
         let line = format!("{word}\n");
         for mut stream in &self.beats {
-            // Who listens to the same peer finds out what is wrong. It can't block: a peer is dead long before the buffer
-            // is full.
+            // Who listens to the same peer finds out what is wrong. It can't block: a peer is dead long
+            // before the buffer is full.
             let _ = stream.write_all(line.as_bytes());
         }
     }
@@ -117,7 +117,8 @@ impl Peers {
         }
     }
 
-    /// Whether another process waits for somebody outside of the cluster, such as a server that takes results.
+    /// Whether another process waits for somebody outside of the cluster, such as a server that takes
+    /// results.
     pub fn is_any_waiting(&self) -> bool {
         self.are_waiting.iter().any(|waits| waits.load(Ordering::Relaxed))
     }
@@ -138,8 +139,8 @@ impl Peers {
         self.send(BYE);
     }
 
-    /// The connection for data to a process is broken. If that one has ended in order, everybody has been told to stop
-    /// before anything new was read, and so does this one.
+    /// The connection for data to a process is broken. If that one has ended in order, everybody has been
+    /// told to stop before anything new was read, and so does this one.
     pub fn broken(&self, process: usize, cause: &str) -> ! {
         std::thread::sleep(GRACE);
         if self.have_left.get(process).is_some_and(|left| left.load(Ordering::Relaxed)) {
@@ -167,8 +168,8 @@ impl Peers {
     }
 }
 
-/// Ends the process at once. The destructors that `std::process::exit` runs would meet threads of librdkafka and OpenSSL
-/// that go on; nothing is left to them, as every sink may be cut off anywhere.
+/// Ends the process at once. The destructors that `std::process::exit` runs would meet threads of librdkafka
+/// and OpenSSL that go on; nothing is left to them, as every sink may be cut off anywhere.
 fn exit(code: i32) -> ! {
     signal_hook::low_level::exit(code)
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::engine::restart::Plan;
+use crate::engine::Plan;
 use crate::sink::{Progress, Run};
 use adtide_dataflows::operators::{PartitionReport, PartitionState};
 
@@ -67,7 +67,8 @@ fn report(topic: Topic, first_offset: u64, next_offset: u64) -> PartitionReport 
     }
 }
 
-/// The gaps of a run that continues results which began at `first` and have read to 100, where the log begins at `start`.
+/// The gaps of a run that continues results which began at `first` and have read to 100, where the log begins
+/// at `start`.
 fn found(topic: Topic, first: u64, start: u64) -> Vec<(u64, u64)> {
     let partitions = [((topic, 0), report(topic, first, 100))].into();
     let progress = Progress { epoch: 1 << 30, watermarks: None, partitions };

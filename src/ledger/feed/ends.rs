@@ -21,7 +21,8 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// The partitions of a topic.
 pub type Partitions = BTreeMap<u32, Bounds>;
 
-/// What the brokers have answered last, kept current by a thread until this is dropped. The workers of a process share it.
+/// What the brokers have answered last, kept current by a thread until this is dropped. The workers of a
+/// process share it.
 #[derive(Debug)]
 pub struct Ends {
     config: KafkaConfig,

@@ -1,10 +1,10 @@
 //! A topic as files: `DIR/<topic>/<partition>.ndjson` or `DIR/<topic>.ndjson`, as the statements read it.
 //!
-//! Offsets are line numbers. Where a line starts is known only while the file is open; a worker that starts counts the
-//! lines once.
+//! Offsets are line numbers. Where a line starts is known only while the file is open; a worker that starts
+//! counts the lines once.
 //!
-//! Of the topic that adtide itself writes only what is committed is read, and only of the generation that it was opened for: a
-//! run that starts over begins another one, with files of its own.
+//! Of the topic that adtide itself writes only what is committed is read, and only of the generation that it
+//! was opened for: a run that starts over begins another one, with files of its own.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -175,8 +175,8 @@ impl Feed for FileFeed {
         Ok(())
     }
 
-    /// The locks in the folder of results keep other processes out: what has taken the offsets away is a run that has started
-    /// over.
+    /// The locks in the folder of results keep other processes out: what has taken the offsets away is a run
+    /// that has started over.
     fn rejoin(&mut self) -> Result<(), Fault> {
         self.generation = None;
         self.found.clear();
@@ -206,8 +206,8 @@ impl Feed for FileFeed {
     }
 
     fn lag(&mut self, _positions: &mut dyn FnMut() -> Result<Positions, Fault>) -> Result<Option<u64>, Fault> {
-        // Files have one reader. Lines that were not read can't be counted; an average line of those that were gives about how
-        // many they are.
+        // Files have one reader. Lines that were not read can't be counted; an average line of those that
+        // were gives about how many they are.
         let lag = self.places.iter().map(|place| {
             let line = (place.lines.bytes_read() / place.lines.next_offset().max(1)).max(1);
             place.lines.lag_bytes().div_ceil(line)

@@ -1,6 +1,7 @@
 //! A topic of Kafka, shared out by its consumer group among all processes of the same worker.
 //!
-//! The group decides who reads a partition; from where, the store decides. Offsets are never committed to Kafka.
+//! The group decides who reads a partition; from where, the store decides. Offsets are never committed to
+//! Kafka.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,13 +29,15 @@ use crate::connect::kafka::{KafkaConfig, QuietConsumer, QuietContext, explain, l
 /// How long an answer of the broker may take.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// How long the group waits for a member that does not answer: the least that brokers allow unless they are told otherwise.
+/// How long the group waits for a member that does not answer: the least that brokers allow unless they are
+/// told otherwise.
 const SESSION: Duration = Duration::from_secs(6);
 
 /// How long records are gathered once the first one has come.
 const BATCH: Duration = Duration::from_millis(20);
 
-/// What to do where a topic is another one than before. The stores know records by topic, partition and offset.
+/// What to do where a topic is another one than before. The stores know records by topic, partition and
+/// offset.
 const ANEW: &str =
     "restore a topic that was created anew, or start over with empty databases (keys postgres.url and redis.url)";
 
@@ -43,7 +46,8 @@ const ANEW: &str =
 pub struct Member {
     /// The consumer group.
     pub group: String,
-    /// Its name there, by which it gets its partitions back at once after a crash; None for one that is new each time.
+    /// Its name there, by which it gets its partitions back at once after a crash; None for one that is new
+    /// each time.
     pub instance: Option<String>,
     /// Shared by the feeds of a worker.
     pub bell: Arc<Bell>,
@@ -74,11 +78,13 @@ struct Place {
     known: Option<Fingerprint>,
     at_end: bool,
     has_been_at_end: bool,
-    /// Where it ended when it was first asked for after that: marks of transactions, which nobody reads, may lie before.
+    /// Where it ended when it was first asked for after that: marks of transactions, which nobody reads, may
+    /// lie before.
     known_end: Option<u64>,
 }
 
-/// What the group has told and was not acted on yet. Changes wait until the records before them are committed.
+/// What the group has told and was not acted on yet. Changes wait until the records before them are
+/// committed.
 #[derive(Default)]
 struct Group {
     changes: Mutex<VecDeque<Told>>,
@@ -160,8 +166,8 @@ impl KafkaFeed {
     /// The offsets of the oldest record and behind the newest one.
     fn bounds(&self, partition: &Partition) -> Result<(u64, u64), Fault> {
         let number = i32::try_from(partition.number).map_err(|error| Fault::Lasting(error.into()))?;
-        // After a broker was away, librdkafka may hold a partition for one without a leader, or for none, until its consumer is
-        // closed (issue 5430 there). A new client asks anew.
+        // After a broker was away, librdkafka may hold a partition for one without a leader, or for none,
+        // until its consumer is closed (issue 5430 there). A new client asks anew.
         let bounds = self.consumer.fetch_watermarks(&partition.topic, number, ANSWER).or_else(|_| {
             let fresh: QuietConsumer = self.config.client().create_with_context(QuietContext)?;
             fresh.fetch_watermarks(&partition.topic, number, ANSWER).map_err(|error| explain(&fresh, error))
@@ -277,7 +283,8 @@ impl Place {
         Ok(())
     }
 
-    /// Compares the record that was read last, once what is in its place has been `read`; None at the end of the partition.
+    /// Compares the record that was read last, once what is in its place has been `read`; None at the end of
+    /// the partition.
     fn recognise(&mut self, read: Option<Fingerprint>) -> Result<(), Fault> {
         let is_reached = |known: &mut Fingerprint| read.is_none_or(|read| read.offset >= known.offset);
         let Some(known) = self.known.take_if(is_reached) else { return Ok(()) };
@@ -305,8 +312,9 @@ fn subscribe(config: &KafkaConfig, member: &Member, topic: &str) -> Result<BaseC
         ("heartbeat.interval.ms", "2000"),
         // New partitions are found by the metadata.
         ("topic.metadata.refresh.interval.ms", &discovery),
-        // A full queue is looked at again soon, not after a second. Fetches that find nothing wait for as long as
-        // librdkafka's default says: a store is slower than the brokers, and an idle worker is to cost nothing.
+        // A full queue is looked at again soon, not after a second. Fetches that find nothing wait for as
+        // long as librdkafka's default says: a store is slower than the brokers, and an idle worker is to
+        // cost nothing.
         ("fetch.queue.backoff.ms", "20"),
     ]);
     if let Some(instance) = &member.instance {
@@ -343,7 +351,8 @@ fn gone(place: &str, detail: &str) -> Fault {
 impl Feed for KafkaFeed {
     fn poll(&mut self, wait: Duration, take: &mut dyn FnMut(Record<'_>)) -> Result<(), Fault> {
         if self.partitions.is_none() {
-            // On its way to the group librdkafka takes a step a second, unless it is asked something meanwhile.
+            // On its way to the group librdkafka takes a step a second, unless it is asked something
+            // meanwhile.
             self.consumer.subscription().map_err(|error| self.fault(error))?;
         }
         let (mut end, mut has_waited) = (Instant::now() + wait, false);
@@ -456,8 +465,8 @@ impl Feed for KafkaFeed {
         !changes && self.partitions.as_ref().is_some_and(|places| places.values().all(|place| place.at_end))
     }
 
-    /// What others have is theirs to bring to its end, if they live. A member that has died counts for as long as its session
-    /// lasts, and then what it had comes here.
+    /// What others have is theirs to bring to its end, if they live. A member that has died counts for as
+    /// long as its session lasts, and then what it had comes here.
     fn has_been_at_end(&self) -> bool {
         let (since, is_all) = self.assigned;
         if !is_all && since.elapsed() < self.session_timeout() + ANSWER {

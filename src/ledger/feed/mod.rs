@@ -41,7 +41,8 @@ pub struct Record<'a> {
     pub partition: &'a Partition,
     /// Its offset.
     pub offset: u64,
-    /// The greatest event time that is accepted, by the rule of the statements ([`Judgement`](adtide_dataflows::Judgement)).
+    /// The greatest event time that is accepted, by the rule of the statements
+    /// ([`Judgement`](adtide_dataflows::Judgement)).
     pub latest: EventTime,
     /// Its key, where it has one.
     pub key: Option<&'a [u8]>,
@@ -101,11 +102,13 @@ pub trait Feed {
     /// Reads claimed partitions from these places on.
     ///
     /// # Errors
-    /// Lasting if one of the offsets is not there: what it stands for is gone. [`Feed::poll`] may find that out later, and that a
-    /// partition is not the one that was read before; nothing of it is passed on until then.
+    /// Lasting if one of the offsets is not there: what it stands for is gone. [`Feed::poll`] may find that
+    /// out later, and that a partition is not the one that was read before; nothing of it is passed on until
+    /// then.
     fn start(&mut self, places: &[Place]) -> Result<(), Fault>;
 
-    /// What the place up to which a partition was read is recognised by; None if it can't be made anew unnoticed.
+    /// What the place up to which a partition was read is recognised by; None if it can't be made anew
+    /// unnoticed.
     fn mark(&mut self, partition: &Partition) -> Option<Mark>;
 
     /// Lets go of all partitions.
@@ -126,14 +129,15 @@ pub trait Feed {
     /// Whether everything that is there has been handed over.
     fn at_end(&self) -> bool;
 
-    /// Whether every partition has been at its end at least once, as far as this process is answerable for them.
+    /// Whether every partition has been at its end at least once, as far as this process is answerable for
+    /// them.
     fn has_been_at_end(&self) -> bool;
 
     /// Whether the topic could be asked for after this, whatever a call to [`Feed::poll`] has returned.
     fn answered_since(&self, since: Instant) -> bool;
 
-    /// How many records of the topic have had no effect yet, whichever process is to read them; None if that is not known now.
-    /// Where other processes stand is asked of `positions`, if there are any.
+    /// How many records of the topic have had no effect yet, whichever process is to read them; None if that
+    /// is not known now. Where other processes stand is asked of `positions`, if there are any.
     ///
     /// # Errors
     /// It can't be found out.

@@ -32,8 +32,8 @@ impl Advance {
     }
 }
 
-/// The guard of a commit: it is applied only if `owner` still owns each of the partitions and each stands where it is
-/// expected to.
+/// The guard of a commit: it is applied only if `owner` still owns each of the partitions and each stands
+/// where it is expected to.
 #[derive(Clone, Copy, Debug)]
 pub struct Step<'a> {
     /// The worker, by which offsets are kept.
@@ -57,8 +57,8 @@ pub enum Outcome<T> {
 
 /// Keeps offsets.
 pub trait Offsets {
-    /// Makes `owner` the owner of a partition, whoever had it before, and says where to read on; at `earliest`, if the
-    /// worker has never read it.
+    /// Makes `owner` the owner of a partition, whoever had it before, and says where to read on; at
+    /// `earliest`, if the worker has never read it.
     ///
     /// # Errors
     /// The store can't do it.
@@ -128,7 +128,8 @@ pub struct Posted {
     pub new_advertisers: u64,
 }
 
-/// What the entries of a batch do to the advertisers and campaigns, in minor units: sums of amounts need not fit 64 bits.
+/// What the entries of a batch do to the advertisers and campaigns, in minor units: sums of amounts need not
+/// fit 64 bits.
 #[derive(Debug, Default)]
 pub(crate) struct Sums {
     /// Change of the balance.
@@ -317,7 +318,8 @@ pub struct Catalogue {
 
 /// The ledger: PostgreSQL or SQLite. Every call is one transaction.
 pub trait Ledger: Offsets {
-    /// Posts entries: adds those that are not there yet, and moves balances and campaign sums by exactly those.
+    /// Posts entries: adds those that are not there yet, and moves balances and campaign sums by exactly
+    /// those.
     ///
     /// # Errors
     /// The store can't do it.
@@ -329,8 +331,8 @@ pub trait Ledger: Offsets {
     /// The store can't do it.
     fn follow(&mut self, step: Step<'_>, told: &Told) -> Result<Outcome<()>, Fault>;
 
-    /// Puts every campaign whose status may have to change before `decide`, and writes what that says: with an
-    /// announcement goes an event into the outbox.
+    /// Puts every campaign whose status may have to change before `decide`, and writes what that says: with
+    /// an announcement goes an event into the outbox.
     ///
     /// # Errors
     /// The store can't do it.
@@ -348,8 +350,8 @@ pub trait Ledger: Offsets {
     /// The store can't do it.
     fn published(&mut self, events: &[Waiting]) -> Result<(), Fault>;
 
-    /// Fills in what a platform has before the first event. What is there is brought in line: an opening balance that
-    /// changes changes the balance by as much.
+    /// Fills in what a platform has before the first event. What is there is brought in line: an opening
+    /// balance that changes changes the balance by as much.
     ///
     /// # Errors
     /// The store can't do it.
@@ -383,16 +385,17 @@ pub struct BudgetChanges {
 
 /// What campaigns have spent: Redis or SQLite.
 pub trait Budgets: Offsets {
-    /// Brings the campaigns' sums to what they are with these changes. Says how many refunds were no repeats, and their
-    /// sum.
+    /// Brings the campaigns' sums to what they are with these changes. Says how many refunds were no repeats,
+    /// and their sum.
     ///
     /// # Errors
     /// The store can't do it.
     fn change(&mut self, step: Step<'_>, changes: &BudgetChanges) -> Result<Outcome<(u64, Money)>, Fault>;
 }
 
-/// Compares where partitions stand with what a step expects: whether it may go ahead, was applied before, or comes from a
-/// process that no longer owns them. `stored` holds, in the order of the advances, owner and next offset.
+/// Compares where partitions stand with what a step expects: whether it may go ahead, was applied before, or
+/// comes from a process that no longer owns them. `stored` holds, in the order of the advances, owner and
+/// next offset.
 pub(crate) fn judge(step: Step<'_>, stored: &[Option<(String, u64)>]) -> Outcome<()> {
     let all = |test: fn(&Advance) -> u64| {
         step.advances.iter().zip(stored).all(|(advance, stored)| {

@@ -1,7 +1,7 @@
 //! The ledger in PostgreSQL. The tables are in `migrations/V2__ledger.sql`.
 //!
-//! Locks are always taken in the same order: offsets, advertisers by id, campaigns by id. Where two processes still meet in
-//! a deadlock, one is rolled back and tries again.
+//! Locks are always taken in the same order: offsets, advertisers by id, campaigns by id. Where two processes
+//! still meet in a deadlock, one is rolled back and tries again.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,7 @@ use crate::connect::Fault;
 use crate::connect::migrate;
 use crate::connect::postgres::{Client, PostgresConfig, Transaction};
 use crate::connect::text::{held_text, read_text};
-use crate::json;
+use crate::ledger::announcement::announcement as record_of;
 use crate::ledger::feed::{Mark, Partition, Positions};
 
 /// Turns milliseconds since 1970 into a TIMESTAMP, exactly.
@@ -36,7 +36,8 @@ pub struct PostgresLedger {
 }
 
 impl PostgresLedger {
-    /// A ledger that connects when it is needed; `worker` tells the connection from others in the server's views.
+    /// A ledger that connects when it is needed; `worker` tells the connection from others in the server's
+    /// views.
     pub fn new(config: PostgresConfig, worker: &str) -> PostgresLedger {
         PostgresLedger { config, application: format!("adtide {worker}"), client: None, has_tables: false }
     }
@@ -266,8 +267,8 @@ impl Ledger for PostgresLedger {
     }
 }
 
-/// Adds the entries that are new. Gives sums of those by type, advertiser and campaign: type, advertiser, campaign, cents,
-/// number, greatest event time.
+/// Adds the entries that are new. Gives sums of those by type, advertiser and campaign: type, advertiser,
+/// campaign, cents, number, greatest event time.
 fn insert_entries(transaction: &mut Transaction<'_>, entries: &[Entry]) -> Result<Vec<Row>, Error> {
     if entries.is_empty() {
         return Ok(Vec::new());
@@ -438,7 +439,7 @@ fn write_decisions(
         transaction.execute(&update, &[&campaign.campaign_id, &status, &name, &time])?;
         if let Some((time, announcement)) = decision.announce {
             settled.count(announcement);
-            let event = json::announcement(campaign, announcement, time);
+            let event = record_of(campaign, announcement, time);
             transaction.execute(&enqueue, &[&campaign.campaign_id, &event])?;
         }
     }

@@ -1,13 +1,15 @@
-//! The budgets in Redis: a hash `budget:campaign:{id}` with `spent`, `refunded` (decimal, two places) and `updated_at`.
+//! The budgets in Redis: a hash `budget:campaign:{id}` with `spent`, `refunded` (decimal, two places) and
+//! `updated_at`.
 //!
-//! One script reads the sums, adds, and writes them as absolute values together with the offsets, if the guard holds. Where
-//! the offsets stand: hash `adtide:worker:{name}:budget`, fields `{topic}/{partition}:owner`, `:next` and `:mark`.
+//! One script reads the sums, adds, and writes them as absolute values together with the offsets, if the
+//! guard holds. Where the offsets stand: hash `adtide:worker:{name}:budget`, fields
+//! `{topic}/{partition}:owner`, `:next` and `:mark`.
 //!
 //! A refund that is told twice counts once. The ids of those that count are kept in a set for each window,
 //! `adtide:worker:{name}:budget:refunds:{window_start}`, until no refund of the window has come for
-//! `worker.refund_memory`. A repeat can only come from a run that starts over, which finds no clicks that are older than
-//! what Kafka keeps of ad-events; so no repeat is missed while the memory is as long as that, and the sets stay as many as
-//! there are windows in it.
+//! `worker.refund_memory`. A repeat can only come from a run that starts over, which finds no clicks that are
+//! older than what Kafka keeps of ad-events; so no repeat is missed while the memory is as long as that, and
+//! the sets stay as many as there are windows in it.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -22,8 +24,8 @@ use crate::connect::Fault;
 use crate::connect::redis::RedisConfig;
 use crate::ledger::feed::{Mark, Partition, Positions};
 
-/// KEYS: the hash of offsets, the key that says whose budgets these are. ARGV: name, field, owner, earliest offset.
-/// Gives the offset to read on at, or whose they are if not ours.
+/// KEYS: the hash of offsets, the key that says whose budgets these are. ARGV: name, field, owner, earliest
+/// offset. Gives the offset to read on at, or whose they are if not ours.
 const CLAIM: &str = r"
 local holder = redis.call('GET', KEYS[2])
 if holder and holder ~= ARGV[1] then return {'other', holder} end

@@ -1,6 +1,7 @@
 //! The ledger and the budgets in SQLite, for the embedded default: tables of `DATA_DIR/adtide.db`.
 //!
-//! Others write to the same file. Each step takes the write lock first and then reads, so what it has read stays true.
+//! Others write to the same file. Each step takes the write lock first and then reads, so what it has read
+//! stays true.
 
 use std::path::{Path, PathBuf};
 
@@ -14,9 +15,9 @@ use super::{
     Posted, Settled, Step, Sums, Told, Waiting, judge,
 };
 use crate::connect::{self, Fault};
-use crate::json;
-use crate::ledger::Letter;
+use crate::ledger::announcement::announcement as record_of;
 use crate::ledger::feed::{Mark, Partition, Positions};
+use crate::ledger::letter::{Letter, left_out};
 use crate::sink::COMPENSATION_EVENTS;
 
 /// The workers' tables in one database file.
@@ -27,8 +28,8 @@ pub struct SqliteStore {
     settled: Option<Content>,
 }
 
-/// Distinguishes what a database holds from what it held before: its version, which others' commits change, and the rows that this
-/// connection has changed.
+/// Distinguishes what a database holds from what it held before: its version, which others' commits change,
+/// and the rows that this connection has changed.
 type Content = (i64, u64);
 
 /// The tables, for emptying them.
@@ -66,7 +67,8 @@ impl SqliteStore {
         Ok(SqliteStore { path: path.to_owned(), connection, settled: None })
     }
 
-    /// Takes back all refunds, for a run that starts over: it pays them again, and may divide them into other records.
+    /// Takes back all refunds, for a run that starts over: it pays them again, and may divide them into other
+    /// records.
     ///
     /// # Errors
     /// The file can't be written.
@@ -108,7 +110,8 @@ impl SqliteStore {
         self.transaction(reset).map_err(Fault::into_error)
     }
 
-    /// The partition of campaign-events that is adtide's own. `free` says which one it could be, if there is none yet.
+    /// The partition of campaign-events that is adtide's own. `free` says which one it could be, if there is
+    /// none yet.
     ///
     /// # Errors
     /// The store can't do it, or `free` fails.
@@ -138,7 +141,7 @@ impl SqliteStore {
             for letter in letters {
                 let Partition { topic, number } = &letter.partition;
                 let (offset, reason) = (i64::try_from(letter.offset)?, letter.unfit.reason);
-                let record = json::left_out(worker, topic, letter, usize::MAX);
+                let record = left_out(worker, topic, letter, usize::MAX);
                 insert.execute(params![worker, topic, number, offset, reason, record, now])?;
             }
             Ok(())
@@ -177,7 +180,8 @@ impl SqliteStore {
     }
 }
 
-/// Minor units as TEXT with two decimals; unlike amounts that come in, a balance may be negative, and need not fit 64 bits.
+/// Minor units as TEXT with two decimals; unlike amounts that come in, a balance may be negative, and need
+/// not fit 64 bits.
 struct Cents(i128);
 
 impl From<Money> for Cents {
@@ -497,7 +501,8 @@ fn follow(transaction: &Transaction<'_>, told: &Told, now: &str) -> anyhow::Resu
     Ok(())
 }
 
-/// The campaigns that may have to change: sums are TEXT, so which of those with a budget they are is not asked in SQL.
+/// The campaigns that may have to change: sums are TEXT, so which of those with a budget they are is not
+/// asked in SQL.
 fn campaigns(transaction: &Transaction<'_>) -> anyhow::Result<Vec<Campaign>> {
     let mut select = transaction.prepare_cached(
         "SELECT campaign_id, status, state_time, advertiser_id, product_id, placement, category, bid_price, budget, debits,
@@ -557,7 +562,7 @@ fn write_decisions(
         update.execute(params![campaign.campaign_id, status, name, time, now])?;
         if let Some((time, announcement)) = decision.announce {
             settled.count(announcement);
-            let event = json::announcement(campaign, announcement, time);
+            let event = record_of(campaign, announcement, time);
             enqueue.execute(params![campaign.campaign_id, event, now])?;
         }
     }

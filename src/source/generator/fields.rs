@@ -104,7 +104,8 @@ pub(super) fn session(line: &mut Vec<u8>, session: Option<u64>, time: EventTime)
     }
 }
 
-/// An id that is not known: left out, null, or a text that stands for none. Which of them comes from the record itself.
+/// An id that is not known: left out, null, or a text that stands for none. Which of them comes from the
+/// record itself.
 pub(super) fn unknown(line: &mut Vec<u8>, field: &str, time: EventTime) {
     let value: &[u8] = match time.0 % 8 {
         1 | 5 => b"null",

@@ -1,12 +1,13 @@
 //! Made-up traffic of an advertising platform, for trials, tests and measurements.
 //!
-//! The same configuration gives the same bytes on every machine: all chances are drawn with integers, from one
-//! seeded generator, and nothing depends on the clock, on hash order or on a platform's floating point.
+//! The same configuration gives the same bytes on every machine: all chances are drawn with integers, from
+//! one seeded generator, and nothing depends on the clock, on hash order or on a platform's floating point.
 //!
-//! What it makes: campaigns and products as a Zipf-like distribution has them, visits of devices, a daily curve,
-//! bursts of duplicate clicks (also across the borders of windows), conversions minutes to hours after their
-//! click (some known by the session only, some repeated, some without any click), campaign lifecycles, records
-//! out of order, late and too late ones, every permitted format of a field, and records that can't be read.
+//! What it makes: campaigns and products as a Zipf-like distribution has them, visits of devices, a daily
+//! curve, bursts of duplicate clicks (also across the borders of windows), conversions minutes to hours after
+//! their click (some known by the session only, some repeated, some without any click), campaign lifecycles,
+//! records out of order, late and too late ones, every permitted format of a field, and records that can't be
+//! read.
 
 mod audience;
 mod dice;
@@ -43,7 +44,8 @@ pub struct GeneratorConfig {
     pub campaign_events: u64,
     /// Number of campaigns; their ids are 1, 2, 3, ... There is an advertiser for every ten.
     pub campaigns: usize,
-    /// Number of products; their ids are 1, 2, 3, ... Each changes its metrics and its price about once in the span.
+    /// Number of products; their ids are 1, 2, 3, ... Each changes its metrics and its price about once in
+    /// the span.
     pub products: usize,
     /// Number of devices.
     pub devices: usize,

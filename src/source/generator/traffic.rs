@@ -22,10 +22,11 @@ pub struct Arrival {
     pub topic: Topic,
     /// The partition of the topic.
     pub partition: u32,
-    /// The product or campaign that it is about, by which its topic is keyed; None where the topic has no key.
+    /// The product or campaign that it is about, by which its topic is keyed; None where the topic has no
+    /// key.
     pub key: Option<i64>,
-    /// When it arrives, by the traffic's own time; never before the arrival of the record before it, nor before
-    /// the event that a good record tells of.
+    /// When it arrives, by the traffic's own time; never before the arrival of the record before it, nor
+    /// before the event that a good record tells of.
     pub at: EventTime,
 }
 
@@ -319,8 +320,8 @@ impl Traffic {
         }
     }
 
-    /// By what the shop knows the one who clicked: the device, in the same session or in another one, or nothing
-    /// but the session, as when someone goes on in an app.
+    /// By what the shop knows the one who clicked: the device, in the same session or in another one, or
+    /// nothing but the session, as when someone goes on in an app.
     fn recognized(&mut self, click: &AdEvent) -> (Option<u32>, Option<u64>) {
         match self.dice.below(100) {
             0..35 => (Some(click.device), Some(click.session)),

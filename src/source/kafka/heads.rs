@@ -12,7 +12,7 @@ use rdkafka::{Message, Offset, Timestamp, TopicPartitionList};
 use super::KafkaSourceConfig;
 use crate::connect::kafka::CATCHING_UP;
 use crate::connect::{Fault, persist};
-use crate::engine::loss::{Gap, Head, Heads};
+use crate::source::{Gap, Head, Heads};
 
 /// How many records of a partition are looked at: one alone may have come late.
 const RECORDS: usize = 1000;

@@ -1,8 +1,10 @@
-//! Topics in Kafka, read without a consumer group: each worker has its share of the partitions, assigned by hand.
+//! Topics in Kafka, read without a consumer group: each worker has its share of the partitions, assigned by
+//! hand.
 //!
-//! A worker has a consumer of its own, and in it a queue for each partition, so that it can read next from the partition
-//! whose event time is least. librdkafka fetches ahead by itself until a queue is full and then waits: a worker that does not
-//! read, because the sinks are behind, holds the brokers back, and nothing that was fetched is thrown away, as pausing would.
+//! A worker has a consumer of its own, and in it a queue for each partition, so that it can read next from
+//! the partition whose event time is least. librdkafka fetches ahead by itself until a queue is full and then
+//! waits: a worker that does not read, because the sinks are behind, holds the brokers back, and nothing that
+//! was fetched is thrown away, as pausing would.
 
 mod heads;
 mod watch;
@@ -28,8 +30,8 @@ use super::life::{Life, Stage};
 use super::{PartitionStatus, Poll, Source, SourceStatus, Start};
 use crate::connect::Fault;
 use crate::connect::kafka::{CATCHING_UP, KafkaConfig, log, stamp};
-use crate::engine::loss::Gap;
 use crate::sink::Progress;
+use crate::source::Gap;
 
 pub use heads::heads;
 pub use watch::Watch;
@@ -98,7 +100,8 @@ struct Listener {
 }
 
 impl Listener {
-    /// The offset at which the end of a partition was last reached: nothing readable below it is still to come.
+    /// The offset at which the end of a partition was last reached: nothing readable below it is still to
+    /// come.
     fn end_reached(&self, topic: &str, partition: u32) -> Option<u64> {
         let fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
         fetched.get(&(topic.to_owned(), partition as i32)).copied()
@@ -214,8 +217,8 @@ impl KafkaSource {
         Ok(())
     }
 
-    /// Starts the partitions of ads and conversions at the first record that was appended at `time` or later. What the sinks
-    /// have not committed must not be passed over.
+    /// Starts the partitions of ads and conversions at the first record that was appended at `time` or later.
+    /// What the sinks have not committed must not be passed over.
     fn backfill(&mut self, time: EventTime, committed: Option<&Progress>, gaps: &[Gap]) -> anyhow::Result<()> {
         let kafka = &self.config.kafka;
         let lasting = |error| kafka.fault(error).into_error();
@@ -274,7 +277,8 @@ impl KafkaSource {
         Ok(())
     }
 
-    /// Whether an error of the consumer ends the run. A broker that is away comes back, and librdkafka with it.
+    /// Whether an error of the consumer ends the run. A broker that is away comes back, and librdkafka with
+    /// it.
     fn judge(&self, error: KafkaError) -> anyhow::Result<()> {
         let code = error.rdkafka_error_code();
         match code {
@@ -334,8 +338,8 @@ impl KafkaSource {
         Ok(())
     }
 
-    /// Whether everything that the brokers have of a partition was taken: they say so now, and the consumer has been to
-    /// that very end. A partition that is slow, or whose broker does not answer, is not.
+    /// Whether everything that the brokers have of a partition was taken: they say so now, and the consumer
+    /// has been to that very end. A partition that is slow, or whose broker does not answer, is not.
     fn is_caught_up(&self, at: usize) -> bool {
         let partition = &self.partitions[at];
         let end = self.watch.end_now((partition.topic, partition.number));
@@ -494,7 +498,8 @@ impl Partition {
         self.until.or(self.last).unwrap_or(u64::MAX)
     }
 
-    /// Whether it is to be read further. Offsets may have gaps: what ends a replay is a record beyond it, or the end.
+    /// Whether it is to be read further. Offsets may have gaps: what ends a replay is a record beyond it, or
+    /// the end.
     fn is_wanted(&self) -> bool {
         let beyond = self.held.as_ref().is_some_and(|held| offset_of(held) >= self.limit());
         let replayed = self.until.is_some() && self.at_end;
@@ -629,8 +634,8 @@ fn take(ingest: &mut Ingest, (topic, handle): (Topic, PartitionHandle), message:
     message.payload().map_or(0, <[u8]>::len) as u64 + 1
 }
 
-/// What a null value says: on a topic of products, that its key is deleted. Without a product for a key, as on the other
-/// topics, it is an empty record, and so a bad one.
+/// What a null value says: on a topic of products, that its key is deleted. Without a product for a key, as
+/// on the other topics, it is an empty record, and so a bad one.
 fn tombstone(topic: Topic, key: Option<&[u8]>) -> String {
     let key = key.filter(|_| matches!(topic, Topic::ProductMetrics | Topic::ProductMeta));
     let key = key.and_then(|key| std::str::from_utf8(key).ok()).filter(|key| !key.starts_with('+'));

@@ -1,4 +1,5 @@
-//! What the tests share: records, histories of them, a driver, and the comparison with the batch recomputation.
+//! What the tests share: records, histories of them, a driver, and the comparison with the batch
+//! recomputation.
 
 mod check;
 mod checkpoint;

@@ -23,7 +23,8 @@ pub struct Turn<D> {
     pub watermark: Option<EventTime>,
 }
 
-/// How a collection changes, epoch by epoch: equal for two collections exactly if they are equal at every moment.
+/// How a collection changes, epoch by epoch: equal for two collections exactly if they are equal at every
+/// moment.
 pub type Net<R> = BTreeMap<(Epoch, R), isize>;
 
 /// The collections that `build` makes, over some epochs and on two workers: their changes, net.

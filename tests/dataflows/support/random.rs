@@ -160,7 +160,8 @@ fn advance() -> impl Strategy<Value = i64> {
     prop_oneof![8 => Just(0), 8 => (0..15i64).prop_map(|s| s * SECOND), 4 => (0..60i64).prop_map(|s| s * SECOND), 1 => Just(5 * MINUTE)]
 }
 
-/// Mostly nothing, else within the bounds, within the allowed lateness, or beyond; on the second or just before it.
+/// Mostly nothing, else within the bounds, within the allowed lateness, or beyond; on the second or just
+/// before it.
 fn delay() -> impl Strategy<Value = i64> {
     let seconds = prop_oneof![8 => Just(0i64), 4 => 0..=10i64, 2 => 0..=100i64, 1 => 0..=900i64];
     (seconds, prop::bool::weighted(0.2)).prop_map(|(seconds, before)| seconds * SECOND + i64::from(before))

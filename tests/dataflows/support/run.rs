@@ -97,8 +97,8 @@ impl<R: Ord + Clone> Changes<R> {
 }
 
 impl Run {
-    /// Runs a history on this many workers. A run that settles works each epoch off before it starts the next one;
-    /// else epochs overlap.
+    /// Runs a history on this many workers. A run that settles works each epoch off before it starts the next
+    /// one; else epochs overlap.
     pub fn of(history: &History, settings: &Settings, workers: usize, settles: bool) -> Run {
         Run::with(history, settings, workers, Plan { settles, ..Plan::default() })
     }
@@ -330,8 +330,8 @@ fn work(worker: &mut Worker, history: &History, settings: &Settings, plan: &Plan
     run
 }
 
-/// What a replay says of its watermarks, in order: ahead of the cuts it may say how much takes effect behind them, and
-/// more than once; the most counts.
+/// What a replay says of its watermarks, in order: ahead of the cuts it may say how much takes effect behind
+/// them, and more than once; the most counts.
 fn in_effect(mut said: Vec<(Watermarks, Epoch)>) -> Vec<(Watermarks, Epoch)> {
     said.sort_by_key(|(_, since)| *since);
     let mut in_effect: Vec<(Watermarks, Epoch)> = Vec::new();
@@ -382,7 +382,8 @@ impl Feeder<'_> {
         self.inputs.advance_to(self.first);
     }
 
-    /// Gives back this worker's share of a checkpoint, in epochs of its own, and goes on with these partitions.
+    /// Gives back this worker's share of a checkpoint, in epochs of its own, and goes on with these
+    /// partitions.
     fn restore(&mut self, checkpoint: &Checkpoint, mine: impl Fn(&Place) -> bool) {
         let share = checkpoint.pieces.iter().skip(self.worker.index()).step_by(self.worker.peers());
         for piece in share.cloned() {

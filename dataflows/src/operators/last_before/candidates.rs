@@ -1,12 +1,14 @@
 //! Live candidates, found by any of their keys as of a time.
 //!
-//! A candidate is kept once, in a chunk of its time bucket, and is linked into a list for each of its keys, best first. A list's
-//! head is in a hash table that holds nothing but the link. Expiry drops whole buckets: as lists are ordered by time, what follows
-//! a dropped candidate is dropped too, so a link into a dropped chunk is the list's end and need not be cut.
+//! A candidate is kept once, in a chunk of its time bucket, and is linked into a list for each of its keys,
+//! best first. A list's head is in a hash table that holds nothing but the link. Expiry drops whole buckets:
+//! as lists are ordered by time, what follows a dropped candidate is dropped too, so a link into a dropped
+//! chunk is the list's end and need not be cut.
 //!
-//! Candidates come nearly in order of time, so a place in a list is found near its head. A list in which one was not (a
-//! session id that many visitors share, read from partitions that are far apart), or in which a lookup goes far back, becomes an
-//! ordered map. Of candidates of one key and time only the best matters, so others need not be in the list.
+//! Candidates come nearly in order of time, so a place in a list is found near its head. A list in which one
+//! was not (a session id that many visitors share, read from partitions that are far apart), or in which a
+//! lookup goes far back, becomes an ordered map. Of candidates of one key and time only the best matters, so
+//! others need not be in the list.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map;
@@ -99,8 +101,8 @@ pub struct Candidates<V> {
 }
 
 impl<V: Ord> Candidates<V> {
-    /// An empty store. Candidates stay at most a sixty-fourth of the lookback longer than they must, or a five-hundredth of the
-    /// time that all live ones span.
+    /// An empty store. Candidates stay at most a sixty-fourth of the lookback longer than they must, or a
+    /// five-hundredth of the time that all live ones span.
     pub fn new(lookback: i64, allowed_lateness: i64) -> Candidates<V> {
         Candidates {
             chunks: Vec::new(),
@@ -178,14 +180,15 @@ impl<V: Ord> Candidates<V> {
         slots.map(Slot::rank).max()
     }
 
-    /// Whether of the candidates of a key at or before `time` none is better than this one, which must be among them.
+    /// Whether of the candidates of a key at or before `time` none is better than this one, which must be
+    /// among them.
     pub fn is_best_of(&mut self, side: usize, key: IdHash, candidate: (EventTime, &V), time: EventTime) -> bool {
         let best = self.best_of(side, key, time).and_then(|link| self.slot(link));
         best.is_none_or(|best| best.rank() <= candidate)
     }
 
-    /// Drops the buckets all of whose candidates have expired: the watermark has passed their time, the lookback and the
-    /// lateness.
+    /// Drops the buckets all of whose candidates have expired: the watermark has passed their time, the
+    /// lookback and the lateness.
     pub fn expire(&mut self, watermark: EventTime) {
         let horizon = self.lookback.saturating_add(self.allowed_lateness);
         while let Some(bucket) = self.buckets.first_entry()
@@ -220,7 +223,8 @@ impl<V: Ord> Candidates<V> {
         chunk
     }
 
-    /// Makes buckets twice as wide, so that the number of chunks follows that of candidates, whatever time they span.
+    /// Makes buckets twice as wide, so that the number of chunks follows that of candidates, whatever time
+    /// they span.
     fn widen(&mut self) {
         self.bucket_ms = self.bucket_ms.saturating_mul(2);
         for (bucket, mut chunks) in std::mem::take(&mut self.buckets) {
@@ -232,8 +236,8 @@ impl<V: Ord> Candidates<V> {
         self.chunks.get(link.chunk())?.get(link.place())
     }
 
-    /// What comes after `slot` in one of its lists. A link into a dropped chunk, whoever uses the chunk now, is the
-    /// end: it does not lead to a candidate of the same key that ranks no higher.
+    /// What comes after `slot` in one of its lists. A link into a dropped chunk, whoever uses the chunk now,
+    /// is the end: it does not lead to a candidate of the same key that ranks no higher.
     fn next(&self, side: usize, slot: &Slot<V>) -> Option<(Link, &Slot<V>)> {
         let link = slot.next[side];
         let next = self.slot(link)?;
@@ -250,7 +254,8 @@ impl<V: Ord> Candidates<V> {
         (time.0 - self.slot(link)?.time.0 <= self.lookback).then_some(link)
     }
 
-    /// The first candidate of a list at or before a time. If it is not near the list's head, the list becomes an ordered map.
+    /// The first candidate of a list at or before a time. If it is not near the list's head, the list becomes
+    /// an ordered map.
     fn walk(&mut self, side: usize, key: IdHash, time: EventTime) -> Result<Option<Link>, TooFar> {
         if self.ordered[side].contains_key(&key) {
             return Err(TooFar);
@@ -268,7 +273,8 @@ impl<V: Ord> Candidates<V> {
         Err(TooFar)
     }
 
-    /// Where a new candidate goes: before all that ranks lower, so that whatever ranks no higher comes after it in its list.
+    /// Where a new candidate goes: before all that ranks lower, so that whatever ranks no higher comes after
+    /// it in its list.
     fn place(&mut self, side: usize, slot: &Slot<V>) -> Place {
         if !slot.has_key[side] {
             return Place::Nowhere;
@@ -347,7 +353,8 @@ impl<V: Ord> Candidates<V> {
     }
 
     /// Takes those of a chunk that head their lists out of the tables: all that follows them is older, and so
-    /// goes with them or has gone before. Also takes the chunk out of the ordered maps: all candidates of a time are dropped at once.
+    /// goes with them or has gone before. Also takes the chunk out of the ordered maps: all candidates of a
+    /// time are dropped at once.
     fn unlink(&mut self, chunk: usize) {
         for (place, slot) in self.chunks[chunk].iter().enumerate() {
             let link = Link::new(chunk, place);
@@ -379,8 +386,8 @@ enum Place {
     Ordered,
 }
 
-/// Pushes a slot. A chunk grows by an eighth, not to its double: most buckets end within their first chunk, and what it
-/// has too much would stay as long as its candidates do.
+/// Pushes a slot. A chunk grows by an eighth, not to its double: most buckets end within their first chunk,
+/// and what it has too much would stay as long as its candidates do.
 fn push<V>(chunk: &mut Vec<Slot<V>>, slot: Slot<V>) {
     if chunk.len() == chunk.capacity() {
         chunk.reserve_exact((chunk.len() / 8).clamp(16, CHUNK - chunk.len()));

@@ -31,7 +31,7 @@ pub struct KafkaConfig {
     pub properties: BTreeMap<String, String>,
     /// How long to try to reach the brokers at the start.
     pub connect_timeout: Duration,
-    /// How often topics are searched for new partitions.
+    /// How often topics are searched for new partitions, and for leaders that have changed unnoticed.
     pub discovery_interval: Duration,
     /// A consumer that gets nothing for so long, although there is more, is replaced.
     pub stall_timeout: Duration,
@@ -63,6 +63,10 @@ impl KafkaConfig {
         // One that is frozen keeps its connections: an answer is waited for as long as this, and a new connection too.
         client.set("socket.timeout.ms", "10000");
         client.set("socket.connection.setup.timeout.ms", "10000");
+        // New partitions are found by the metadata. So is the epoch of a leader, which changes when a broker was frozen
+        // for so long that the controller gave it up: fetches by the old one fail until the metadata is read anew.
+        let discovery = self.discovery_interval.as_millis().clamp(10, 3_600_000);
+        client.set("topic.metadata.refresh.interval.ms", discovery.to_string());
         for (name, value) in ours {
             client.set(*name, *value);
         }
@@ -314,4 +318,25 @@ pub fn explain(consumer: &QuietConsumer, error: KafkaError) -> KafkaError {
 pub fn log_error(error: &KafkaError, reason: &str) {
     note_refusal(reason);
     debug!(%error, reason, "librdkafka");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_client_reads_the_metadata_anew_as_often_as_topics_are_searched() {
+        let discovery_interval = Duration::from_secs(7);
+        let kafka = KafkaConfig { discovery_interval, ..KafkaConfig::default() };
+        for client in [kafka.client(), kafka.client_with(CATCHING_UP), kafka.producer_with(&[])] {
+            assert_eq!(client.get("topic.metadata.refresh.interval.ms"), Some("7000"));
+        }
+    }
+
+    #[test]
+    fn what_the_user_sets_comes_over_ours() {
+        let name = "topic.metadata.refresh.interval.ms".to_owned();
+        let kafka = KafkaConfig { properties: [(name.clone(), "60000".to_owned())].into(), ..KafkaConfig::default() };
+        assert_eq!(kafka.client_with(&[(&name, "1")]).get(&name), Some("60000"));
+    }
 }

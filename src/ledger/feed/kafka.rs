@@ -306,12 +306,9 @@ impl Place {
 
 fn subscribe(config: &KafkaConfig, member: &Member, topic: &str) -> Result<BaseConsumer<Group>, Fault> {
     let prefetch = (config.prefetch_bytes / 1024).clamp(1, 2_097_151);
-    let discovery = config.discovery_interval.as_millis().clamp(10, 3_600_000).to_string();
     let mut client = config.client_with(&[
         ("session.timeout.ms", &SESSION.as_millis().to_string()),
         ("heartbeat.interval.ms", "2000"),
-        // New partitions are found by the metadata.
-        ("topic.metadata.refresh.interval.ms", &discovery),
         // A full queue is looked at again soon, not after a second. Fetches that find nothing wait for as
         // long as librdkafka's default says: a store is slower than the brokers, and an idle worker is to
         // cost nothing.

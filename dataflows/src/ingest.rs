@@ -19,6 +19,7 @@ use crate::operators::{FileMark, Fingerprint, PartitionReport, PartitionState, W
 use crate::performance_aggregator::{self, PreAggregate};
 use crate::record::{self, BadRecord, Scanner};
 use crate::rtb_cache_updater;
+use crate::wakes::Wakes;
 use crate::{MetricsSource, Settings, StateDelta, Statement};
 
 /// A record that can't be read, for the topic `dead-letter`.
@@ -204,10 +205,8 @@ struct Partition {
     greatest: Option<EventTime>,
     /// The partition's own watermarks: by these its records are late.
     watermarks: Watermarks,
-    /// What it followed when it last woke up.
-    woke: Option<Wake>,
-    /// Of a replay: what it will follow, and at which record.
-    wakes: Option<Wake>,
+    /// What it has followed beside its own records, or will in a replay.
+    wakes: Wakes,
     /// The last record, where the source says which it was.
     last: Option<Fingerprint>,
     /// The file that it is read from, if it is in files.
@@ -280,8 +279,7 @@ impl Ingest {
             first_offset: next_offset,
             greatest: None,
             watermarks,
-            woke: None,
-            wakes: None,
+            wakes: Wakes::default(),
             last: None,
             file: None,
             judge: Judge::default(),
@@ -298,7 +296,7 @@ impl Ingest {
         partition.first_offset = report.first_offset;
         partition.greatest = report.greatest;
         partition.watermarks = report.watermarks;
-        partition.woke = report.woke;
+        partition.wakes = Wakes::again(&report.wakes);
         partition.last = report.last;
         partition.file = report.file;
         partition.judge = Judge::again(&report.judgements, report.next_offset, report.greatest);
@@ -346,17 +344,17 @@ impl Ingest {
         // What it has reached already does not make it wake up a second time.
         if followed != partition.watermarks {
             partition.watermarks = followed;
-            partition.woke = Some(Wake { offset: partition.next_offset, floor });
+            partition.wakes.add(Wake { offset: partition.next_offset, floor });
         }
     }
 
     /// For a replay of what an earlier run had read by its `report`. The partition's records are judged by
     /// the clocks by which they were judged then. Where it woke up, it follows the same watermarks, so that
-    /// the same of its records are late; of several times since then only the last is known.
+    /// the same of its records are late.
     pub fn replay_as(&mut self, report: &PartitionReport) {
         let key = (report.topic, report.partition);
         if let Some(partition) = self.partitions.iter_mut().find(|known| (known.topic, known.number) == key) {
-            partition.wakes = report.woke.filter(|wake| wake.offset >= partition.next_offset);
+            partition.wakes = Wakes::again(&report.wakes);
             partition.judge = Judge::again(&report.judgements, report.next_offset, report.greatest);
         }
     }
@@ -379,9 +377,8 @@ impl Ingest {
     #[inline]
     pub fn record_in(&mut self, partition: PartitionHandle, envelope: Envelope<'_>, bytes: &[u8]) {
         let partition = &mut self.partitions[partition.0];
-        if let Some(wake) = partition.wakes.take_if(|wake| wake.offset <= envelope.offset) {
-            partition.watermarks = partition.watermarks.max(wake.floor);
-            partition.woke = Some(wake);
+        while let Some(floor) = partition.wakes.next(envelope.offset) {
+            partition.watermarks = partition.watermarks.max(floor);
         }
         partition.next_offset = envelope.offset + 1;
         let topic = partition.topic;
@@ -433,7 +430,7 @@ impl Ingest {
             greatest: known.greatest,
             watermarks: known.watermarks,
             state,
-            woke: known.woke,
+            wakes: known.wakes.decisive().to_vec(),
             last: known.last,
             file: known.file,
             judgements: known.judge.judgements().to_vec(),
@@ -512,7 +509,7 @@ impl Router {
     }
 
     #[inline]
-    fn aggregate(&mut self, event: &AdEvent<&str>, watermark: EventTime, from: &Arrival<'_>) {
+    fn aggregate(&mut self, event: &AdEvent<&str>, watermark: EventTime, from: &mut Arrival<'_>) {
         let Some(campaign_id) = event.campaign_id else {
             self.counts.without_campaign += 1;
             return;
@@ -524,13 +521,13 @@ impl Router {
         self.sums.add(campaign_id, event);
     }
 
-    fn paid_click(&mut self, event: &AdEvent<&str>, watermark: EventTime, from: &Arrival<'_>) {
+    fn paid_click(&mut self, event: &AdEvent<&str>, watermark: EventTime, from: &mut Arrival<'_>) {
         let is_late = |deadline| self.is_late(Statement::DuplicateDetector, event.time, deadline, watermark, from);
         let click = PaidClick::of(event, is_late);
         self.batch.entered.paid_clicks.extend(click);
     }
 
-    fn match_click(&mut self, event: AdEvent<&str>, watermark: EventTime, from: &Arrival<'_>) {
+    fn match_click(&mut self, event: AdEvent<&str>, watermark: EventTime, from: &mut Arrival<'_>) {
         let is_of_somebody = event.advertiser_id.is_some();
         if is_of_somebody && !self.is_late(Statement::ConversionMatcher, event.time, event.time, watermark, from) {
             self.batch.entered.clicks.extend(conversion_matcher::click(event));
@@ -584,11 +581,12 @@ impl Router {
         event_time: EventTime,
         deadline: EventTime,
         watermark: EventTime,
-        from: &Arrival<'_>,
+        from: &mut Arrival<'_>,
     ) -> bool {
         let by_watermark = watermark > deadline.plus(self.settings.allowed_lateness);
         let late = by_watermark || deadline < self.forgotten.of_statement(statement);
         if late {
+            from.partition.wakes.decide();
             *self.counts.late.entry(statement).or_default() += 1;
             self.batch.late.push(LateEvent {
                 statement,
@@ -623,3 +621,6 @@ impl Router {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@ pub mod record;
 pub mod rtb_cache_updater;
 mod settings;
 mod state;
+mod wakes;
 
 pub use dataflow::{Inputs, Outputs, State, dataflow, replay};
 pub use hash::{HashMap, HashSet, RandomState, RoutingKey};

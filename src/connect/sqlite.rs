@@ -16,11 +16,15 @@ const BUSY: Duration = Duration::from_secs(30);
 const TABLES: [&str; 2] = [include_str!("../sink/schema.sql"), include_str!("../ledger/store/schema.sql")];
 
 /// Which version of the tables these are: the database's `user_version`.
-const VERSION: i64 = 4;
+const VERSION: i64 = 5;
 
 /// Columns, all of texts, that tables of earlier versions don't have.
-const ADDED: [(&str, &str); 3] =
-    [("adtide_progress_partitions", "file"), ("adtide_progress_partitions", "judgements"), ("worker_offsets", "file")];
+const ADDED: [(&str, &str); 4] = [
+    ("adtide_progress_partitions", "file"),
+    ("adtide_progress_partitions", "judgements"),
+    ("adtide_progress_partitions", "wakes"),
+    ("worker_offsets", "file"),
+];
 
 /// Sets the tables of statements 2 and 3 aside that have the columns of the first version.
 const SET_ASIDE: &str = "

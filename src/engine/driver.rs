@@ -240,7 +240,6 @@ impl Driver {
     /// From here on everything is new.
     fn go_live(&mut self) {
         if let Some(last) = self.plan.last_progress() {
-            self.ingest.follow_all(last.watermarks.unwrap_or(Watermarks::MIN));
             self.source.replay_to(None);
             self.source.resume(&mut self.ingest, last);
         }

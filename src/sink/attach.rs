@@ -78,8 +78,10 @@ struct Writer {
 
 impl Writer {
     fn new(committer: Box<dyn Committer>, rewrites_rankings: bool) -> Writer {
-        // A sink that is new in the middle of a run takes no half of what a checkpoint gives back.
-        let committed = committer.committed().or(rewrites_rankings.then_some(RESTORED));
+        // What a checkpoint gives back is in every sink that has committed anything: it would store it as the progress of an
+        // epoch that is before all others. One that is new in the middle of a run takes no half of it.
+        let committed = committer.committed().map(|committed| committed.max(RESTORED));
+        let committed = committed.or(rewrites_rankings.then_some(RESTORED));
         Writer {
             committer,
             waiting: VecDeque::new(),
@@ -115,5 +117,65 @@ impl Writer {
             commit.progress = self.progress.clone();
             self.committer.start(commit);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use adtide_dataflows::operators::Watermarks;
+    use timely::dataflow::operators::Input;
+
+    use super::*;
+
+    /// Takes every commit at once.
+    struct Taken {
+        committed: Option<Epoch>,
+        commits: Rc<RefCell<Vec<(Epoch, usize)>>>,
+    }
+
+    impl Committer for Taken {
+        fn committed(&self) -> Option<Epoch> {
+            self.committed
+        }
+
+        fn start(&mut self, commit: Commit) {
+            self.commits.borrow_mut().push((commit.progress.epoch, commit.epochs.len()));
+        }
+
+        fn is_done(&mut self) -> bool {
+            true
+        }
+    }
+
+    /// The epochs of the commits of a sink that had committed this before, and how many epochs each is of.
+    fn commits(committed: Option<Epoch>, rewrites_rankings: bool) -> Vec<(Epoch, usize)> {
+        timely::execute_directly(move |worker| {
+            let commits = Rc::default();
+            let taken = Taken { committed, commits: Rc::clone(&commits) };
+            let opener: Opener = Box::new(move |_| Box::new(taken));
+            let mut input = worker.dataflow::<Epoch, _, _>(|scope| {
+                let (input, changes) = scope.new_input::<Vec<Change>>();
+                attach(changes, 0, Some(opener), rewrites_rankings);
+                input
+            });
+            for epoch in [RESTORED, RESTORED + 7] {
+                input.advance_to(epoch);
+                input.send(Change::Watermarks(Watermarks::MIN));
+                input.advance_to(epoch + 1);
+                (0..10).for_each(|_| _ = worker.step());
+            }
+            commits.take()
+        })
+    }
+
+    #[test]
+    fn what_a_checkpoint_gives_back_is_no_progress_of_a_sink_that_has_some() {
+        assert_eq!(commits(Some(0), false), [(RESTORED + 7, 1)], "it was behind in what it stores");
+        assert_eq!(commits(Some(RESTORED + 7), false), []);
+        assert_eq!(commits(None, true), [(RESTORED + 7, 2)], "with the rankings that a checkpoint gives back");
+        assert_eq!(commits(None, false), [(RESTORED, 1), (RESTORED + 7, 1)]);
     }
 }

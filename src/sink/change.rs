@@ -116,7 +116,8 @@ impl Progress {
 
     /// Whether it is nowhere behind another.
     pub fn covers(&self, other: &Progress) -> bool {
-        self.watermarks >= other.watermarks
+        let watermarks = |progress: &Progress| progress.watermarks.unwrap_or(Watermarks::MIN);
+        watermarks(self).max(watermarks(other)) == watermarks(self)
             && other
                 .partitions
                 .iter()
@@ -171,4 +172,20 @@ pub fn latest<K: Eq + Hash, R>(
         latest.extend(added.into_iter().map(|(row, _)| (key(&row), Some(row))));
     }
     latest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_progress_covers_another_if_each_of_its_watermarks_does() {
+        let at = |performance, conversions| {
+            let all = Watermarks::all(EventTime(0));
+            let (performance, conversions) = (EventTime(performance), EventTime(conversions));
+            Progress { watermarks: Some(Watermarks { performance, conversions, ..all }), ..Progress::default() }
+        };
+        assert!(at(2, 1).covers(&at(2, 1)) && at(2, 1).covers(&at(1, 1)) && at(1, 1).covers(&Progress::default()));
+        assert!(!at(2, 1).covers(&at(1, 2)) && !at(1, 2).covers(&at(2, 1)) && !Progress::default().covers(&at(1, 1)));
+    }
 }

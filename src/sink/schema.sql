@@ -77,7 +77,7 @@ CREATE TABLE IF NOT EXISTS adtide_progress_partitions (
     greatest    TEXT,
     watermarks  TEXT NOT NULL,
     state       TEXT NOT NULL,
-    woke        TEXT,
+    wakes       TEXT,
     file        TEXT,
     judgements  TEXT,
     PRIMARY KEY (sink, topic, partition)

@@ -7,7 +7,8 @@ use adtide_dataflows::operators::PartitionReport;
 use adtide_dataflows::performance_aggregator::PerformanceRow;
 use adtide_dataflows::rtb_cache_updater::RankingRow;
 use anyhow::Context;
-use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use serde::de::DeserializeOwned;
 
 use super::rows::Rows;
 use super::{Commit, Progress, Run, Sink, Stored, cannot, latest};
@@ -99,7 +100,7 @@ fn read_progress(connection: &Connection) -> anyhow::Result<Option<Progress>> {
         .optional()?;
     let Some((epoch, watermarks)) = stored else { return Ok(None) };
     let mut statement = connection.prepare(
-        "SELECT topic, partition, next_offset, greatest, watermarks, state, woke, file, judgements FROM adtide_progress_partitions
+        "SELECT topic, partition, next_offset, greatest, watermarks, state, wakes, file, judgements FROM adtide_progress_partitions
          WHERE sink = ?1",
     )?;
     let mut rows = statement.query([NAME])?;
@@ -115,20 +116,22 @@ fn read_progress(connection: &Connection) -> anyhow::Result<Option<Progress>> {
             greatest: row.get::<_, Option<String>>(3)?.map(|time| EventTime::parse(&time)).transpose()?,
             watermarks: serde_json::from_str(&row.get::<_, String>(4)?)?,
             state: serde_json::from_str(&row.get::<_, String>(5)?)?,
-            woke: row.get::<_, Option<String>>(6)?.map(|woke| serde_json::from_str(&woke)).transpose()?,
+            wakes: listed(row, 6)?,
             // The topic files' progress, and checkpoints, have these.
             first_offset: 0,
             last: None,
             file: row.get::<_, Option<String>>(7)?.map(|file| serde_json::from_str(&file)).transpose()?,
-            judgements: row
-                .get::<_, Option<String>>(8)?
-                .map(|judgements| serde_json::from_str(&judgements))
-                .transpose()?
-                .unwrap_or_default(),
+            judgements: listed(row, 8)?,
         };
         progress.partitions.insert((report.topic, report.partition), report);
     }
     Ok(Some(progress))
+}
+
+/// A list as JSON; an empty one where a version before has written none.
+fn listed<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> anyhow::Result<Vec<T>> {
+    let text: Option<String> = row.get(column)?;
+    Ok(text.map(|text| serde_json::from_str(&text)).transpose()?.unwrap_or_default())
 }
 
 impl Sink for SqliteSink {
@@ -240,7 +243,7 @@ fn write_progress(transaction: &Transaction<'_>, sink: &str, progress: &Progress
         .execute(params![sink, i64::try_from(progress.epoch)?, watermarks, now])?;
     let mut partition = transaction.prepare_cached(
         "INSERT OR REPLACE INTO adtide_progress_partitions (sink, topic, partition, next_offset, greatest,
-             watermarks, state, woke, file, judgements)
+             watermarks, state, wakes, file, judgements)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     )?;
     for report in progress.partitions.values() {
@@ -252,7 +255,7 @@ fn write_progress(transaction: &Transaction<'_>, sink: &str, progress: &Progress
             report.greatest.map(|time| time.to_string()),
             serde_json::to_string(&report.watermarks)?,
             serde_json::to_string(&report.state)?,
-            report.woke.map(|woke| serde_json::to_string(&woke)).transpose()?,
+            serde_json::to_string(&report.wakes)?,
             report.file.map(|file| serde_json::to_string(&file)).transpose()?,
             serde_json::to_string(&report.judgements)?,
         ])?;

@@ -131,7 +131,7 @@ fn progress(ads: usize, watermarks: Watermarks) -> Progress {
         greatest: None,
         watermarks,
         state: PartitionState::Active,
-        woke: None,
+        wakes: Vec::new(),
         first_offset: 0,
         last: None,
         file: None,

@@ -52,7 +52,7 @@ fn progress(epoch: u64) -> Progress {
         greatest: (partition == 0).then_some(EIGHT),
         watermarks,
         state,
-        woke: None,
+        wakes: Vec::new(),
         first_offset: 0,
         last: None,
         file: None,

@@ -37,6 +37,8 @@ const KEPT: &[(u64, &str)] = &[
     (35, "a stop while one worker replayed and another had nothing to replay"),
     (104, "a checkpoint without the state of a worker whose write had failed, because another had written twice"),
     (133, "what was rejected by the clock was accepted in a replay, while judgements were not remembered"),
+    (3178, "a partition that appeared while no run was there, and whose late record was taken in a replay"),
+    (2713, "what a checkpoint gave back, stored as progress from before all others"),
 ];
 
 /// Seeds that are played if nobody says how many.

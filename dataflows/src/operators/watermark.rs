@@ -45,9 +45,9 @@ pub struct PartitionReport {
     pub watermarks: Watermarks,
     /// Whether it holds the watermark back.
     pub state: PartitionState,
-    /// What it followed when it last woke up, if it ever slept.
+    /// What it followed beside its own records, where that made any of them late.
     #[serde(default)]
-    pub woke: Option<Wake>,
+    pub wakes: Vec<Wake>,
     /// The last record that was read; None before the first, and of a source that can't be made anew unnoticed.
     #[serde(default)]
     pub last: Option<Fingerprint>,
@@ -105,10 +105,10 @@ pub struct FileMark {
     pub first: u64,
 }
 
-/// A partition that slept has followed the others.
+/// A partition that slept, or appeared after the others, has followed them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Wake {
-    /// The first record that it brought then.
+    /// The first record that it could bring then.
     pub offset: u64,
     /// The watermarks that it followed.
     pub floor: Watermarks,

@@ -60,7 +60,7 @@ fn report(topic: Topic, first_offset: u64, next_offset: u64) -> PartitionReport 
         greatest: Some(EventTime(1000 * MINUTE)),
         watermarks: Watermarks::MIN,
         state: PartitionState::Active,
-        woke: None,
+        wakes: Vec::new(),
         file: None,
         last: None,
         judgements: Vec::new(),

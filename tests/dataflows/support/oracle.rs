@@ -186,7 +186,7 @@ fn recomputed(history: &History, epoch: Epoch, settings: &Settings) -> Recompute
             greatest: None,
             watermarks: Watermarks::MIN,
             state: PartitionState::Active,
-            woke: None,
+            wakes: Vec::new(),
             first_offset: 0,
             last: None,
             file: None,

@@ -8,6 +8,7 @@ mod ingest;
 mod judgement;
 pub mod model;
 pub mod operators;
+pub mod oracle;
 pub mod performance_aggregator;
 pub mod record;
 pub mod rtb_cache_updater;

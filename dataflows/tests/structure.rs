@@ -126,12 +126,7 @@ pub use ",
 
 /// The files that reach themselves.
 fn circles(folder: &Path) -> Vec<String> {
-    let mut known = BTreeMap::new();
-    modules(folder, &[], &mut known);
-    assert!(known.len() > 20, "{} has files", folder.display());
-    let passed_on = passed_on(&known);
-    let uses: BTreeMap<_, _> =
-        known.iter().map(|(module, file)| (module, used(module, file, &known, &passed_on))).collect();
+    let uses = uses(folder);
     let reaches_itself = |start: &&Module| {
         let (mut seen, mut next) = (BTreeSet::new(), vec![*start]);
         while let Some(module) = next.pop() {
@@ -146,7 +141,28 @@ fn circles(folder: &Path) -> Vec<String> {
         }
         false
     };
-    known.keys().filter(reaches_itself).map(|module| module.join("::")).collect()
+    uses.keys().filter(reaches_itself).map(|module| module.join("::")).collect()
+}
+
+/// What the files of a folder use.
+fn uses(folder: &Path) -> BTreeMap<Module, BTreeSet<Module>> {
+    let mut known = BTreeMap::new();
+    modules(folder, &[], &mut known);
+    assert!(known.len() > 20, "{} has files", folder.display());
+    let passed_on = passed_on(&known);
+    known.iter().map(|(module, file)| (module.clone(), used(module, file, &known, &passed_on))).collect()
+}
+
+#[test]
+fn an_oracle_shares_the_model_and_the_rows_and_nothing_else() {
+    let uses = uses(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    let is_oracle = |module: &Module| module.last().is_some_and(|name| name == "oracle");
+    let may = |used: &Module| used[0] == "model" || is_oracle(used) || used.last().is_some_and(|name| name == "row");
+    let oracles: Vec<_> = uses.iter().filter(|(module, _)| is_oracle(module)).collect();
+    assert!(oracles.len() >= 5, "one for each statement, and what they share");
+    for (oracle, used) in oracles {
+        assert_eq!(used.iter().filter(|used| !may(used)).collect::<Vec<_>>(), [&[""; 0]; 0], "{}", oracle.join("::"));
+    }
 }
 
 #[test]

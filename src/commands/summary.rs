@@ -76,38 +76,54 @@ pub fn run(monitor: &Monitor, used: &Used, engine: &EngineConfig) {
         SourceConfig::Files(files) => files.folder.display().to_string(),
         SourceConfig::Kafka(kafka) => format!("Kafka at {}", kafka.kafka.brokers),
     };
-    say!("read       {read} from {from}");
     let listed = |counts: Vec<(String, u64)>| {
         let list: Vec<_> = counts.iter().map(|(name, count)| format!("{} {name}", HumanCount(*count))).collect();
         if list.is_empty() { "none".to_owned() } else { list.join(", ") }
     };
-    say!("dead       {}", listed(counts.bad.into_iter().collect()));
-    say!(
-        "late       {}",
-        listed(counts.late.into_iter().map(|(statement, count)| (statement.name().to_owned(), count)).collect())
-    );
+    let late = counts.late.into_iter().map(|(statement, count)| (statement.name().to_owned(), count));
     let repeats: u64 = monitor.workers().iter().map(|worker| worker.repeats).sum();
-    say!(
-        "left out   {} events without campaign, {} repeated conversions",
-        HumanCount(counts.without_campaign),
-        HumanCount(repeats)
-    );
+    let (campaignless, repeats) = (HumanCount(counts.without_campaign), HumanCount(repeats));
     let without = counts.ids.named().map(|(what, count)| (what.to_owned(), count));
-    say!("no id      {}", listed(without.into_iter().filter(|(_, count)| *count > 0).collect()));
     let rate = records as f64 / elapsed.as_secs_f64().max(0.001);
     let cpu = used.cpu_seconds.map_or_else(String::new, |seconds| format!(", {seconds:.2} s of CPU"));
     let memory = usage::peak_memory().map_or_else(String::new, |bytes| format!(", peak memory {}", HumanBytes(bytes)));
-    say!("took       {elapsed:.2?}, {} records/s{cpu}{memory}", HumanCount(rate as u64));
-    match &engine.sinks {
-        SinkConfig::None => {}
+    let results = match &engine.sinks {
+        SinkConfig::None => None,
         SinkConfig::Embedded(data_dir) => {
-            say!("results    {} and {}", data_dir.join("adtide.db").display(), data_dir.join("topics").display());
+            Some(format!("{} and {}", data_dir.join("adtide.db").display(), data_dir.join("topics").display()))
         }
         SinkConfig::Services(services) => {
             let Services { postgres, redis, kafka, .. } = services.as_ref();
-            say!("results    {}, {} and Kafka at {}", postgres.url, redis.url, kafka.brokers);
+            Some(format!("{}, {} and Kafka at {}", postgres.url, redis.url, kafka.brokers))
         }
+    };
+    let fields = [
+        ("read", format!("{read} from {from}")),
+        ("dead", listed(counts.bad.into_iter().collect())),
+        ("late", listed(late.collect())),
+        ("left out", format!("{campaignless} events without campaign, {repeats} repeated conversions")),
+        ("no id", listed(without.into_iter().filter(|(_, count)| *count > 0).collect())),
+        ("took", format!("{elapsed:.2?}, {} records/s{cpu}{memory}", HumanCount(rate as u64))),
+    ];
+    print_fields(fields.into_iter().chain(results.map(|results| ("results", results))));
+}
+
+/// Prints what each of these names stands for, a name a line; where the terminal is too narrow for that, more.
+fn print_fields(fields: impl Iterator<Item = (&'static str, String)>) {
+    /// How far the texts are to the right.
+    const INDENT: u16 = 11;
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    for (name, text) in fields {
+        table.add_row([format!("{name:0$}", usize::from(INDENT)), text]);
     }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 0));
+    }
+    if table.width().is_some() {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
+    say!("{}", table.trim_fmt());
 }
 
 /// Writes what [`run`] prints as JSON, for scripts.

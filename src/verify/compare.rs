@@ -7,16 +7,15 @@ use std::fmt;
 use adtide_dataflows::Statement;
 use adtide_dataflows::conversion_matcher::AttributionRow;
 use adtide_dataflows::model::{AdId, EventTime, Topic};
+use adtide_dataflows::oracle::{Claims, Location};
 use adtide_dataflows::performance_aggregator::PerformanceRow;
 use adtide_dataflows::rtb_cache_updater::RankingRow;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::batch::Claims;
 use super::cells::{Cell, Row, differing, in_full, ranking_cells};
 use super::copies::{Copied, Copies};
 use super::found::{ATTRIBUTIONS, Found, PERFORMANCE, RANKINGS, Table};
-use super::parse::Location;
 use super::recompute::Recomputed;
 use super::report::Section;
 use crate::sink::{DEAD_LETTER, LATE_EVENTS};

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use adtide_dataflows::duplicate_detector::Compensation;
+use adtide_dataflows::duplicate_detector::oracle::{Refund, RefundKey};
 use adtide_dataflows::model::{AdId, EventTime, Money};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::batch::{Refund, RefundKey};
 use super::found::Found;
 use super::report::Section;
 use crate::sink::COMPENSATION_EVENTS as TOPIC;

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use adtide_dataflows::model::{EventTime, Topic};
+use adtide_dataflows::oracle::Location;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::input::{Input, Offsets, Record};
-use super::parse::Location;
 
 /// Of a longer record, only the head is kept.
 const LONGEST: usize = 1_048_576;

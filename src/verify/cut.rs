@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use adtide_dataflows::Judgement;
-use adtide_dataflows::model::{EventTime, Topic, WINDOW_MS};
+use adtide_dataflows::model::{EventTime, Topic};
 use adtide_dataflows::operators::{PartitionReport, Watermarks};
+use adtide_dataflows::oracle::Location;
 
 use super::input::Offsets;
-use super::parse::Location;
 use crate::sink::Progress;
 
 /// A moment of a run: the records that it had read, and the watermarks that had taken effect. What a sink holds must be what
@@ -83,9 +83,4 @@ impl Cut {
     pub fn has_ended(&self) -> bool {
         self.watermarks.duplicates == EventTime::MAX
     }
-}
-
-/// Whether a window is closed under a watermark.
-pub fn is_closed(window_start: EventTime, watermark: EventTime) -> bool {
-    window_start.plus(WINDOW_MS) <= watermark
 }

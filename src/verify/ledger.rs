@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use adtide_dataflows::Settings;
+use adtide_dataflows::duplicate_detector::oracle::RefundKey;
 use adtide_dataflows::model::{Money, Topic};
 use serde_json::json;
 
-use super::batch::RefundKey;
 use super::cells::{Cell, Row, in_full};
 use super::compare::{Expected, check, each_row};
 use super::compensations::{Compensations, Refunded};

@@ -11,7 +11,6 @@ use adtide_dataflows::model::{EventTime, Topic};
 use anyhow::Context;
 
 mod bad;
-pub mod batch;
 mod cells;
 mod compare;
 #[cfg(test)]
@@ -39,7 +38,7 @@ pub use bad::Bad;
 pub use cut::Cut;
 pub use found::ServicesConfig;
 pub use input::{Input, Offsets, Record, TopicFiles};
-pub use parse::{BadRecords, Located, Location};
+pub use parse::BadRecords;
 pub use recompute::{Recomputed, Task, recompute};
 pub use report::{Differences, LedgerReport, Moment, Report, Section};
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use adtide_dataflows::model::{AdEvent, AdEventType, EventTime, Money};
+use adtide_dataflows::oracle::Located;
 
 use super::input::Offsets;
-use super::parse::Located;
 
 /// What a click of `ad-events` costs whom.
 #[derive(Clone, Copy, Debug)]

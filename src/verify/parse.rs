@@ -6,6 +6,7 @@ use adtide_dataflows::model::{
     ActiveCampaign, AdEvent, AdEventType, CampaignEvent, CampaignEventType, ConversionEvent, Money, ProductMeta,
     ProductMetrics, Topic,
 };
+use adtide_dataflows::oracle::Location;
 
 use super::bad::Bad;
 use super::fields::{Fields, Rules};
@@ -14,28 +15,6 @@ use super::input::Record;
 
 /// A longer value is no record.
 const LONGEST_VALUE: usize = 1_048_576;
-
-/// An event and where it was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Located<E> {
-    /// The partition of the event's topic.
-    pub partition: u32,
-    /// The offset within the partition; in a file, the line's number from 0.
-    pub offset: u64,
-    /// What was read there.
-    pub event: E,
-}
-
-/// The place of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Location {
-    /// The topic.
-    pub topic: Topic,
-    /// The partition.
-    pub partition: u32,
-    /// The offset within the partition; in a file, the line's number from 0.
-    pub offset: u64,
-}
 
 /// The records that can't be read, each with the reason.
 pub type BadRecords = BTreeMap<Location, Bad>;

@@ -2,18 +2,22 @@
 
 use std::collections::BTreeMap;
 
+use adtide_dataflows::conversion_matcher::oracle::{Attributions, Clicks};
+use adtide_dataflows::duplicate_detector::oracle::{ClickGroups, Refunds};
 use adtide_dataflows::model::{
     AdEvent, AdEventType, CampaignEvent, ConversionEvent, EventTime, ProductMeta, ProductMetrics, Topic,
 };
+use adtide_dataflows::oracle::{Claims, Located, Location};
+use adtide_dataflows::performance_aggregator::oracle::Performance;
+use adtide_dataflows::rtb_cache_updater::oracle::{Rankings, rankings};
 use adtide_dataflows::{IdCounts, Judgement, Settings, Stamp, Statement};
 
 use super::bad::Bad;
-use super::batch::{self, Attributions, Claims, ClickGroups, Clicks, Performance, Rankings, Refunds};
 use super::cut::Cut;
 use super::fields::Rules;
 use super::input::{Input, Offsets, Record};
 use super::paid_clicks::PaidClicks;
-use super::parse::{self, BadRecords, Located, Location};
+use super::parse::{self, BadRecords};
 
 /// Everything that a run must have written by a moment.
 #[derive(Clone, Debug, Default)]
@@ -149,7 +153,7 @@ impl<'a> Part<'a> {
         }
         let mut recomputed = Recomputed {
             ids: self.ids,
-            rankings: batch::rankings(&campaigns, &metrics, &meta, &self.performance.rows, settings),
+            rankings: rankings(&campaigns, &metrics, &meta, &self.performance.rows, settings),
             performance: self.performance,
             attributions: self.clicks.attribute(&conversions, settings),
             refunds: self.groups.refunds(cut.watermarks.duplicates),

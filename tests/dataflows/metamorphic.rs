@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use adtide::verify::batch::RefundKey;
 use adtide_dataflows::conversion_matcher::AttributionRow;
+use adtide_dataflows::duplicate_detector::oracle::RefundKey;
 use adtide_dataflows::model::{Epoch, Topic, UnknownIds};
 use adtide_dataflows::performance_aggregator::PerformanceRow;
 use adtide_dataflows::record::{self, Scanner};

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
 use adtide::sink::Stored;
-use adtide::verify::batch::{Claims, RefundKey};
-use adtide::verify::{Cut, Location, Recomputed, Task, recompute};
+use adtide::verify::{Cut, Recomputed, Task, recompute};
 use adtide_dataflows::duplicate_detector::Compensation;
+use adtide_dataflows::duplicate_detector::oracle::RefundKey;
 use adtide_dataflows::model::{EventTime, Money};
+use adtide_dataflows::oracle::{Claims, Location};
 use adtide_dataflows::{LateEvent, Settings, Statement};
 use anyhow::ensure;
 

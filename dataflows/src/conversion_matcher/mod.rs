@@ -26,6 +26,7 @@ use crate::{DeltaLog, Settings};
 mod definition;
 mod input;
 mod openers;
+pub mod oracle;
 mod row;
 
 pub use definition::definition;

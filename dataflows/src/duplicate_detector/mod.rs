@@ -20,6 +20,7 @@ use crate::{DeltaLog, Settings};
 
 mod definition;
 mod input;
+pub mod oracle;
 mod row;
 
 pub use definition::definition;

@@ -5,8 +5,16 @@ const MINUTE: i64 = 60_000;
 /// What the partition followed before a record, and when that happened; all in minutes.
 type Step = (Option<i64>, i64);
 
-const STEPS: [Step; 8] =
-    [(None, 20), (Some(30), 1), (None, 2), (Some(60), 59), (Some(90), 31), (Some(91), 95), (Some(120), 61), (None, 121)];
+const STEPS: [Step; 8] = [
+    (None, 20),
+    (Some(30), 1),
+    (None, 2),
+    (Some(60), 59),
+    (Some(90), 31),
+    (Some(91), 95),
+    (Some(120), 61),
+    (None, 121),
+];
 
 struct Reader {
     ingest: Ingest,

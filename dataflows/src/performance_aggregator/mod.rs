@@ -18,6 +18,7 @@ use crate::{DeltaLog, Emit, Settings};
 
 mod definition;
 mod input;
+pub mod oracle;
 mod row;
 
 pub use definition::definition;

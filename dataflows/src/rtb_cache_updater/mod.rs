@@ -25,6 +25,7 @@ use crate::{DeltaLog, MetricsSource, Settings};
 mod definition;
 mod input;
 mod live_rates;
+pub mod oracle;
 mod row;
 
 pub use definition::definition;

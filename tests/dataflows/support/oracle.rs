@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use adtide::sink::Progress;
-use adtide::verify::batch::{LateRecords, RefundKey};
-use adtide::verify::{Cut, Location, Recomputed, Task, TopicFiles, recompute};
+use adtide::verify::{Cut, Recomputed, Task, TopicFiles, recompute};
 use adtide_dataflows::Judgement;
 use adtide_dataflows::conversion_matcher::AttributionRow;
 use adtide_dataflows::duplicate_detector::Compensation;
+use adtide_dataflows::duplicate_detector::oracle::RefundKey;
 use adtide_dataflows::model::{Epoch, EventTime, Money, Text, Topic};
 use adtide_dataflows::operators::{PartitionReport, PartitionState, Watermarks};
+use adtide_dataflows::oracle::{LateRecords, Location};
 use adtide_dataflows::performance_aggregator::{PerformanceKey, PerformanceRow};
 use adtide_dataflows::{Emit, LateEvent, Settings, Statement};
 

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use adtide_dataflows::model::{ActiveCampaign, CampaignEvent, EventTime, ProductMeta, ProductMetrics, Score, Text};
-use adtide_dataflows::performance_aggregator::PerformanceSums;
-use adtide_dataflows::rtb_cache_updater::{RankingEntry, RankingRow};
-use adtide_dataflows::{MetricsSource, Settings};
-
-use super::super::parse::Located;
-use super::{PerformanceRows, in_offset_order};
+use crate::model::{ActiveCampaign, CampaignEvent, EventTime, ProductMeta, ProductMetrics, Score, Text};
+use crate::oracle::{Located, in_offset_order};
+use crate::performance_aggregator::PerformanceSums;
+use crate::performance_aggregator::oracle::PerformanceRows;
+use crate::rtb_cache_updater::{RankingEntry, RankingRow};
+use crate::{MetricsSource, Settings};
 
 /// ctr and cvr of a product without metrics.
 const DEFAULT_RATES: (f64, f64) = (0.01, 0.005);

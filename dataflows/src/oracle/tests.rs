@@ -1,14 +1,16 @@
 //! Each test is named after the sentence of the contract that it checks.
 
-use adtide_dataflows::model::{
+use super::Located;
+use crate::conversion_matcher::oracle::{Attributions, attributions};
+use crate::duplicate_detector::oracle::{Refunds, refunds};
+use crate::model::{
     ActiveCampaign, AdEvent, AdEventType, AdId, CampaignEvent, CampaignEventType, ConversionEvent, EventTime, Money,
     ProductMeta, ProductMetrics,
 };
-use adtide_dataflows::performance_aggregator::PerformanceKey;
-use adtide_dataflows::{MetricsSource, Settings};
-
-use super::super::parse::Located;
-use super::{Attributions, Performance, Rankings, Refunds, attributions, performance, rankings, refunds};
+use crate::performance_aggregator::PerformanceKey;
+use crate::performance_aggregator::oracle::{Performance, performance};
+use crate::rtb_cache_updater::oracle::{Rankings, rankings};
+use crate::{MetricsSource, Settings};
 
 const MINUTE: i64 = 60_000;
 const HOUR: i64 = 60 * MINUTE;
@@ -77,9 +79,8 @@ mod statement_1 {
     }
 
     fn ids(rankings: &Rankings) -> Vec<(String, Vec<i64>)> {
-        let list = |row: &adtide_dataflows::rtb_cache_updater::RankingRow| {
-            row.list.iter().map(|entry| entry.campaign_id).collect()
-        };
+        let list =
+            |row: &crate::rtb_cache_updater::RankingRow| row.list.iter().map(|entry| entry.campaign_id).collect();
         rankings.values().map(|row| (row.placement.to_string(), list(row))).collect()
     }
 

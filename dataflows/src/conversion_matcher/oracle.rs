@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use adtide_dataflows::Settings;
-use adtide_dataflows::conversion_matcher::AttributionRow;
-use adtide_dataflows::model::{AdEvent, AdEventType, AdId, ConversionEvent, EventTime, Text, Topic};
-
-use super::super::parse::Located;
-use super::{Claims, LateRecords, Lateness, in_offset_order, location};
+use crate::Settings;
+use crate::conversion_matcher::AttributionRow;
+use crate::model::{AdEvent, AdEventType, AdId, ConversionEvent, EventTime, Text, Topic};
+use crate::oracle::{Claims, LateRecords, Lateness, Located, in_offset_order, location};
 
 /// Statement 3: the click that each conversion goes to.
 #[derive(Clone, Debug, Default)]

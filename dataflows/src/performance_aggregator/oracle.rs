@@ -2,13 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use adtide_dataflows::model::{AdEvent, AdEventType, EventTime, Money, Topic};
-use adtide_dataflows::performance_aggregator::{PerformanceKey, PerformanceRow, PerformanceSums};
-use adtide_dataflows::{Emit, Settings};
-
-use super::super::cut::is_closed;
-use super::super::parse::Located;
-use super::{Claims, LateRecords, Lateness, in_offset_order, location, window_closes};
+use crate::model::{AdEvent, AdEventType, EventTime, Money, Topic};
+use crate::oracle::{Claims, LateRecords, Lateness, Located, in_offset_order, is_closed, location, window_closes};
+use crate::performance_aggregator::{PerformanceKey, PerformanceRow, PerformanceSums};
+use crate::{Emit, Settings};
 
 /// The rows of statement 2 by their key.
 pub type PerformanceRows = BTreeMap<PerformanceKey, PerformanceRow>;

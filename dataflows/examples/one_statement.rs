@@ -1,7 +1,7 @@
 //! One statement in a timely program of your own: refunds for duplicate clicks.
 //!
 //! ```text
-//! cargo run --example one_statement
+//! cargo run -p adtide-dataflows --example one_statement
 //! ```
 
 use adtide_dataflows::duplicate_detector::{ClickGroup, PaidClick, duplicate_detector};
@@ -36,7 +36,7 @@ fn main() {
             greatest: None,
             watermarks: Watermarks::MIN,
             state: PartitionState::Active,
-            woke: None,
+            wakes: Vec::new(),
             first_offset: 0,
             last: None,
             file: None,

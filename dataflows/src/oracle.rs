@@ -1,25 +1,38 @@
-//! The four statements once more, as loops over all events: what a run must have written.
+//! What the statements' oracles share: each computes its statement once more, as a loop over all events, and so
+//! says what a run must have written.
 //!
-//! Nothing here is shared with the dataflows but the model's types, so that a fault would have to be made twice.
+//! Nothing here is shared with the dataflows but the model, the settings and the rows, so that a fault would have to be
+//! made twice.
 
 use std::collections::BTreeMap;
 
-use adtide_dataflows::Settings;
-use adtide_dataflows::model::{EventTime, Topic, WINDOW_MS};
+use crate::Settings;
+use crate::model::{EventTime, Topic, WINDOW_MS};
 
-use super::parse::{Located, Location};
-
-mod attributions;
-mod performance;
-mod rankings;
-mod refunds;
 #[cfg(test)]
 mod tests;
 
-pub use attributions::{Attributions, Clicks, attributions};
-pub use performance::{Performance, PerformanceRows, performance};
-pub use rankings::{Rankings, rankings};
-pub use refunds::{ClickGroups, Refund, RefundKey, Refunds, refunds};
+/// An event and where it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located<E> {
+    /// The partition of the event's topic.
+    pub partition: u32,
+    /// The offset within the partition; in a file, the line's number from 0.
+    pub offset: u64,
+    /// What was read there.
+    pub event: E,
+}
+
+/// The place of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Location {
+    /// The topic.
+    pub topic: Topic,
+    /// The partition.
+    pub partition: u32,
+    /// The offset within the partition; in a file, the line's number from 0.
+    pub offset: u64,
+}
 
 /// The records that a run says were late for one statement, each with the watermark that it says they met.
 ///
@@ -30,15 +43,15 @@ pub type Claims = BTreeMap<Location, EventTime>;
 
 /// Tells which records of one topic are too late for a statement.
 #[derive(Clone, Debug, Default)]
-struct Lateness {
+pub(crate) struct Lateness {
     /// The greatest event time of each partition, so far.
     greatest: BTreeMap<u32, EventTime>,
-    claims: Claims,
+    pub(crate) claims: Claims,
 }
 
 /// How a record is too late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Late {
+pub(crate) struct Late {
     event_time: EventTime,
     /// What it met: the watermark of its partition's events, or the one that its partition, waking from idleness, had to follow.
     watermark: EventTime,
@@ -47,13 +60,13 @@ struct Late {
 }
 
 impl Lateness {
-    fn new(claims: Claims) -> Lateness {
+    pub(crate) fn new(claims: Claims) -> Lateness {
         Lateness { greatest: BTreeMap::new(), claims }
     }
 
     /// Takes the next record of its partition, and says whether it is too late. `last` is the last moment at which it is in
     /// time; only records after it are measured by its own time.
-    fn see(&mut self, location: Location, time: EventTime, last: EventTime, bound: i64) -> Option<Late> {
+    pub(crate) fn see(&mut self, location: Location, time: EventTime, last: EventTime, bound: i64) -> Option<Late> {
         let greatest = self.greatest.get(&location.partition).copied();
         self.greatest.insert(location.partition, greatest.map_or(time, |greatest| greatest.max(time)));
         let own = greatest.map_or(EventTime::MIN, |greatest| greatest.plus(-bound));
@@ -74,13 +87,13 @@ pub struct LateRecords {
 }
 
 impl LateRecords {
-    fn add(&mut self, location: Location, late: Late) {
+    pub(crate) fn add(&mut self, location: Location, late: Late) {
         self.locations.push(location);
         self.times.push((late.event_time, late.watermark));
         self.by_idleness += u64::from(late.by_idleness);
     }
 
-    fn append(&mut self, mut others: LateRecords) {
+    pub(crate) fn append(&mut self, mut others: LateRecords) {
         self.locations.append(&mut others.locations);
         self.times.append(&mut others.times);
         self.by_idleness += others.by_idleness;
@@ -88,17 +101,22 @@ impl LateRecords {
 }
 
 /// The last moment at which a window takes a record.
-fn window_closes(time: EventTime, settings: &Settings) -> EventTime {
+pub(crate) fn window_closes(time: EventTime, settings: &Settings) -> EventTime {
     time.window_start().plus(WINDOW_MS - 1).plus(settings.allowed_lateness)
 }
 
-fn location<E>(topic: Topic, located: &Located<E>) -> Location {
+pub(crate) fn location<E>(topic: Topic, located: &Located<E>) -> Location {
     Location { topic, partition: located.partition, offset: located.offset }
 }
 
 /// Lateness depends on the order within a partition, whatever order the events come in.
-fn in_offset_order<E>(events: &[Located<E>]) -> Vec<&Located<E>> {
+pub(crate) fn in_offset_order<E>(events: &[Located<E>]) -> Vec<&Located<E>> {
     let mut ordered: Vec<_> = events.iter().collect();
     ordered.sort_by_key(|located| (located.partition, located.offset));
     ordered
+}
+
+/// Whether a window is closed under a watermark.
+pub(crate) fn is_closed(window_start: EventTime, watermark: EventTime) -> bool {
+    window_start.plus(WINDOW_MS) <= watermark
 }

@@ -2,12 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use adtide_dataflows::Settings;
-use adtide_dataflows::model::{AdEvent, AdEventType, AdId, EventTime, Money, Text, Topic};
-
-use super::super::cut::is_closed;
-use super::super::parse::Located;
-use super::{Claims, LateRecords, Lateness, in_offset_order, location, window_closes};
+use crate::Settings;
+use crate::model::{AdEvent, AdEventType, AdId, EventTime, Money, Text, Topic};
+use crate::oracle::{Claims, LateRecords, Lateness, Located, in_offset_order, is_closed, location, window_closes};
 
 /// What statement 4 groups by.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

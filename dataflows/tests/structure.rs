@@ -166,6 +166,20 @@ fn an_oracle_shares_the_model_and_the_rows_and_nothing_else() {
 }
 
 #[test]
+fn a_file_is_read_in_one_sitting() {
+    const MOST: usize = 500;
+    let dataflows = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let adtide = dataflows.join("../../src");
+    for folder in [dataflows, adtide] {
+        let mut known = BTreeMap::new();
+        modules(&folder, &[], &mut known);
+        let lines = |file: &PathBuf| std::fs::read_to_string(file).expect("the file can be read").lines().count();
+        let long: Vec<_> = known.values().filter(|file| lines(file) > MOST).collect();
+        assert!(long.is_empty(), "more than {MOST} lines: {long:?}");
+    }
+}
+
+#[test]
 fn files_use_each_other_in_no_circle() {
     let dataflows = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let adtide = dataflows.join("../../src");

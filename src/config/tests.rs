@@ -1,6 +1,10 @@
 use std::io::Write;
 
+use adtide_dataflows::{MetricsSource, Settings};
+
 use super::*;
+use crate::ledger::Place;
+use crate::source::generator::GeneratorConfig;
 
 fn load(text: &str) -> anyhow::Result<Config> {
     let mut file = tempfile::NamedTempFile::new()?;

@@ -78,11 +78,12 @@ fn report_lost_peers(peers: &Arc<Peers>) {
     }));
 }
 
-/// Whom the panic of a thread of timely's is about, and what it says.
+/// Whom the panic of a thread of timely's is about, by the thread's name, and what it says.
 fn lost_peer(panic: &panic::PanicHookInfo<'_>) -> Option<(usize, String)> {
-    let cause = panic.payload().downcast_ref::<String>()?.strip_prefix("timely communication error: ")?;
     let thread = std::thread::current();
     let name = thread.name()?;
-    let process = name.strip_prefix("timely:recv-").or_else(|| name.strip_prefix("timely:send-"))?;
-    Some((process.parse().ok()?, cause.to_owned()))
+    let process = name.strip_prefix("timely:recv-").or_else(|| name.strip_prefix("timely:send-"))?.parse().ok()?;
+    let said = panic.payload();
+    let said = said.downcast_ref::<String>().map(String::as_str).or_else(|| said.downcast_ref::<&str>().copied());
+    Some((process, said.unwrap_or("the thread of its connection has ended").to_owned()))
 }

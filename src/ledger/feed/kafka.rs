@@ -3,28 +3,31 @@
 //! The group decides who reads a partition; from where, the store decides. Offsets are never committed to
 //! Kafka.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod group;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use adtide_dataflows::Judgement;
 use adtide_dataflows::model::{EventTime, Topic};
 use adtide_dataflows::operators::Fingerprint;
 use anyhow::anyhow;
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::BorrowedMessage;
-use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
-use rdkafka::{ClientContext, Message, Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{Message, Offset, TopicPartitionList};
 use tracing::{debug, warn};
+
+use group::{Group, Told};
 
 use super::ends::Ends;
 use super::{Bell, Change, Feed, Mark, Partition, Positions, Record};
 use crate::clock::steady_now;
 use crate::connect::Fault;
-use crate::connect::kafka::{KafkaConfig, QuietConsumer, QuietContext, explain, log, log_error, stamp};
+use crate::connect::kafka::{KafkaConfig, QuietConsumer, QuietContext, explain, stamp};
 
 /// How long an answer of the broker may take.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -81,55 +84,6 @@ struct Place {
     /// Where it ended when it was first asked for after that: marks of transactions, which nobody reads, may
     /// lie before.
     known_end: Option<u64>,
-}
-
-/// What the group has told and was not acted on yet. Changes wait until the records before them are
-/// committed.
-#[derive(Default)]
-struct Group {
-    changes: Mutex<VecDeque<Told>>,
-    /// The consumer is going: nobody will act on a change any more.
-    closing: AtomicBool,
-}
-
-#[derive(Clone)]
-enum Told {
-    Assigned(Vec<u32>),
-    Revoked,
-}
-
-impl Group {
-    fn changes(&self) -> MutexGuard<'_, VecDeque<Told>> {
-        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl ClientContext for Group {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        log_error(&error, reason);
-    }
-}
-
-impl ConsumerContext for Group {
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, code: RDKafkaRespErr, list: &mut TopicPartitionList) {
-        if self.closing.load(Ordering::Relaxed) {
-            // Until this is done the consumer can't be closed.
-            if let Err(error) = consumer.unassign() {
-                warn!(%error, "can't let go of the partitions");
-            }
-            return;
-        }
-        let told = if code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            Told::Assigned(list.elements().iter().map(|element| element.partition().unsigned_abs()).collect())
-        } else {
-            Told::Revoked
-        };
-        self.changes().push_back(told);
-    }
 }
 
 impl KafkaFeed {

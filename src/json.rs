@@ -4,6 +4,7 @@ use adtide_dataflows::duplicate_detector::Compensation;
 use adtide_dataflows::model::{AdId, EventTime, Money};
 use adtide_dataflows::rtb_cache_updater::{RankingEntry, RankingRow};
 use adtide_dataflows::{DeadLetter, LateEvent};
+use data_encoding::HEXLOWER;
 use serde_json::{Map, Number, Value, json};
 
 /// An amount as a JSON number with two decimals.
@@ -32,7 +33,7 @@ fn bytes(names: [&'static str; 3], bytes: &[u8], longest: usize) -> Vec<(&'stati
     let mut fields = match std::str::from_utf8(bytes) {
         // The cut may be in the middle of a character.
         Ok(_) => vec![(text, json!(String::from_utf8_lossy(told)))],
-        Err(_) => vec![(hex, json!(told.iter().map(|byte| format!("{byte:02x}")).collect::<String>()))],
+        Err(_) => vec![(hex, json!(HEXLOWER.encode(told)))],
     };
     if told.len() < bytes.len() {
         fields.push((truncated, json!(true)));

@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
 /// A text by which a row is found. One that PostgreSQL can't hold or index is cut and cleaned, and ends with a hash of what it
@@ -15,7 +16,7 @@ pub fn stored_text(text: &str) -> Cow<'_, str> {
         return Cow::Borrowed(text);
     }
     let head = text.chars().take(LONGEST / 8).map(|c| if c == '\0' { char::REPLACEMENT_CHARACTER } else { c });
-    let hash: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = HEXLOWER.encode(&Sha256::digest(text));
     Cow::Owned(format!("{}…{hash}", head.collect::<String>()))
 }
 

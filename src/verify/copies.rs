@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use adtide_dataflows::model::{EventTime, Topic};
 use adtide_dataflows::oracle::Location;
+use data_encoding::HEXLOWER_PERMISSIVE;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -90,7 +91,7 @@ impl Part {
             // The last character may have been cut in the middle.
             (Some(text), _) if is_head => text.strip_suffix('\u{FFFD}').unwrap_or(text).as_bytes().to_vec(),
             (Some(text), _) => text.as_bytes().to_vec(),
-            (None, hex) => decode(hex?)?,
+            (None, hex) => HEXLOWER_PERMISSIVE.decode(hex?.as_bytes()).ok()?,
         };
         Some(Part { length: bytes.len(), digest: Sha256::digest(&bytes).into(), is_head })
     }
@@ -100,12 +101,6 @@ impl Part {
         let fits = if may_be_head { self.length < original.len() } else { self.length == original.len() };
         fits && self.digest[..] == Sha256::digest(&original[..self.length])[..]
     }
-}
-
-fn decode(hex: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let pairs = hex.as_bytes().chunks(2);
-    pairs.map(|pair| if let [high, low] = pair { Some(digit(*high)? << 4 | digit(*low)?) } else { None }).collect()
 }
 
 /// An input whose records are shown to others in passing.

@@ -1,7 +1,6 @@
 //! The records of the result.
 
-use std::fmt::Write;
-
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -78,10 +77,6 @@ impl Compensation {
             self.window_start.0,
             self.clicks,
         ]);
-        let digest = Sha256::digest(group.to_string().as_bytes());
-        digest.iter().take(16).fold(String::with_capacity(32), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+        HEXLOWER.encode(&Sha256::digest(group.to_string().as_bytes())[..16])
     }
 }

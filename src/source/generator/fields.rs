@@ -175,9 +175,7 @@ pub(super) fn number(line: &mut Vec<u8>, value: i64) {
 #[inline]
 pub(super) fn hex(line: &mut Vec<u8>, value: u32) {
     let mut digits = [0; 8];
-    for (place, digit) in digits.iter_mut().rev().enumerate() {
-        *digit = b"0123456789abcdef"[(value >> (4 * place) & 15) as usize];
-    }
+    data_encoding::HEXLOWER.encode_mut(&value.to_be_bytes(), &mut digits);
     line.extend_from_slice(&digits);
 }
 

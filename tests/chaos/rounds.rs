@@ -70,7 +70,7 @@ fn whatever_is_killed_nothing_is_lost_and_nothing_is_doubled() {
     let Some(mut servers) = Servers::start() else { return };
     let seeds = match number("ADTIDE_CHAOS_SEED") {
         Some(seed) => seed..seed + number("ADTIDE_CHAOS_ROUNDS").unwrap_or(1),
-        None => 0..number("ADTIDE_CHAOS_ROUNDS").unwrap_or(20),
+        None => 0..number("ADTIDE_CHAOS_ROUNDS").unwrap_or(10),
     };
     for seed in seeds {
         let plan = Plan::new(seed);

@@ -204,7 +204,7 @@ impl Ingest {
         // What it has reached already does not make it wake up a second time.
         if followed != partition.watermarks {
             partition.watermarks = followed;
-            partition.wakes.add(Wake { offset: partition.next_offset, floor });
+            partition.wakes.add(Wake { offset: partition.next_offset, floor: followed });
         }
     }
 

@@ -88,3 +88,18 @@ fn a_replay_follows_at_every_wake_what_was_followed_then() {
         assert_eq!(restored.read(cut..STEPS.len(), false), behind, "from a checkpoint at {cut}");
     }
 }
+
+#[test]
+fn what_was_followed_of_several_is_the_latest_of_each() {
+    let mut first = Reader::new();
+    let minute = |minute: i64| EventTime(minute * MINUTE);
+    let of_one = Watermarks { conversions: minute(60), ..Watermarks::MIN };
+    for floor in [of_one, Watermarks { performance: minute(90), ..Watermarks::MIN }] {
+        first.ingest.follow(first.partition, floor);
+    }
+    assert_eq!(first.read(0..1, false), [0]);
+    let report = first.report();
+    let mut again = Reader::new();
+    again.ingest.replay_as(&report);
+    assert_eq!(again.read(0..1, false), [0]);
+}

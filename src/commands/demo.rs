@@ -17,7 +17,7 @@ use crate::cli::RunArgs;
 use crate::config::Config;
 use crate::connect::{Fault, persist};
 use crate::engine::{Cluster, EngineConfig, Restart, SourceConfig};
-use crate::ledger::{self, DATABASE, Job, Place, Worker, WorkerConfig};
+use crate::ledger::{self, Backend, DATABASE, Job, Worker, WorkerConfig};
 use crate::sink::{sqlite, topics};
 use crate::source::generator::GeneratorConfig;
 use crate::verify::{Results, Topics};
@@ -173,7 +173,7 @@ fn open_accounts(config: &Config, traffic: &GeneratorConfig, folder: &Path) -> a
     let data_dir = config.data_dir();
     topics::forget(folder)?;
     ledger::reset(data_dir)?;
-    let place = Place::Embedded { from: folder.to_owned(), data_dir: data_dir.to_owned() };
+    let place = Backend::Embedded { from: folder.to_owned(), data_dir: data_dir.to_owned() };
     let catalogue = ledger::demo::catalogue(traffic)?;
     let mut ledger = place.ledger("demonstration")?;
     let patience = Duration::from_secs(30);

@@ -15,7 +15,7 @@ use super::stop_on_signal;
 use crate::cli::{InitDemoArgs, WorkerArgs};
 use crate::config::Config;
 use crate::connect::{fill_fresh_memory, persist};
-use crate::ledger::{self, Jobs, Place, demo};
+use crate::ledger::{self, Backend, Jobs, demo};
 use crate::ops::Ops;
 
 /// Runs workers until Ctrl-C or SIGTERM, or to the end of what is there.
@@ -29,7 +29,7 @@ pub fn worker(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
     let jobs: Jobs = args.worker.jobs().iter().map(|job| (*job, Arc::default())).collect();
     // In files nobody shares partitions out: one process a worker, held until the end.
     let mut locks = Vec::new();
-    if let Place::Embedded { from, data_dir } = &workers.place {
+    if let Backend::Embedded { from, data_dir } = &workers.place {
         if from.is_dir() {
             check_topics(from, !args.until_end)?;
         }
@@ -62,8 +62,8 @@ pub fn init_demo(args: &InitDemoArgs) -> anyhow::Result<ExitCode> {
         catalogue.budgets.len(),
         catalogue.prices.len(),
         match &place {
-            Place::Embedded { data_dir, .. } => Path::display(data_dir).to_string(),
-            Place::Services { postgres, .. } => postgres.url.to_string(),
+            Backend::Embedded { data_dir, .. } => Path::display(data_dir).to_string(),
+            Backend::Services { postgres, .. } => postgres.url.to_string(),
         }
     );
     Ok(ExitCode::SUCCESS)

@@ -3,7 +3,7 @@ use std::io::Write;
 use adtide_dataflows::{MetricsSource, Settings};
 
 use super::*;
-use crate::ledger::Place;
+use crate::ledger::Backend;
 use crate::source::generator::GeneratorConfig;
 
 fn load(text: &str) -> anyhow::Result<Config> {
@@ -23,8 +23,8 @@ fn set(key: &str, value: &str) -> anyhow::Result<Config> {
     Config::load(None, &[(key.to_owned(), value.to_owned())])
 }
 
-fn embedded() -> Place {
-    Place::Embedded { from: PathBuf::new(), data_dir: PathBuf::new() }
+fn embedded() -> Backend {
+    Backend::Embedded { from: PathBuf::new(), data_dir: PathBuf::new() }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::connect::kafka::KafkaConfig;
 use crate::connect::postgres::PostgresConfig;
 use crate::connect::redis::RedisConfig;
 use crate::engine::{EngineConfig, EpochConfig, FromCheckpoint, Restart, Services, SinkConfig, SourceConfig};
-use crate::ledger::{Place, WorkerConfig};
+use crate::ledger::{Backend, WorkerConfig};
 use crate::source::file::FileSourceConfig;
 use crate::source::generator::GeneratorConfig;
 use crate::source::kafka::KafkaSourceConfig;
@@ -160,7 +160,7 @@ impl Config {
     }
 
     /// Workers on topics and tables of another place than the configured one.
-    pub fn worker_at(&self, place: Place) -> WorkerConfig {
+    pub fn worker_at(&self, place: Backend) -> WorkerConfig {
         WorkerConfig {
             name: self.name.clone(),
             max_future_skew: ms(self.max_future_skew),
@@ -174,13 +174,13 @@ impl Config {
     }
 
     /// Where the workers' tables are, and how long to try to get there.
-    pub fn tables(&self) -> (Place, Duration) {
+    pub fn tables(&self) -> (Backend, Duration) {
         if self.writes_services() {
             let (kafka, postgres, redis) = (self.kafka(), self.postgres(), self.redis());
-            return (Place::Services { kafka, postgres, redis }, self.postgres.connect_timeout);
+            return (Backend::Services { kafka, postgres, redis }, self.postgres.connect_timeout);
         }
         let (from, data_dir) = (self.source.from.clone(), self.data_dir().to_owned());
-        (Place::Embedded { from, data_dir }, Duration::from_secs(30))
+        (Backend::Embedded { from, data_dir }, Duration::from_secs(30))
     }
 
     /// The process ends if nothing moves for so long.

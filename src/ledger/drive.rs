@@ -9,7 +9,7 @@ use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::dead_letters::DeadLetters;
-use super::feed::{Change, Feed, Mark, Partition, Place, Positions, Record};
+use super::feed::{Change, Feed, Mark, Partition, Positions, Record, Start};
 use super::letter::{Letter, Unfit};
 use super::stats::WorkerStats;
 use super::store::{Advance, Outcome, Step};
@@ -364,7 +364,7 @@ impl<'a> Driver<'a> {
             let place = self.persist("claiming a partition", || {
                 let earliest = feed.earliest(partition)?;
                 let next = work.claim(self.job, &self.owner, partition, earliest)?;
-                Ok(Place { partition: partition.clone(), next, mark: work.mark(self.job, partition)? })
+                Ok(Start { partition: partition.clone(), next, mark: work.mark(self.job, partition)? })
             })?;
             let Some(place) = place else { return Ok(None) };
             info!(worker = self.job, %partition, next = place.next, "partition assigned");

@@ -95,11 +95,11 @@ impl Job {
     }
 
     /// What holds its effects.
-    fn store(self, place: &Place) -> &'static str {
+    fn store(self, place: &Backend) -> &'static str {
         match place {
-            Place::Embedded { .. } => "SQLite",
-            Place::Services { .. } if self == Job::Budget => "Redis",
-            Place::Services { .. } => "PostgreSQL",
+            Backend::Embedded { .. } => "SQLite",
+            Backend::Services { .. } if self == Job::Budget => "Redis",
+            Backend::Services { .. } => "PostgreSQL",
         }
     }
 
@@ -132,12 +132,12 @@ pub struct WorkerConfig {
     /// The folder of names that are kept.
     pub members: PathBuf,
     /// Where topics and tables are.
-    pub place: Place,
+    pub place: Backend,
 }
 
 /// Where topics and tables are.
 #[derive(Clone, Debug)]
-pub enum Place {
+pub enum Backend {
     /// Topic files and SQLite.
     Embedded {
         /// The folder of input topics; campaign-status appends to `campaign-events` there.
@@ -156,15 +156,15 @@ pub enum Place {
     },
 }
 
-impl Place {
+impl Backend {
     /// The ledger, for a worker or command of this name.
     ///
     /// # Errors
     /// The embedded database can't be opened.
     pub fn ledger(&self, user: &str) -> anyhow::Result<Box<dyn Ledger + Send>> {
         Ok(match self {
-            Place::Embedded { data_dir, .. } => Box::new(SqliteStore::open(&data_dir.join(DATABASE))?),
-            Place::Services { postgres, .. } => Box::new(PostgresLedger::new(postgres.clone(), user)),
+            Backend::Embedded { data_dir, .. } => Box::new(SqliteStore::open(&data_dir.join(DATABASE))?),
+            Backend::Services { postgres, .. } => Box::new(PostgresLedger::new(postgres.clone(), user)),
         })
     }
 }
@@ -255,7 +255,7 @@ pub type Jobs = Vec<(Job, Arc<WorkerStats>)>;
 
 /// Watches where the topics of workers end, if they are in Kafka.
 fn watch_ends(config: &WorkerConfig, jobs: &[Job]) -> anyhow::Result<Option<Arc<Ends>>> {
-    let Place::Services { kafka, .. } = &config.place else { return Ok(None) };
+    let Backend::Services { kafka, .. } = &config.place else { return Ok(None) };
     let topics = jobs.iter().flat_map(|job| job.topics()).map(|topic| kafka.topic(topic));
     Ends::watch(kafka, topics).map(Some)
 }
@@ -271,7 +271,7 @@ fn run(
 ) -> anyhow::Result<()> {
     let mut work = work(config, job, stats)?;
     let (feeds, _member) = match &config.place {
-        Place::Embedded { from, data_dir } => {
+        Backend::Embedded { from, data_dir } => {
             let feed = |topic: &&str| -> Box<dyn Feed> {
                 let is_output = *topic == COMPENSATION_EVENTS;
                 let folder = if is_output { &data_dir.join("topics") } else { from };
@@ -279,7 +279,7 @@ fn run(
             };
             (job.topics().iter().map(feed).collect(), None)
         }
-        Place::Services { kafka, .. } => {
+        Backend::Services { kafka, .. } => {
             let instance = Instance::take(&config.instance, &config.members, &config.name, job.name());
             let ends = ends.context("nobody watches where the topics end")?;
             (join(config, kafka, job, &instance, ends, stop)?, Some(instance))
@@ -312,10 +312,10 @@ fn join(
 }
 
 /// Where records go that a worker leaves out.
-fn dead_letters(place: &Place) -> anyhow::Result<Box<dyn DeadLetters>> {
+fn dead_letters(place: &Backend) -> anyhow::Result<Box<dyn DeadLetters>> {
     Ok(match place {
-        Place::Embedded { data_dir, .. } => Box::new(SqliteStore::open(&data_dir.join(DATABASE))?),
-        Place::Services { kafka, .. } => {
+        Backend::Embedded { data_dir, .. } => Box::new(SqliteStore::open(&data_dir.join(DATABASE))?),
+        Backend::Services { kafka, .. } => {
             Box::new(KafkaDeadLetters::new(Publisher::new(kafka.clone()), kafka.prefix.clone()))
         }
     })
@@ -328,8 +328,8 @@ fn work(config: &WorkerConfig, job: Job, stats: &Arc<WorkerStats>) -> anyhow::Re
         Job::Compensation => Box::new(Accounts::credits(place.ledger(job.name())?, stats)),
         Job::Budget => {
             let budgets: Box<dyn Budgets> = match place {
-                Place::Embedded { data_dir, .. } => Box::new(SqliteStore::open(&data_dir.join(DATABASE))?),
-                Place::Services { redis, .. } => {
+                Backend::Embedded { data_dir, .. } => Box::new(SqliteStore::open(&data_dir.join(DATABASE))?),
+                Backend::Services { redis, .. } => {
                     Box::new(RedisBudgets::new(redis.clone(), &config.name, config.refund_memory))
                 }
             };
@@ -337,8 +337,8 @@ fn work(config: &WorkerConfig, job: Job, stats: &Arc<WorkerStats>) -> anyhow::Re
         }
         Job::CampaignStatus => {
             let outbox: Box<dyn Outbox> = match place {
-                Place::Embedded { from, data_dir } => Box::new(FileOutbox::new(from, &data_dir.join(DATABASE))?),
-                Place::Services { kafka, .. } => Box::new(KafkaOutbox(Publisher::new(kafka.clone()))),
+                Backend::Embedded { from, data_dir } => Box::new(FileOutbox::new(from, &data_dir.join(DATABASE))?),
+                Backend::Services { kafka, .. } => Box::new(KafkaOutbox(Publisher::new(kafka.clone()))),
             };
             let ledger = place.ledger(job.name())?;
             Box::new(CampaignStatus::new(ledger, outbox, config.status_interval, unknown_ids, stats))

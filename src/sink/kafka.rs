@@ -24,7 +24,7 @@ use super::{
 use crate::connect::kafka::{Deliveries, KafkaConfig, QuietConsumer, QuietContext, explain};
 use crate::connect::{Fault, persist};
 use crate::json;
-use progress::Record;
+use progress::ProgressRecord;
 
 pub use progress::TOPIC as PROGRESS;
 pub use transactions::{Hidden, Transactions};
@@ -62,7 +62,7 @@ impl KafkaSink {
             let producer = start(config, name)?;
             let held = progress::read(config, name)?;
             let (number, stored) = held.map_or((0, None), |held| (held.run_number, held.stored));
-            let record = Record { run_number: number + 1, stored };
+            let record = ProgressRecord { run_number: number + 1, stored };
             let draw = record.outgoing(config, name).map_err(Fault::Lasting)?;
             transact(&producer, &[], &draw, TRANSACTION).map_err(|error| config.fault(error))?;
             Ok((producer, record))
@@ -95,7 +95,7 @@ impl KafkaSink {
 
     fn record(&self, progress: Progress) -> anyhow::Result<Outgoing> {
         let stored = Some(Stored { run: self.run.clone(), progress });
-        Record { run_number: self.number, stored }.outgoing(&self.config, &self.name)
+        ProgressRecord { run_number: self.number, stored }.outgoing(&self.config, &self.name)
     }
 
     /// Tries once. After a fault it first finds out what became of the transaction.
@@ -126,7 +126,7 @@ impl KafkaSink {
         Ok((producer, held.and_then(|held| held.stored).map(|stored| stored.progress.epoch)))
     }
 
-    fn check_number(&self, held: Option<&Record>) -> Result<(), Fault> {
+    fn check_number(&self, held: Option<&ProgressRecord>) -> Result<(), Fault> {
         let server = format!("Kafka at {}", self.config.brokers);
         match held {
             Some(held) if held.run_number > self.number => Err(Fault::Lasting(fenced(&server, &self.name))),

@@ -15,7 +15,7 @@ use crate::sink::COMPENSATION_EVENTS as TOPIC;
 
 /// A record of the topic.
 #[derive(Deserialize)]
-struct Record {
+struct RefundRecord {
     advertiser_id: i64,
     campaign_id: Option<i64>,
     ad_id: Value,
@@ -67,7 +67,7 @@ impl<'a> Index<'a> {
     }
 
     /// The groups that a record may be of: they differ in the price only, or in the ends of long texts.
-    fn candidates(&self, record: &Record) -> Vec<&'a RefundKey> {
+    fn candidates(&self, record: &RefundRecord) -> Vec<&'a RefundKey> {
         let Some(said) = record.unpriced() else { return Vec::new() };
         if !record.truncated {
             return self.whole.get(&said).cloned().unwrap_or_default();
@@ -119,10 +119,10 @@ pub fn compare(groups: &Groups, topic: &mut dyn Found) -> anyhow::Result<Compens
     let mut section = Section::default();
     let mut records = BTreeMap::new();
     let index = Index::new(groups);
-    let mut found: BTreeMap<&RefundKey, Vec<Record>> = BTreeMap::new();
+    let mut found: BTreeMap<&RefundKey, Vec<RefundRecord>> = BTreeMap::new();
     topic.each_record(TOPIC, &mut |partition, offset, value| {
         let place = format!("{TOPIC} [{partition}, {offset}]");
-        let record = match serde_json::from_slice::<Record>(value) {
+        let record = match serde_json::from_slice::<RefundRecord>(value) {
             Ok(record) => record,
             Err(error) => return section.wrong(place, "a compensation", error),
         };
@@ -170,7 +170,7 @@ fn describe(refund: &Refund) -> String {
 }
 
 /// The group of a record: the one of those that it may be of that has its id.
-fn group_of<'a>(record: &Record, index: &Index<'a>, place: &str, section: &mut Section) -> Option<&'a RefundKey> {
+fn group_of<'a>(record: &RefundRecord, index: &Index<'a>, place: &str, section: &mut Section) -> Option<&'a RefundKey> {
     let candidates = index.candidates(record);
     if candidates.is_empty() {
         section.unexpected(place, record.describe());
@@ -208,7 +208,7 @@ fn id(key: &RefundKey, clicks: u64) -> String {
 }
 
 /// Checks all records of a group: each pays the increase since the one before and lists the clicks that are new since then.
-fn check_group(section: &mut Section, key: &RefundKey, refund: &Refund, mut records: Vec<Record>) {
+fn check_group(section: &mut Section, key: &RefundKey, refund: &Refund, mut records: Vec<RefundRecord>) {
     records.sort_by_key(|record| record.duplicate_click_count);
     let (mut before, mut paid) = (0, Money::ZERO);
     for record in &records {
@@ -223,7 +223,7 @@ fn check_group(section: &mut Section, key: &RefundKey, refund: &Refund, mut reco
 }
 
 /// Checks a record that comes after the group's record of `before` clicks.
-fn check_record(section: &mut Section, key: &RefundKey, record: &Record, before: u64) {
+fn check_record(section: &mut Section, key: &RefundKey, record: &RefundRecord, before: u64) {
     let (n, times) = (record.duplicate_click_count, &record.original_click_timestamps);
     let name = || format!("{} n={n}", name(key));
     let new = n.saturating_sub(before);
@@ -245,7 +245,7 @@ fn check_record(section: &mut Section, key: &RefundKey, record: &Record, before:
 
 /// Checks that the records of a group together list its clicks, each once: all of them where no record is cut, and of a group
 /// with one record that is, the first.
-fn check_times(section: &mut Section, key: &RefundKey, clicks: &[EventTime], records: &[Record]) {
+fn check_times(section: &mut Section, key: &RefundKey, clicks: &[EventTime], records: &[RefundRecord]) {
     let mut listed: Vec<&str> =
         records.iter().flat_map(|record| &record.original_click_timestamps).map(String::as_str).collect();
     listed.sort_unstable();
@@ -264,7 +264,7 @@ fn check_times(section: &mut Section, key: &RefundKey, clicks: &[EventTime], rec
     }
 }
 
-impl Record {
+impl RefundRecord {
     fn unpriced(&self) -> Option<Unpriced> {
         let ad_id = match &self.ad_id {
             Value::String(text) => AdId::from_text(text),

@@ -8,7 +8,7 @@ use data_encoding::HEXLOWER_PERMISSIVE;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::input::{Input, Offsets, Record};
+use super::input::{Input, Offsets, TopicRecord};
 
 /// Of a longer record, only the head is kept.
 const LONGEST: usize = 1_048_576;
@@ -63,7 +63,7 @@ impl Copies {
         self.0.get(&of)?.iter().filter(|copy| copy.topic == topic).find_map(|copy| copy.differs)
     }
 
-    fn see(&mut self, topic: Topic, record: &Record<'_>) {
+    fn see(&mut self, topic: Topic, record: &TopicRecord<'_>) {
         let location = Location { topic, partition: record.partition, offset: record.offset };
         for copy in self.0.get_mut(&location).into_iter().flatten() {
             let same_key = match (&copy.key, record.key) {
@@ -114,7 +114,12 @@ pub struct Watched<'a> {
 }
 
 impl Input for Watched<'_> {
-    fn each_record(&mut self, topic: Topic, until: &Offsets, each: &mut dyn FnMut(Record<'_>)) -> anyhow::Result<()> {
+    fn each_record(
+        &mut self,
+        topic: Topic,
+        until: &Offsets,
+        each: &mut dyn FnMut(TopicRecord<'_>),
+    ) -> anyhow::Result<()> {
         let Watched { input, copies, owners } = self;
         let mut owners = owners.as_deref_mut().filter(|_| topic == Topic::CampaignEvents);
         let mut further = until.clone();

@@ -37,7 +37,7 @@ mod report;
 pub use bad::Bad;
 pub use cut::Cut;
 pub use found::ServicesConfig;
-pub use input::{Input, Offsets, Record, TopicFiles};
+pub use input::{Input, Offsets, TopicFiles, TopicRecord};
 pub use parse::BadRecords;
 pub use recompute::{Recomputed, Task, recompute};
 pub use report::{Differences, LedgerReport, Moment, Report, Section};

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::cells::{Cell, Row};
 use super::fields::Rules;
-use super::input::{Offsets, Record};
+use super::input::{Offsets, TopicRecord};
 use super::parse;
 
 /// By whom an event was written that is adtide's own.
@@ -36,8 +36,8 @@ impl Owners {
     }
 
     /// Takes a record of `campaign-events`.
-    pub fn see(&mut self, record: &Record<'_>) {
-        let Record { partition, offset, value, stamp, .. } = *record;
+    pub fn see(&mut self, record: &TopicRecord<'_>) {
+        let TopicRecord { partition, offset, value, stamp, .. } = *record;
         if self.until.get(&partition).is_none_or(|until| offset >= *until) || value.is_some_and(is_own) {
             return;
         }

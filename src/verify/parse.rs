@@ -11,7 +11,7 @@ use adtide_dataflows::oracle::Location;
 use super::bad::Bad;
 use super::fields::{Fields, Rules};
 use super::forms::bigint;
-use super::input::Record;
+use super::input::TopicRecord;
 
 /// A longer value is no record.
 const LONGEST_VALUE: usize = 1_048_576;
@@ -23,7 +23,7 @@ pub type BadRecords = BTreeMap<Location, Bad>;
 /// other topics it is bad.
 pub fn read<E>(
     topic: Topic,
-    record: &Record<'_>,
+    record: &TopicRecord<'_>,
     rules: &Rules<'_>,
     parse: impl Fn(&[u8], &Rules<'_>) -> Result<E, Bad>,
 ) -> Result<E, Bad> {

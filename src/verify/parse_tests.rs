@@ -8,7 +8,7 @@ use adtide_dataflows::model::{AdEvent, AdId, EventTime, Money, Topic, UnknownIds
 
 use super::bad::Bad;
 use super::fields::Rules;
-use super::input::{Input, Offsets, Record, TopicFiles};
+use super::input::{Input, Offsets, TopicFiles, TopicRecord};
 use super::parse::{ad_event, campaign_event, conversion_event, product_meta, product_metrics, read};
 
 const CLICK: &str = r#"{"event_type":"CLICK","timestamp_field":"1970-01-01 00:00:01","product_id":7,"placement":"top","advertiser_id":9,"actual_price":1.50"#;
@@ -347,7 +347,7 @@ fn product_meta_without_a_price_is_a_deletion() {
 
 #[test]
 fn a_null_value_deletes_the_product_that_is_its_key() {
-    let null = |key| Record { partition: 0, offset: 0, key, value: None, stamp: Stamp::None };
+    let null = |key| TopicRecord { partition: 0, offset: 0, key, value: None, stamp: Stamp::None };
     let deleted = |key: &'static [u8]| read(Topic::ProductMeta, &null(Some(key)), &RULES, product_meta);
     assert_eq!(deleted(b"7").map(|meta| (meta.product_id, meta.price)), Ok((7, None)));
     assert_eq!(deleted(b"-07").map(|meta| meta.product_id), Ok(-7));

@@ -15,7 +15,7 @@ use adtide_dataflows::{IdCounts, Judgement, Settings, Stamp, Statement};
 use super::bad::Bad;
 use super::cut::Cut;
 use super::fields::Rules;
-use super::input::{Input, Offsets, Record};
+use super::input::{Input, Offsets, TopicRecord};
 use super::paid_clicks::PaidClicks;
 use super::parse::{self, BadRecords};
 
@@ -276,12 +276,12 @@ impl Reader<'_, '_> {
     ) -> anyhow::Result<()> {
         let Reader { input, parts, unknown, skew, read, total, watch } = self;
         let judged = Judged::of(topic, until, parts, *skew);
-        input.each_record(topic, until, &mut |record: Record<'_>| {
+        input.each_record(topic, until, &mut |record: TopicRecord<'_>| {
             *read += 1;
             if *read % WATCH_EVERY == 0 {
                 watch(*read, *total);
             }
-            let Record { partition, offset, stamp, .. } = record;
+            let TopicRecord { partition, offset, stamp, .. } = record;
             let rules = Rules { latest: judged.latest(partition, offset, stamp), unknown };
             match parse::read(topic, &record, &rules, &parse) {
                 Ok(event) => each(parts, Located { partition, offset, event }),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use adtide::verify::{Input, Offsets, Record as Verified};
+use adtide::verify::{Input, Offsets, TopicRecord};
 use adtide_dataflows::Stamp;
 use adtide_dataflows::model::{EventTime, Topic};
 use serde_json::{Value, json};
@@ -244,12 +244,12 @@ fn campaign(dice: &mut Dice, time: i64) -> Value {
 
 /// For the batch recomputation.
 impl Input for &Log {
-    fn each_record(&mut self, topic: Topic, until: &Offsets, each: &mut dyn FnMut(Verified<'_>)) -> anyhow::Result<()> {
+    fn each_record(&mut self, topic: Topic, until: &Offsets, each: &mut dyn FnMut(TopicRecord<'_>)) -> anyhow::Result<()> {
         for (&number, &end) in until {
             let Some(partition) = self.partitions.get(&(topic, number)) else { continue };
             for (record, offset) in partition.records.iter().zip(0..end) {
                 let (value, stamp) = (Some(record.value.as_slice()), record.stamp);
-                each(Verified { partition: number, offset, key: None, value, stamp });
+                each(TopicRecord { partition: number, offset, key: None, value, stamp });
             }
         }
         Ok(())

@@ -30,8 +30,8 @@ pub fn definition<'scope>(
     let MatchInput { clicks, conversions, openers } = input;
     let repeat_within = settings.repeat_within();
     let conversions = recorded(conversions, delta_log);
-    let records = conversions.clone().map(|record| (record.id(), Record::Conversion(record)));
-    let known = recorded(openers, delta_log).map(|opener| (opener.id, Record::Settled(opener.time)));
+    let records = conversions.clone().map(|record| (record.id(), Known::Conversion(record)));
+    let known = recorded(openers, delta_log).map(|opener| (opener.id, Known::Settled(opener.time)));
     let openers = at_epochs(records.concat(known)).reduce_named("Openers", move |_, records, openers| {
         openers.extend(opening(records, repeat_within).map(|record| (record.clone(), 1isize)));
     });
@@ -59,21 +59,21 @@ pub fn definition<'scope>(
 
 /// What is known of an identity; of its conversions the least order comes first.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-enum Record {
+enum Known {
     /// It was opened at this time, by a record that is settled.
     Settled(EventTime),
     Conversion(Conversion),
 }
 
 /// The records that open a conversion, of all of an identity in their order.
-fn opening<'a>(records: &'a [(&'a Record, isize)], repeat_within: i64) -> impl Iterator<Item = &'a Conversion> {
+fn opening<'a>(records: &'a [(&'a Known, isize)], repeat_within: i64) -> impl Iterator<Item = &'a Conversion> {
     let mut opened: Option<EventTime> = None;
     records.iter().filter_map(move |(record, _)| match record {
-        Record::Settled(time) => {
+        Known::Settled(time) => {
             opened = opened.max(Some(*time));
             None
         }
-        Record::Conversion(conversion) => {
+        Known::Conversion(conversion) => {
             let time = conversion.order.0;
             let opens = opened.is_none_or(|opened| time > opened.plus(repeat_within));
             opens.then(|| opened = Some(time)).map(|()| conversion)

@@ -48,11 +48,11 @@ pub fn openers<'scope>(
     routing: RoutingKey,
     delta_log: &DeltaLog,
 ) -> (VecCollection<'scope, Epoch, Conversion>, Rc<OpenersState>) {
-    let records = records.map(Record::Unsettled).concat(settled.map(Record::Opener));
-    let exchange = Exchange::new(move |record: &Record| {
+    let records = records.map(IdentityEntry::Unsettled).concat(settled.map(IdentityEntry::Opener));
+    let exchange = Exchange::new(move |record: &IdentityEntry| {
         routing.hash(&match record {
-            Record::Unsettled(conversion) => conversion.route(),
-            Record::Opener(opener) => opener.route,
+            IdentityEntry::Unsettled(conversion) => conversion.route(),
+            IdentityEntry::Opener(opener) => opener.route,
         })
     });
     let state = Rc::new(OpenersState::default());
@@ -67,7 +67,7 @@ pub fn openers<'scope>(
 
 /// What comes of an identity.
 #[derive(Clone, serde::Serialize, serde::Deserialize)]
-enum Record {
+enum IdentityEntry {
     Unsettled(Conversion),
     Opener(Opener),
 }
@@ -92,21 +92,21 @@ enum Log {
 }
 
 impl EpochLogic for Openers {
-    type In = Record;
+    type In = IdentityEntry;
     type Beside = Infallible;
     type Out = Conversion;
 
-    fn epoch(&mut self, records: Vec<Record>, watermark: EventTime, mut emit: impl FnMut(Conversion, isize)) {
+    fn epoch(&mut self, records: Vec<IdentityEntry>, watermark: EventTime, mut emit: impl FnMut(Conversion, isize)) {
         let mut touched = BTreeSet::new();
         for record in records {
             match record {
-                Record::Unsettled(conversion) => {
+                IdentityEntry::Unsettled(conversion) => {
                     if let Log::On { conversions, .. } = &mut self.log {
                         conversions.push(conversion.clone());
                     }
                     touched.insert(self.chains.insert(conversion));
                 }
-                Record::Opener(opener) => _ = touched.insert(self.chains.restore(&opener)),
+                IdentityEntry::Opener(opener) => _ = touched.insert(self.chains.restore(&opener)),
             }
         }
         self.chains.update(touched, &mut emit);
@@ -140,7 +140,7 @@ impl Openers {
 }
 
 /// A record among those of its identity.
-type Place = (IdHash, Order);
+type ConversionKey = (IdHash, Order);
 
 /// The end of a time among orders.
 const fn end_of(time: EventTime) -> Order {
@@ -150,9 +150,9 @@ const fn end_of(time: EventTime) -> Order {
 /// The records of one worker.
 struct Chains {
     /// All that are not settled.
-    records: BTreeMap<Place, Conversion>,
+    records: BTreeMap<ConversionKey, Conversion>,
     /// Those of them that open a conversion.
-    openers: BTreeSet<Place>,
+    openers: BTreeSet<ConversionKey>,
     /// The records by time.
     due: BTreeSet<(Order, IdHash)>,
     /// The time of each identity's last settled opener.
@@ -177,14 +177,14 @@ impl Chains {
     fn bytes(&self) -> usize {
         // Nodes of a B-tree are two thirds full.
         let tree = |entries: usize, size: usize| entries * size * 3 / 2;
-        tree(self.records.len(), size_of::<(Place, Conversion)>() + size_of::<(Order, IdHash)>())
-            + tree(self.openers.len(), size_of::<Place>())
+        tree(self.records.len(), size_of::<(ConversionKey, Conversion)>() + size_of::<(Order, IdHash)>())
+            + tree(self.openers.len(), size_of::<ConversionKey>())
             + tree(self.expiring.len(), size_of::<(EventTime, IdHash)>())
             + table_bytes::<(IdHash, EventTime)>(self.settled.capacity())
     }
 
     /// Adds a record. What it changes is found by [`Chains::update`].
-    fn insert(&mut self, conversion: Conversion) -> Place {
+    fn insert(&mut self, conversion: Conversion) -> ConversionKey {
         let place = (conversion.id(), conversion.order);
         self.due.insert((place.1, place.0));
         self.records.insert(place, conversion);
@@ -192,14 +192,14 @@ impl Chains {
     }
 
     /// Gives a settled opener back. The result is what may start a chain now.
-    fn restore(&mut self, opener: &Opener) -> Place {
+    fn restore(&mut self, opener: &Opener) -> ConversionKey {
         (opener.id, end_of(self.settle_opener(opener)))
     }
 
     /// Brings the chains up to date in which records are new, or of which settled openers are, and emits
     /// which records open a conversion now, or do no more. Costs what changes, not what there is: a chain is
     /// followed until it meets what it was before.
-    fn update(&mut self, touched: BTreeSet<Place>, emit: &mut impl FnMut(Conversion, isize)) {
+    fn update(&mut self, touched: BTreeSet<ConversionKey>, emit: &mut impl FnMut(Conversion, isize)) {
         for place in touched {
             if self.openers.contains(&place) {
                 continue;
@@ -220,7 +220,7 @@ impl Chains {
     }
 
     /// The time of the last opener before a place.
-    fn opener_before(&self, place: Place) -> Option<EventTime> {
+    fn opener_before(&self, place: ConversionKey) -> Option<EventTime> {
         let (id, _) = place;
         let first = (id, (EventTime::MIN, 0, 0));
         let open = self.openers.range(first..place).next_back().map(|(_, order)| order.0);
@@ -228,7 +228,7 @@ impl Chains {
     }
 
     /// Brings what comes after an opener up to date.
-    fn follow(&mut self, opener: Place, emit: &mut impl FnMut(Conversion, isize)) {
+    fn follow(&mut self, opener: ConversionKey, emit: &mut impl FnMut(Conversion, isize)) {
         let (id, _) = opener;
         let mut from = opener;
         loop {
@@ -251,7 +251,7 @@ impl Chains {
         }
     }
 
-    fn open_at(&mut self, place: Place, emit: &mut impl FnMut(Conversion, isize)) {
+    fn open_at(&mut self, place: ConversionKey, emit: &mut impl FnMut(Conversion, isize)) {
         let Some(conversion) = self.records.get(&place) else { return };
         self.openers.insert(place);
         emit(conversion.clone(), 1);

@@ -66,9 +66,9 @@ pub fn rtb_cache_updater<'scope>(
 type Campaign = (i64, ActiveCampaign<Text>);
 
 /// A campaign in its ranking: what it is ordered by, and the rest.
-type Place = ((Reverse<Score>, i64), (i64, Money, i64));
+type RankedCampaign = ((Reverse<Score>, i64), (i64, Money, i64));
 
-fn scored((campaign_id, campaign): Campaign, facts: Option<Facts>) -> ((Text, Text), Place) {
+fn scored((campaign_id, campaign): Campaign, facts: Option<Facts>) -> ((Text, Text), RankedCampaign) {
     let facts = facts.unwrap_or_default();
     let rates = facts.rates.unwrap_or(Rates::new(DEFAULT_CTR, DEFAULT_CVR));
     let score = Score::new(campaign.bid_price, rates.ctr.0, rates.cvr.0, facts.price);
@@ -76,7 +76,7 @@ fn scored((campaign_id, campaign): Campaign, facts: Option<Facts>) -> ((Text, Te
     ((campaign.placement, campaign.category), ((Reverse(score), campaign_id), entry))
 }
 
-fn row(ranked: Ranked<(Text, Text), Place>) -> RankingRow {
+fn row(ranked: Ranked<(Text, Text), RankedCampaign>) -> RankingRow {
     let Ranked { group: (placement, category), first, total } = ranked;
     let entry = |((Reverse(score), campaign_id), (product_id, bid_price, advertiser_id))| RankingEntry {
         product_id,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use adtide_dataflows::model::EventTime;
 use adtide_dataflows::record::BadRecord;
 
-use super::{Change, Feed, Mark, Partition, Place as Start, Positions, Record};
+use super::{Change, Feed, Mark, Partition, Positions, Record, Start};
 use crate::clock::steady_now;
 use crate::connect::Fault;
 use crate::sink::topics::committed_part;
@@ -44,11 +44,11 @@ pub struct FileFeed {
     generation: Option<String>,
     last_scan: Option<Instant>,
     found: Vec<(Partition, PathBuf)>,
-    places: Vec<Place>,
+    places: Vec<OpenFile>,
 }
 
 /// A file that is read.
-struct Place {
+struct OpenFile {
     partition: Partition,
     lines: Lines,
     at_end: bool,
@@ -162,7 +162,7 @@ impl Feed for FileFeed {
         for (partition, path) in std::mem::take(&mut self.found) {
             let Some(from) = places.iter().find(|from| from.partition == partition) else { continue };
             match self.open(&path, from).map_err(Fault::Lasting)? {
-                Some(lines) => self.places.push(Place { partition, lines, at_end: false, has_been_at_end: false }),
+                Some(lines) => self.places.push(OpenFile { partition, lines, at_end: false, has_been_at_end: false }),
                 None => self.generation = None,
             }
         }
@@ -216,10 +216,10 @@ impl Feed for FileFeed {
     }
 }
 
-impl Place {
+impl OpenFile {
     /// Hands over lines, up to a turn of them. Whether there were any.
     fn read(&mut self, latest: EventTime, until_end: bool, take: &mut dyn FnMut(Record<'_>)) -> anyhow::Result<bool> {
-        let Place { partition, lines, .. } = self;
+        let OpenFile { partition, lines, .. } = self;
         let (first, end) = (lines.next_offset(), lines.bytes_read() + TURN);
         self.at_end = false;
         loop {

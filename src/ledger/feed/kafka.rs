@@ -65,14 +65,14 @@ pub struct KafkaFeed {
     ends: Arc<Ends>,
     consumer: BaseConsumer<Group>,
     /// What is read, by partition number; None before the group has told.
-    partitions: Option<BTreeMap<u32, Place>>,
+    partitions: Option<BTreeMap<u32, Assigned>>,
     /// Since when, and whether it is all that the topic has.
     assigned: (Instant, bool),
     last_record: Instant,
 }
 
 /// How a partition stands.
-struct Place {
+struct Assigned {
     partition: Partition,
     next_offset: u64,
     /// The last record that was read.
@@ -202,7 +202,7 @@ impl KafkaFeed {
     }
 }
 
-impl Place {
+impl Assigned {
     /// Up to where it is read, if it ends there now.
     fn reached(&mut self, end: u64) -> u64 {
         let known = if self.at_end { *self.known_end.get_or_insert(end) } else { 0 };
@@ -352,10 +352,10 @@ impl Feed for KafkaFeed {
         Ok(self.bounds(partition)?.0)
     }
 
-    fn start(&mut self, claimed: &[super::Place]) -> Result<(), Fault> {
+    fn start(&mut self, claimed: &[super::Start]) -> Result<(), Fault> {
         let mut list = TopicPartitionList::new();
         let mut places = BTreeMap::new();
-        for super::Place { partition, next: next_offset, mark } in claimed {
+        for super::Start { partition, next: next_offset, mark } in claimed {
             let (low, high) = self.bounds(partition)?;
             if !(low..=high).contains(next_offset) {
                 let detail = format!("offset {next_offset} comes next, but only {low} to {high} are there");
@@ -374,7 +374,7 @@ impl Feed for KafkaFeed {
                 .map_err(|error| self.fault(error))?;
             let partition = partition.clone();
             let (next_offset, at_end, has_been_at_end, known_end) = (*next_offset, false, false, None);
-            let place = Place { partition, next_offset, last: known, known, at_end, has_been_at_end, known_end };
+            let place = Assigned { partition, next_offset, last: known, known, at_end, has_been_at_end, known_end };
             places.insert(place.partition.number, place);
         }
         let is_all = places.len() >= self.count()?;

@@ -64,7 +64,7 @@ pub enum Mark {
 
 /// From where a partition is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Start {
     /// The partition.
     pub partition: Partition,
     /// The offset of the next record.
@@ -105,7 +105,7 @@ pub trait Feed {
     /// Lasting if one of the offsets is not there: what it stands for is gone. [`Feed::poll`] may find that
     /// out later, and that a partition is not the one that was read before; nothing of it is passed on until
     /// then.
-    fn start(&mut self, places: &[Place]) -> Result<(), Fault>;
+    fn start(&mut self, places: &[Start]) -> Result<(), Fault>;
 
     /// What the place up to which a partition was read is recognised by; None if it can't be made anew
     /// unnoticed.

@@ -21,14 +21,14 @@ const PARTITION: i32 = 0;
 
 /// A record of the topic.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Record {
+pub struct ProgressRecord {
     /// The number that the run has drawn.
     pub run_number: u64,
     /// What is committed; None if nothing yet.
     pub stored: Option<Stored>,
 }
 
-impl Record {
+impl ProgressRecord {
     /// As it is written.
     pub fn outgoing(&self, config: &KafkaConfig, name: &str) -> anyhow::Result<Outgoing> {
         let value = serde_json::to_string(self)?;
@@ -37,7 +37,7 @@ impl Record {
 }
 
 /// The last record of the deployment.
-pub fn read(config: &KafkaConfig, name: &str) -> Result<Option<Record>, Fault> {
+pub fn read(config: &KafkaConfig, name: &str) -> Result<Option<ProgressRecord>, Fault> {
     let topic = config.topic(TOPIC);
     let ends = |isolation: &str| -> Result<(QuietConsumer, i64, i64), Fault> {
         let consumer = consumer(config, name, isolation)?;

@@ -10,7 +10,7 @@ use adtide_dataflows::model::Topic;
 use adtide_dataflows::operators::FileMark;
 use anyhow::{Context, bail, ensure};
 
-use super::{Ends, Input, Offsets, Record};
+use super::{Ends, Input, Offsets, TopicRecord};
 use crate::connect::kafka::Bounds;
 use crate::source::lines::{self, Parts};
 
@@ -41,7 +41,12 @@ impl TopicFiles {
 }
 
 impl Input for TopicFiles {
-    fn each_record(&mut self, topic: Topic, until: &Offsets, each: &mut dyn FnMut(Record<'_>)) -> anyhow::Result<()> {
+    fn each_record(
+        &mut self,
+        topic: Topic,
+        until: &Offsets,
+        each: &mut dyn FnMut(TopicRecord<'_>),
+    ) -> anyhow::Result<()> {
         let mut files = topic_files(&self.dir, topic.name())?;
         for (&partition, &until) in until.iter().filter(|(_, until)| **until > 0) {
             let path = files.remove(&partition);
@@ -50,7 +55,7 @@ impl Input for TopicFiles {
             let mut lines = 0;
             for part in parts(&path, self.marks.get(&(topic, partition)))? {
                 lines = each_line(&part, lines, until, |offset, value| {
-                    each(Record { partition, offset, key: None, value: Some(value), stamp: Stamp::None });
+                    each(TopicRecord { partition, offset, key: None, value: Some(value), stamp: Stamp::None });
                 })?;
             }
             ensure!(

@@ -3,7 +3,7 @@
 use adtide_dataflows::model::Topic;
 use rdkafka::Message;
 
-use super::{Ends, Input, Offsets, Record};
+use super::{Ends, Input, Offsets, TopicRecord};
 use crate::connect::kafka::{KafkaConfig, stamp};
 use crate::verify::kafka::Reader;
 
@@ -36,14 +36,25 @@ impl KafkaTopics {
 }
 
 impl Input for KafkaTopics {
-    fn each_record(&mut self, topic: Topic, until: &Offsets, each: &mut dyn FnMut(Record<'_>)) -> anyhow::Result<()> {
+    fn each_record(
+        &mut self,
+        topic: Topic,
+        until: &Offsets,
+        each: &mut dyn FnMut(TopicRecord<'_>),
+    ) -> anyhow::Result<()> {
         if until.values().all(|until| *until == 0) {
             return Ok(());
         }
         let reader = Reader::new(&self.config)?;
         self.note_gaps(&reader, topic, until)?;
         reader.read(topic.name(), until, &mut |partition, offset, message| {
-            each(Record { partition, offset, key: message.key(), value: message.payload(), stamp: stamp(message) });
+            each(TopicRecord {
+                partition,
+                offset,
+                key: message.key(),
+                value: message.payload(),
+                stamp: stamp(message),
+            });
         })
     }
 

@@ -21,7 +21,7 @@ pub type Ends = BTreeMap<u32, Bounds>;
 
 /// A record as it stands in its topic.
 #[derive(Clone, Copy, Debug)]
-pub struct Record<'a> {
+pub struct TopicRecord<'a> {
     /// The partition.
     pub partition: u32,
     /// The offset within the partition.
@@ -41,7 +41,12 @@ pub trait Input {
     ///
     /// # Errors
     /// The topic can't be read, or ends before the offsets.
-    fn each_record(&mut self, topic: Topic, until: &Offsets, each: &mut dyn FnMut(Record<'_>)) -> anyhow::Result<()>;
+    fn each_record(
+        &mut self,
+        topic: Topic,
+        until: &Offsets,
+        each: &mut dyn FnMut(TopicRecord<'_>),
+    ) -> anyhow::Result<()>;
 
     /// Where the partitions of a topic begin and end now; empty if that is not known.
     ///

@@ -152,7 +152,7 @@ impl<V: Ord> Candidates<V> {
         // Both places are found before it is stored: a link into a dropped chunk must not meet it.
         let places = [0, 1].map(|side| self.place(side, &slot));
         for (next, place) in slot.next.iter_mut().zip(&places) {
-            if let Place::InList { next: found, .. } = place {
+            if let Insertion::InList { next: found, .. } = place {
                 *next = *found;
             }
         }
@@ -163,12 +163,12 @@ impl<V: Ord> Candidates<V> {
         self.len += 1;
         for (side, place) in places.into_iter().enumerate() {
             match place {
-                Place::Nowhere => {}
-                Place::Ordered => self.insert_ordered(side, keys[side], time, link),
-                Place::InList { before: Some(before), .. } => {
+                Insertion::Nowhere => {}
+                Insertion::Ordered => self.insert_ordered(side, keys[side], time, link),
+                Insertion::InList { before: Some(before), .. } => {
                     self.chunks[before.chunk()][before.place()].next[side] = link;
                 }
-                Place::InList { before: None, .. } => self.set_head(side, keys[side], link),
+                Insertion::InList { before: None, .. } => self.set_head(side, keys[side], link),
             }
         }
     }
@@ -275,29 +275,29 @@ impl<V: Ord> Candidates<V> {
 
     /// Where a new candidate goes: before all that ranks lower, so that whatever ranks no higher comes after
     /// it in its list.
-    fn place(&mut self, side: usize, slot: &Slot<V>) -> Place {
+    fn place(&mut self, side: usize, slot: &Slot<V>) -> Insertion {
         if !slot.has_key[side] {
-            return Place::Nowhere;
+            return Insertion::Nowhere;
         }
         if self.ordered[side].contains_key(&slot.keys[side]) {
-            return Place::Ordered;
+            return Insertion::Ordered;
         }
         let mut before = None;
         let mut after = self.head(side, slot.keys[side]);
         for _ in 0..LONG_WALK {
             match after {
                 Some((_, other)) if other.time == slot.time && other.rank() >= slot.rank() => {
-                    return Place::Nowhere;
+                    return Insertion::Nowhere;
                 }
                 Some((link, other)) if other.rank() >= slot.rank() => {
                     before = Some(link);
                     after = self.next(side, other);
                 }
-                _ => return Place::InList { before, next: after.map_or(Link::END, |(link, _)| link) },
+                _ => return Insertion::InList { before, next: after.map_or(Link::END, |(link, _)| link) },
             }
         }
         self.order(side, slot.keys[side]);
-        Place::Ordered
+        Insertion::Ordered
     }
 
     /// Moves the list of a key to an ordered map.
@@ -377,7 +377,7 @@ impl<V: Ord> Candidates<V> {
 struct TooFar;
 
 /// Where a candidate goes on one side.
-enum Place {
+enum Insertion {
     /// It has no such key, or never wins there.
     Nowhere,
     /// After one of the list (None: at its head), before another.

@@ -244,7 +244,12 @@ fn campaign(dice: &mut Dice, time: i64) -> Value {
 
 /// For the batch recomputation.
 impl Input for &Log {
-    fn each_record(&mut self, topic: Topic, until: &Offsets, each: &mut dyn FnMut(TopicRecord<'_>)) -> anyhow::Result<()> {
+    fn each_record(
+        &mut self,
+        topic: Topic,
+        until: &Offsets,
+        each: &mut dyn FnMut(TopicRecord<'_>),
+    ) -> anyhow::Result<()> {
         for (&number, &end) in until {
             let Some(partition) = self.partitions.get(&(topic, number)) else { continue };
             for (record, offset) in partition.records.iter().zip(0..end) {

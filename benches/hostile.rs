@@ -1,5 +1,5 @@
-//! What hostile input costs: 100,000 records that were made to be dear, against as many that were not, in CPU time of one worker.
-//! Fails if any costs twice as much.
+//! What hostile input costs: 100,000 records that were made to be dear, against as many that were not, in CPU
+//! time of one worker. Fails if any costs twice as much.
 
 use std::hash::Hasher;
 
@@ -79,7 +79,10 @@ fn main() {
     assert!(!is_dear, "hostile input costs more than twice as much");
 }
 
-fn clicks(time: impl Fn(usize) -> i64, device: impl Fn(usize) -> String) -> impl Iterator<Item = (Topic, String)> {
+fn clicks(
+    time: impl Fn(usize) -> i64,
+    device: impl Fn(usize) -> String,
+) -> impl Iterator<Item = (Topic, String)> {
     (0..RECORDS).map(move |n| {
         let (time, device) = (time(n), serde_json::to_string(&device(n)).expect("a text can be written"));
         let line = format!(
@@ -109,7 +112,8 @@ fn mixed(one: impl Iterator<Item = (Topic, String)>, other: impl Iterator<Item =
     one.zip(other).flat_map(|(one, other)| [one, other]).collect()
 }
 
-/// The CPU time in seconds that one worker takes for this input, until every window is closed and all is settled.
+/// The CPU time in seconds that one worker takes for this input, until every window is closed and all is
+/// settled.
 fn cpu_of(input: &Input) -> f64 {
     let statements = vec![Statement::ConversionMatcher, Statement::DuplicateDetector];
     let settings = Settings { statements, ..Settings::default() };
@@ -157,9 +161,9 @@ fn cpu() -> f64 {
 
 /// Different texts of one hash by a hasher without a seed.
 ///
-/// That hasher takes 16 bytes at a time, two words x and y, and multiplies `state ^ x` by `CONSTANT ^ y`. With `c = state ^
-/// CONSTANT`, the words `y ^ c` and `x ^ c` give the same product. So each block of 16 bytes for which all four words are texts
-/// doubles the number of texts of one hash.
+/// That hasher takes 16 bytes at a time, two words x and y, and multiplies `state ^ x` by `CONSTANT ^ y`.
+/// With `c = state ^ CONSTANT`, the words `y ^ c` and `x ^ c` give the same product. So each block of 16
+/// bytes for which all four words are texts doubles the number of texts of one hash.
 fn colliding_texts() -> Vec<String> {
     const SEEDS: [u64; 2] = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344];
     const CONSTANT: u64 = 0xa409_3822_299f_31d0;
@@ -174,7 +178,8 @@ fn colliding_texts() -> Vec<String> {
     let mut dice = Xoshiro256PlusPlus::seed_from_u64(1);
     let mut text = || {
         u64::from_le_bytes([(); 8].map(|()| {
-            b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_"[(dice.next_u64() % 64) as usize]
+            b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_"
+                [(dice.next_u64() % 64) as usize]
         }))
     };
     let mut states = SEEDS;

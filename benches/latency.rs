@@ -1,9 +1,11 @@
-//! How long it takes from an event's being appended to Kafka until its row is committed in PostgreSQL, and its key in Redis.
+//! How long it takes from an event's being appended to Kafka until its row is committed in PostgreSQL, and
+//! its key in Redis.
 //!
-//! `scripts/bench latency` runs it beside a running adtide and a load. It appends impressions of campaigns that nobody else
-//! has, one at a time, and asks PostgreSQL for the row until it is there; and campaigns of a category of their own, and asks
-//! Redis for their ranking. What is measured ends when the answer is here, so it includes half a pause between two
-//! questions. The configuration is the running adtide's, named by the variable ADTIDE_BENCH_CONFIG.
+//! `scripts/bench latency` runs it beside a running adtide and a load. It appends impressions of campaigns
+//! that nobody else has, one at a time, and asks PostgreSQL for the row until it is there; and campaigns of a
+//! category of their own, and asks Redis for their ranking. What is measured ends when the answer is here, so
+//! it includes half a pause between two questions. The configuration is the running adtide's, named by the
+//! variable ADTIDE_BENCH_CONFIG.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -39,7 +41,13 @@ fn main() -> anyhow::Result<()> {
     println!("|-----------------------------------|--------|--------|--------|--------|");
     for (name, times) in [rows, keys] {
         let at = |percent: usize| times[(times.len() - 1) * percent / 100].as_millis();
-        println!("| {name:<33} | {:>3} ms | {:>3} ms | {:>3} ms | {:>3} ms |", at(50), at(90), at(99), at(100));
+        println!(
+            "| {name:<33} | {:>3} ms | {:>3} ms | {:>3} ms | {:>3} ms |",
+            at(50),
+            at(90),
+            at(99),
+            at(100)
+        );
     }
     Ok(())
 }

@@ -30,7 +30,8 @@ fn parse(criterion: &mut Criterion) {
         let (mut scanner, unknown) = (Scanner::default(), UnknownIds::default());
         bencher.iter(|| {
             for line in &lines {
-                black_box(scanner.read(line, |fields| ad_event(fields, &unknown).map(|event| event.time))).ok();
+                black_box(scanner.read(line, |fields| ad_event(fields, &unknown).map(|event| event.time)))
+                    .ok();
             }
         });
     });

@@ -1,5 +1,5 @@
-//! Statement 1: a batch of campaign events, and one bid change in a ranking of 10,000 campaigns until the changed ranking
-//! is out.
+//! Statement 1: a batch of campaign events, and one bid change in a ranking of 10,000 campaigns until the
+//! changed ranking is out.
 
 use std::time::{Duration, Instant};
 

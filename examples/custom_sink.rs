@@ -15,7 +15,8 @@ use adtide_dataflows::model::Epoch;
 use adtide_dataflows::{Ingest, Settings, dataflow};
 use timely::dataflow::operators::Concat;
 
-/// Prints what it gets. A commit can be repeated after a crash, so a real sink stores `commit.progress` with its rows.
+/// Prints what it gets. A commit can be repeated after a crash, so a real sink stores `commit.progress` with
+/// its rows.
 struct Printer;
 
 impl Sink for Printer {
@@ -32,7 +33,10 @@ impl Sink for Printer {
         for change in commit.epochs.into_iter().flatten() {
             if let Change::Attribution(row, diff) = change {
                 let sign = if diff > 0 { '+' } else { '-' };
-                println!("{sign} order {} {} -> campaign {:?}", row.order_id, row.revenue_amount, row.campaign_id);
+                println!(
+                    "{sign} order {} {} -> campaign {:?}",
+                    row.order_id, row.revenue_amount, row.campaign_id
+                );
             }
         }
         println!("  committed epoch {}", commit.progress.epoch);
@@ -48,7 +52,12 @@ fn main() -> anyhow::Result<()> {
         let (mut inputs, state) = worker.dataflow(|scope| {
             let (inputs, outputs, state) = dataflow(scope, &settings);
             let first = outputs.late.scope().index() == 0;
-            attach(tables(&outputs).concat(progress(&outputs)), 0, first.then(|| on_thread(Box::new(Printer))), false);
+            attach(
+                tables(&outputs).concat(progress(&outputs)),
+                0,
+                first.then(|| on_thread(Box::new(Printer))),
+                false,
+            );
             (inputs, state)
         });
         let mut ingest = Ingest::new(&settings);

@@ -31,8 +31,8 @@ impl Moment {
     }
 }
 
-/// A wall clock that never stops or goes back: where the machine's clock is set back, this one proceeds from where it was at
-/// the pace of the monotonic clock, until the wall clock has caught up with it.
+/// A wall clock that never stops or goes back: where the machine's clock is set back, this one proceeds from
+/// where it was at the pace of the monotonic clock, until the wall clock has caught up with it.
 #[derive(Clone, Copy, Debug)]
 pub struct SteadyClock {
     base: Moment,

@@ -249,7 +249,9 @@ impl Log {
     /// The level is none.
     pub fn filter(&self) -> anyhow::Result<EnvFilter> {
         let level = &self.level;
-        let wrong = || format!("key log.level: {level:?} is no log level; want info, or one such as info,adtide=debug");
+        let wrong = || {
+            format!("key log.level: {level:?} is no log level; want info, or one such as info,adtide=debug")
+        };
         // A filter takes a word that is no level for the name of a module.
         if !level.contains(['=', ',', '[']) {
             level.parse::<LevelFilter>().with_context(wrong)?;
@@ -303,14 +305,15 @@ impl Config {
     fn read(file: Option<&Path>, overrides: &[Override]) -> anyhow::Result<Config> {
         let table = layers::merge(file, overrides)?;
         let value = serde::de::value::MapDeserializer::new(table.values.into_iter());
-        let mut config: Config =
-            serde_path_to_error::deserialize(value).map_err(|error: serde_path_to_error::Error<toml::de::Error>| {
+        let mut config: Config = serde_path_to_error::deserialize(value).map_err(
+            |error: serde_path_to_error::Error<toml::de::Error>| {
                 let key = error.path().to_string();
                 // An item of a list is where the list is.
                 let set = key.split('[').next().unwrap_or(&key);
                 let origin = table.origins.get(set).map_or("the default configuration", String::as_str);
                 anyhow!("{origin}: key {key}: {}", error.inner().message())
-            })?;
+            },
+        )?;
         config.log.is_default = !table.origins.contains_key("log.level");
         config.check()?;
         Ok(config)
@@ -405,11 +408,17 @@ impl Config {
         let instance = self.worker.instance.as_str();
         let is_name = instance.len() <= 200
             && instance.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-        ensure!(is_name, "key worker.instance: {instance:?} is no name; use letters, digits, '-', '_' and '.'");
+        ensure!(
+            is_name,
+            "key worker.instance: {instance:?} is no name; use letters, digits, '-', '_' and '.'"
+        );
         if let Some(listen) = self.listen() {
             let port = listen.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
             let right = matches!(port, Some(Ok(_)));
-            ensure!(right, "key ops.listen: {listen:?} is no address; want host:port, such as \"127.0.0.1:9464\"");
+            ensure!(
+                right,
+                "key ops.listen: {listen:?} is no address; want host:port, such as \"127.0.0.1:9464\""
+            );
         }
         EventTime::parse(&self.generator.start).context("key generator.start")?;
         self.log.filter()?;

@@ -1,5 +1,5 @@
-//! Files in the folder of results: made for their owner and group only, never through a symbolic link, and replaced as a whole
-//! or not at all.
+//! Files in the folder of results: made for their owner and group only, never through a symbolic link, and
+//! replaced as a whole or not at all.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
@@ -14,8 +14,8 @@ const MODE: u32 = 0o640;
 /// How the name of a file begins that is not complete yet. After a crash one may be left.
 const INCOMPLETE: &str = ".adtide-new-";
 
-/// How to open a file, new or not. Where the name is a symbolic link opening fails: whoever may write to the folder could
-/// otherwise have any other file of this user written to.
+/// How to open a file, new or not. Where the name is a symbolic link opening fails: whoever may write to the
+/// folder could otherwise have any other file of this user written to.
 pub fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.mode(MODE).custom_flags(OFlag::O_NOFOLLOW.bits());
@@ -51,14 +51,19 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Gives a file this content in one step that a crash or a power failure either undoes as a whole or not at all.
+/// Gives a file this content in one step that a crash or a power failure either undoes as a whole or not at
+/// all.
 ///
 /// # Errors
 /// The folder can't be written, or there is no room.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let folder = folder(path);
-    let builder =
-        || tempfile::Builder::new().prefix(INCOMPLETE).permissions(Permissions::from_mode(MODE)).tempfile_in(folder);
+    let builder = || {
+        tempfile::Builder::new()
+            .prefix(INCOMPLETE)
+            .permissions(Permissions::from_mode(MODE))
+            .tempfile_in(folder)
+    };
     let mut file = builder()?;
     file.write_all(content)?;
     file.as_file().sync_all()?;

@@ -48,7 +48,8 @@ pub(crate) fn cut(text: &str, longest: usize) -> &str {
 }
 
 pub(crate) fn object(fields: impl IntoIterator<Item = (&'static str, Value)>) -> String {
-    Value::Object(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>()).to_string()
+    Value::Object(fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>())
+        .to_string()
 }
 
 /// The list of a ranking, best first.
@@ -119,10 +120,14 @@ pub fn compensation(row: &Compensation, now: EventTime, longest: usize) -> Strin
 pub fn late_event(event: &LateEvent, longest: usize) -> String {
     let reason = match event.is_closed {
         false => {
-            format!("its partition's watermark, {}, had passed its deadline and the allowed lateness", event.watermark)
+            format!(
+                "its partition's watermark, {}, had passed its deadline and the allowed lateness",
+                event.watermark
+            )
         }
         true => {
-            "what it belongs to is closed as committed: that state was forgotten, or records of it are lost".to_owned()
+            "what it belongs to is closed as committed: that state was forgotten, or records of it are lost"
+                .to_owned()
         }
     };
     let mut fields = vec![

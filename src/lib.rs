@@ -97,9 +97,13 @@ fn advice_for(error: &(dyn Error + 'static)) -> Option<&'static str> {
     }
     let error = error.downcast_ref::<std::io::Error>()?;
     match (error.kind(), error.raw_os_error()) {
-        (ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge | ErrorKind::WriteZero, _) => {
-            Some(FULL)
-        }
+        (
+            ErrorKind::StorageFull
+            | ErrorKind::QuotaExceeded
+            | ErrorKind::FileTooLarge
+            | ErrorKind::WriteZero,
+            _,
+        ) => Some(FULL),
         // Of this process, and of the machine.
         (_, Some(EMFILE | ENFILE)) => Some(OPEN_FILES),
         _ => None,

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-/// A text in which nothing steers a terminal: control characters, and those that turn the direction of writing, are shown as
-/// `\u{1b}`. Ids come from anywhere.
+/// A text in which nothing steers a terminal: control characters, and those that turn the direction of
+/// writing, are shown as `\u{1b}`. Ids come from anywhere.
 pub fn plain(text: &str) -> Cow<'_, str> {
     if !text.chars().any(steers) {
         return Cow::Borrowed(text);
@@ -33,7 +33,8 @@ fn plain_line(line: &str) -> String {
 }
 
 fn steers(char: char) -> bool {
-    char.is_control() || matches!(char, '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
+    char.is_control()
+        || matches!(char, '\u{200E}' | '\u{200F}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}')
 }
 
 #[cfg(test)]

@@ -14,7 +14,9 @@ use crate::duplicate_detector::Compensation;
 use crate::duplicate_detector::{self, DetectorState, duplicate_detector};
 use crate::hash::RoutingKey;
 use crate::model::Epoch;
-use crate::operators::{Cut, PartitionReport, WatermarkView, Watermarks, WindowedState, at_epochs, watermarks};
+use crate::operators::{
+    Cut, PartitionReport, WatermarkView, Watermarks, WindowedState, at_epochs, watermarks,
+};
 use crate::performance_aggregator::PerformanceRow;
 use crate::performance_aggregator::{self, performance_aggregator};
 use crate::rtb_cache_updater::RankingRow;
@@ -113,7 +115,10 @@ fn region<'scope, R>(
 /// A statement that `settings` leaves out is built all the same: without input it costs nothing. Records are
 /// dealt out by a fixed key: whoever sends the input could load one worker with all of it; [`replay`] takes a
 /// key that they can't foresee.
-pub fn dataflow<'scope>(scope: Scope<'scope, Epoch>, settings: &Settings) -> (Inputs, Outputs<'scope>, State) {
+pub fn dataflow<'scope>(
+    scope: Scope<'scope, Epoch>,
+    settings: &Settings,
+) -> (Inputs, Outputs<'scope>, State) {
     replay(scope, settings, &[], &DeltaLog::off(), RoutingKey::default())
 }
 
@@ -134,8 +139,17 @@ pub fn replay<'scope>(
     routing: RoutingKey,
 ) -> (Inputs, Outputs<'scope>, State) {
     let (state_inputs, entered) = StateInputs::new(scope);
-    let StateStreams { campaigns, rates, prices, live_rates, sums, clicks, conversions, openers, paid_clicks } =
-        entered;
+    let StateStreams {
+        campaigns,
+        rates,
+        prices,
+        live_rates,
+        sums,
+        clicks,
+        conversions,
+        openers,
+        paid_clicks,
+    } = entered;
     let (dead_input, dead) = scope.new_input();
     let (late_input, late) = scope.new_input();
     let (reports_input, reports) = scope.new_input();
@@ -147,7 +161,8 @@ pub fn replay<'scope>(
             true => performance_aggregator::definition,
             false => performance_aggregator,
         };
-        let (rows, state) = aggregate(sums.enter(inner), marks.clone().enter(inner), settings, routing, delta_log);
+        let (rows, state) =
+            aggregate(sums.enter(inner), marks.clone().enter(inner), settings, routing, delta_log);
         (rows.leave_region(scope), state)
     });
     let (attributions, matcher) = region(scope, Statement::ConversionMatcher, |inner| {
@@ -155,7 +170,8 @@ pub fn replay<'scope>(
             true => conversion_matcher::definition,
             false => conversion_matcher::conversion_matcher,
         };
-        let (clicks, conversions, openers) = (clicks.enter(inner), conversions.enter(inner), openers.enter(inner));
+        let (clicks, conversions, openers) =
+            (clicks.enter(inner), conversions.enter(inner), openers.enter(inner));
         let input = MatchInput { clicks, conversions, openers };
         let (rows, state) = attribute(input, marks.clone().enter(inner), settings, routing, delta_log);
         (rows.leave_region(scope), state)
@@ -165,7 +181,8 @@ pub fn replay<'scope>(
             true => duplicate_detector::definition,
             false => duplicate_detector,
         };
-        let (rows, state) = detect(paid_clicks.enter(inner), marks.clone().enter(inner), settings, routing, delta_log);
+        let (rows, state) =
+            detect(paid_clicks.enter(inner), marks.clone().enter(inner), settings, routing, delta_log);
         (rows.leave_region(scope), state)
     });
     let rankings = region(scope, Statement::RtbCacheUpdater, |inner| {
@@ -187,8 +204,17 @@ pub fn replay<'scope>(
     });
 
     let inputs = Inputs { state: state_inputs, dead: dead_input, late: late_input, reports: reports_input };
-    let outputs =
-        Outputs { rankings, performance, attributions, compensations, late, dead, reports, watermarks: marks };
-    let state = State { watermarks: view, ranked_campaigns, performance: aggregator, matcher, duplicates: detector };
+    let outputs = Outputs {
+        rankings,
+        performance,
+        attributions,
+        compensations,
+        late,
+        dead,
+        reports,
+        watermarks: marks,
+    };
+    let state =
+        State { watermarks: view, ranked_campaigns, performance: aggregator, matcher, duplicates: detector };
     (inputs, outputs, state)
 }

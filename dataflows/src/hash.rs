@@ -1,5 +1,6 @@
-//! Hashes of what comes in. Whoever sends the input chooses its ids, so no hash that decides about work is one that can be
-//! computed outside: many ids of one hash would make a table a list, and load one worker with everything.
+//! Hashes of what comes in. Whoever sends the input chooses its ids, so no hash that decides about work is
+//! one that can be computed outside: many ids of one hash would make a table a list, and load one worker with
+//! everything.
 
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher};
@@ -16,14 +17,16 @@ pub type HashMap<K, V> = std::collections::HashMap<K, V, RandomState>;
 /// A set of what comes in.
 pub type HashSet<K> = std::collections::HashSet<K, RandomState>;
 
-/// The key of the hash by which records are dealt out to workers. It must be the same on all workers of a run.
+/// The key of the hash by which records are dealt out to workers. It must be the same on all workers of a
+/// run.
 #[derive(Clone, Copy, Default, Serialize, Deserialize)]
 pub struct RoutingKey([u64; 2]);
 
 impl RoutingKey {
     /// A key that nobody can foresee. One worker draws it and shares it with the others.
     pub fn random() -> RoutingKey {
-        // Each state of the standard library has a key of the operating system's random numbers, or one next to it.
+        // Each state of the standard library has a key of the operating system's random numbers, or one next
+        // to it.
         RoutingKey([0u64, 1].map(|half| std::hash::RandomState::new().hash_one(half)))
     }
 
@@ -42,8 +45,8 @@ impl fmt::Debug for RoutingKey {
     }
 }
 
-/// The memory of a hash table with room for `capacity` entries: it keeps a control byte beside every bucket and fills
-/// seven eighths of them at most.
+/// The memory of a hash table with room for `capacity` entries: it keeps a control byte beside every bucket
+/// and fills seven eighths of them at most.
 pub(crate) fn table_bytes<T>(capacity: usize) -> usize {
     capacity * 8 / 7 * (size_of::<T>() + 1)
 }

@@ -7,9 +7,11 @@
 use crate::conversion_matcher;
 use crate::counts::{Counts, PartitionCounts};
 use crate::duplicate_detector::PaidClick;
-use crate::judgement::{Judge, Stamp};
+use crate::envelope::Envelope;
+use crate::judgement::Judge;
 use crate::model::{
-    AdEvent, AdEventType, CampaignEvent, ConversionEvent, EventTime, ProductMeta, ProductMetrics, Topic, UnknownIds,
+    AdEvent, AdEventType, CampaignEvent, ConversionEvent, EventTime, ProductMeta, ProductMetrics, Topic,
+    UnknownIds,
 };
 use crate::operators::{FileMark, Fingerprint, PartitionReport, PartitionState, Wake, Watermarks};
 use crate::performance_aggregator::{self, PreAggregate};
@@ -18,24 +20,6 @@ use crate::rejected::{DeadLetter, LateEvent};
 use crate::rtb_cache_updater;
 use crate::wakes::Wakes;
 use crate::{MetricsSource, Settings, StateDelta, Statement};
-
-/// Where in its partition a record stands, and what it carries beside its value.
-#[derive(Clone, Copy, Debug)]
-pub struct Envelope<'a> {
-    /// Its offset.
-    pub offset: u64,
-    /// Its key.
-    pub key: Option<&'a [u8]>,
-    /// Its own timestamp.
-    pub stamp: Stamp,
-}
-
-impl Envelope<'_> {
-    /// Of a record that has nothing but a value.
-    pub fn at(offset: u64) -> Envelope<'static> {
-        Envelope { offset, key: None, stamp: Stamp::None }
-    }
-}
 
 /// The input of the dataflow for one epoch.
 #[derive(Debug, Default)]
@@ -247,19 +231,19 @@ impl Ingest {
         let mut arrival = Arrival { partition, envelope, bytes };
         let from = &mut arrival;
         let read = match topic {
-            Topic::AdEvents => scanner.read(bytes, |fields| router.ad_event(record::ad_event(fields, unknown)?, from)),
-            Topic::CampaignEvents => {
-                scanner.read(bytes, |fields| router.campaign_event(record::campaign_event(fields, unknown)?, from))
+            Topic::AdEvents => {
+                scanner.read(bytes, |fields| router.ad_event(record::ad_event(fields, unknown)?, from))
             }
-            Topic::ConversionEvents => {
-                scanner.read(bytes, |fields| router.conversion_event(record::conversion_event(fields, unknown)?, from))
-            }
-            Topic::ProductMetrics => {
-                scanner.read(bytes, |fields| router.product_metrics(record::product_metrics(fields, unknown)?, from))
-            }
-            Topic::ProductMeta => {
-                scanner.read(bytes, |fields| router.product_meta(record::product_meta(fields, unknown)?, from))
-            }
+            Topic::CampaignEvents => scanner
+                .read(bytes, |fields| router.campaign_event(record::campaign_event(fields, unknown)?, from)),
+            Topic::ConversionEvents => scanner.read(bytes, |fields| {
+                router.conversion_event(record::conversion_event(fields, unknown)?, from)
+            }),
+            Topic::ProductMetrics => scanner.read(bytes, |fields| {
+                router.product_metrics(record::product_metrics(fields, unknown)?, from)
+            }),
+            Topic::ProductMeta => scanner
+                .read(bytes, |fields| router.product_meta(record::product_meta(fields, unknown)?, from)),
         };
         match read {
             Ok(()) => {
@@ -272,7 +256,13 @@ impl Ingest {
 
     /// Takes a record of which only the first bytes are known, because it is longer than
     /// [`record::MAX_RECORD_BYTES`].
-    pub fn oversized(&mut self, partition: PartitionHandle, envelope: Envelope<'_>, head: &[u8], length: u64) {
+    pub fn oversized(
+        &mut self,
+        partition: PartitionHandle,
+        envelope: Envelope<'_>,
+        head: &[u8],
+        length: u64,
+    ) {
         let partition = &mut self.partitions[partition.0];
         partition.next_offset = envelope.offset + 1;
         let mut arrival = Arrival { partition, envelope, bytes: head };
@@ -324,7 +314,12 @@ impl Arrival<'_> {
     /// Accepts an event time: checks it against the clock, moves the partition on, and gives the partition's
     /// own watermarks as they were before this record.
     #[inline]
-    fn accept(&mut self, time: EventTime, clock: EventTime, settings: &Settings) -> Result<Watermarks, BadRecord> {
+    fn accept(
+        &mut self,
+        time: EventTime,
+        clock: EventTime,
+        settings: &Settings,
+    ) -> Result<Watermarks, BadRecord> {
         let Envelope { offset, stamp, .. } = self.envelope;
         self.partition.judge.judge(offset, time, stamp, clock, settings.max_future_skew)?;
         let before = self.partition.watermarks;
@@ -382,19 +377,26 @@ impl Router {
     }
 
     fn paid_click(&mut self, event: &AdEvent<&str>, watermark: EventTime, from: &mut Arrival<'_>) {
-        let is_late = |deadline| self.is_late(Statement::DuplicateDetector, event.time, deadline, watermark, from);
+        let is_late =
+            |deadline| self.is_late(Statement::DuplicateDetector, event.time, deadline, watermark, from);
         let click = PaidClick::of(event, is_late);
         self.batch.entered.paid_clicks.extend(click);
     }
 
     fn match_click(&mut self, event: AdEvent<&str>, watermark: EventTime, from: &mut Arrival<'_>) {
         let is_of_somebody = event.advertiser_id.is_some();
-        if is_of_somebody && !self.is_late(Statement::ConversionMatcher, event.time, event.time, watermark, from) {
+        if is_of_somebody
+            && !self.is_late(Statement::ConversionMatcher, event.time, event.time, watermark, from)
+        {
             self.batch.entered.clicks.extend(conversion_matcher::click(event));
         }
     }
 
-    fn conversion_event(&mut self, event: ConversionEvent<&str>, from: &mut Arrival<'_>) -> Result<(), BadRecord> {
+    fn conversion_event(
+        &mut self,
+        event: ConversionEvent<&str>,
+        from: &mut Arrival<'_>,
+    ) -> Result<(), BadRecord> {
         let own = from.accept(event.time, self.clock, &self.settings)?.conversions;
         self.counts.ids.conversions_without_device += u64::from(event.device_id.is_none());
         self.counts.ids.conversions_without_session += u64::from(event.session_id.is_none());
@@ -407,7 +409,11 @@ impl Router {
         Ok(())
     }
 
-    fn campaign_event(&mut self, event: CampaignEvent<&str>, from: &mut Arrival<'_>) -> Result<(), BadRecord> {
+    fn campaign_event(
+        &mut self,
+        event: CampaignEvent<&str>,
+        from: &mut Arrival<'_>,
+    ) -> Result<(), BadRecord> {
         from.accept(event.time, self.clock, &self.settings)?;
         if self.runs(Statement::RtbCacheUpdater) {
             self.batch.entered.campaigns.push(rtb_cache_updater::campaign(event, from.position()));

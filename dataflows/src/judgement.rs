@@ -1,13 +1,13 @@
 //! What of the future is believed, and how it was judged before.
 //!
-//! An event time may lead its record's own timestamp by no more than `max_future_skew`, and a timestamp that a producer made
-//! up may lead the reader's clock by no more than that. The clock is the one thing here that is not data, so what it decided
-//! is remembered: a partition's [`Judgement`]s are the clock as a function of the offset. A replay judges by them again, and
-//! comes to the same.
+//! An event time may lead its record's own timestamp by no more than `max_future_skew`, and a timestamp that
+//! a producer made up may lead the reader's clock by no more than that. The clock is the one thing here that
+//! is not data, so what it decided is remembered: a partition's [`Judgement`]s are the clock as a function of
+//! the offset. A replay judges by them again, and comes to the same.
 //!
-//! They are few. A later clock accepts what an earlier one accepted, so a judgement is extended to the present for as long as
-//! everything that it rejected would be rejected still. A new one begins only where something was rejected that would be
-//! accepted by now, at most one a second.
+//! They are few. A later clock accepts what an earlier one accepted, so a judgement is extended to the
+//! present for as long as everything that it rejected would be rejected still. A new one begins only where
+//! something was rejected that would be accepted by now, at most one a second.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,8 +17,8 @@ use crate::record::BadRecord;
 /// How much later the clock has to be before it is looked at again for a partition, in milliseconds.
 const STEP: i64 = 1000;
 
-/// How many judgements are remembered of a partition. The oldest are dropped: only a replay from before them judges by the
-/// next one instead.
+/// How many judgements are remembered of a partition. The oldest are dropped: only a replay from before them
+/// judges by the next one instead.
 const MOST: usize = 256;
 
 /// When a record was made or appended, as its topic has it.
@@ -63,7 +63,8 @@ impl Judgement {
         Judgement { from: 0, clock, skew, rejected: None }
     }
 
-    /// The greatest event time that is accepted of a record with this stamp; None if the stamp itself is too far ahead.
+    /// The greatest event time that is accepted of a record with this stamp; None if the stamp itself is too
+    /// far ahead.
     pub fn latest(&self, stamp: Stamp) -> Option<EventTime> {
         let ahead = self.clock.plus(self.skew);
         match stamp {
@@ -122,7 +123,8 @@ impl Judge {
         &self.judgements
     }
 
-    /// Judges the record at an offset, by the clock at `now` and `max_future_skew` in milliseconds, or as it was judged before.
+    /// Judges the record at an offset, by the clock at `now` and `max_future_skew` in milliseconds, or as it
+    /// was judged before.
     ///
     /// # Errors
     /// The time or the stamp lies too far in the future.
@@ -146,7 +148,14 @@ impl Judge {
     }
 
     #[cold]
-    fn look(&mut self, offset: u64, time: EventTime, stamp: Stamp, now: EventTime, skew: i64) -> Result<(), BadRecord> {
+    fn look(
+        &mut self,
+        offset: u64,
+        time: EventTime,
+        stamp: Stamp,
+        now: EventTime,
+        skew: i64,
+    ) -> Result<(), BadRecord> {
         if offset < self.replayed {
             return match Judgement::at(&self.judgements, offset) {
                 Some(judgement) => judgement.accept(time, stamp),
@@ -195,13 +204,16 @@ mod tests {
         EventTime(1_000_000_000_000 + ms)
     }
 
-    /// What a judge makes of records of one partition, each with its stamp and the clock, and of the same records in a replay.
+    /// What a judge makes of records of one partition, each with its stamp and the clock, and of the same
+    /// records in a replay.
     fn judged(records: &[(i64, Stamp, i64)]) -> (Vec<bool>, Judge) {
         let mut judge = Judge::default();
         let live: Vec<bool> = records
             .iter()
             .zip(0..)
-            .map(|((time, stamp, now), offset)| judge.judge(offset, at(*time), *stamp, at(*now), SKEW).is_ok())
+            .map(|((time, stamp, now), offset)| {
+                judge.judge(offset, at(*time), *stamp, at(*now), SKEW).is_ok()
+            })
             .collect();
         let mut again = Judge::again(judge.judgements(), records.len() as u64, None);
         let late = at(1_000_000 * MINUTE);
@@ -236,7 +248,9 @@ mod tests {
     fn what_was_rejected_is_rejected_in_a_replay_though_the_clock_would_accept_it_by_now() {
         let (lead, minutes) = (58 * MINUTE, 0..120);
         let records: Vec<_> = minutes
-            .flat_map(|at| [(at * MINUTE, Stamp::None, at * MINUTE), (at * MINUTE + lead, Stamp::None, at * MINUTE)])
+            .flat_map(|at| {
+                [(at * MINUTE, Stamp::None, at * MINUTE), (at * MINUTE + lead, Stamp::None, at * MINUTE)]
+            })
             .collect();
         let (judged, judge) = judged(&records);
         assert!(judged.chunks(2).all(|pair| pair == [true, false]), "{judged:?}");
@@ -247,8 +261,9 @@ mod tests {
     #[test]
     fn good_records_and_a_clock_that_is_centuries_ahead_take_one_judgement() {
         let far = 8000 * 365 * 24 * 60 * MINUTE;
-        let records: Vec<_> =
-            (0..100_000).map(|at| (at * 1000 + if at % 3 == 0 { far } else { 0 }, Stamp::None, at * 1000)).collect();
+        let records: Vec<_> = (0..100_000)
+            .map(|at| (at * 1000 + if at % 3 == 0 { far } else { 0 }, Stamp::None, at * 1000))
+            .collect();
         let (judged, judge) = judged(&records);
         assert!(judged.iter().zip(0..).all(|(judged, at)| *judged == (at % 3 != 0)));
         assert_eq!(judge.judgements().len(), 1, "{judge:?}");

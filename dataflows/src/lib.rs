@@ -4,6 +4,7 @@ pub mod conversion_matcher;
 mod counts;
 mod dataflow;
 pub mod duplicate_detector;
+mod envelope;
 mod hash;
 mod ingest;
 mod judgement;
@@ -20,12 +21,13 @@ mod wakes;
 
 pub use counts::{Counts, IdCounts, PartitionCounts};
 pub use dataflow::{Inputs, Outputs, State, dataflow, replay};
+pub use envelope::Envelope;
 pub use hash::{HashMap, HashSet, RandomState, RoutingKey};
-pub use ingest::{Batch, Envelope, Ingest, PartitionHandle};
+pub use ingest::{Batch, Ingest, PartitionHandle};
 pub use judgement::{Judgement, Stamp};
 pub use rejected::{DeadLetter, LateEvent};
 pub use settings::{Emit, Memory, MetricsSource, Settings, Statement, StatementPlan};
 pub use state::{
-    Codec, CodecError, Column, Decoder, DeltaLog, DeltaRecorder, Encoder, Expiry, Kind, KindOfRow, LAST, RESTORED,
-    StateDelta, StateRow,
+    Codec, CodecError, Column, Decoder, DeltaLog, DeltaRecorder, Encoder, Expiry, Kind, KindOfRow, LAST,
+    RESTORED, StateDelta, StateRow,
 };

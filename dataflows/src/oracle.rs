@@ -1,8 +1,8 @@
-//! What the statements' oracles share: each computes its statement once more, as a loop over all events, and so
-//! says what a run must have written.
+//! What the statements' oracles share: each computes its statement once more, as a loop over all events, and
+//! so says what a run must have written.
 //!
-//! Nothing here is shared with the dataflows but the model, the settings and the rows, so that a fault would have to be
-//! made twice.
+//! Nothing here is shared with the dataflows but the model, the settings and the rows, so that a fault would
+//! have to be made twice.
 
 use std::collections::BTreeMap;
 
@@ -36,9 +36,9 @@ pub struct Location {
 
 /// The records that a run says were late for one statement, each with the watermark that it says they met.
 ///
-/// A partition that was idle and wakes up follows the others, so a record of it may be late although its own partition's
-/// watermark says otherwise. When that happened depends on the clock, so no recomputation can tell: here the run is believed, as
-/// far as what it says is possible.
+/// A partition that was idle and wakes up follows the others, so a record of it may be late although its own
+/// partition's watermark says otherwise. When that happened depends on the clock, so no recomputation can
+/// tell: here the run is believed, as far as what it says is possible.
 pub type Claims = BTreeMap<Location, EventTime>;
 
 /// Tells which records of one topic are too late for a statement.
@@ -53,7 +53,8 @@ pub(crate) struct Lateness {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Late {
     event_time: EventTime,
-    /// What it met: the watermark of its partition's events, or the one that its partition, waking from idleness, had to follow.
+    /// What it met: the watermark of its partition's events, or the one that its partition, waking from
+    /// idleness, had to follow.
     watermark: EventTime,
     /// Whether only the latter makes it late.
     by_idleness: bool,
@@ -64,9 +65,15 @@ impl Lateness {
         Lateness { greatest: BTreeMap::new(), claims }
     }
 
-    /// Takes the next record of its partition, and says whether it is too late. `last` is the last moment at which it is in
-    /// time; only records after it are measured by its own time.
-    pub(crate) fn see(&mut self, location: Location, time: EventTime, last: EventTime, bound: i64) -> Option<Late> {
+    /// Takes the next record of its partition, and says whether it is too late. `last` is the last moment at
+    /// which it is in time; only records after it are measured by its own time.
+    pub(crate) fn see(
+        &mut self,
+        location: Location,
+        time: EventTime,
+        last: EventTime,
+        bound: i64,
+    ) -> Option<Late> {
         let greatest = self.greatest.get(&location.partition).copied();
         self.greatest.insert(location.partition, greatest.map_or(time, |greatest| greatest.max(time)));
         let own = greatest.map_or(EventTime::MIN, |greatest| greatest.plus(-bound));

@@ -1,13 +1,16 @@
 //! Where a partition began anew, because it slept or appeared after the others.
 //!
-//! It follows the watermarks that they have reached: what they have closed is closed for it too. Which these were is not in
-//! its records, so it is remembered: a replay follows the same ones from the same record on, and comes to the same.
+//! It follows the watermarks that they have reached: what they have closed is closed for it too. Which these
+//! were is not in its records, so it is remembered: a replay follows the same ones from the same record on,
+//! and comes to the same.
 //!
-//! What is remembered is little. A wake by which no record was late has decided nothing, and is forgotten at the next one.
+//! What is remembered is little. A wake by which no record was late has decided nothing, and is forgotten at
+//! the next one.
 
 use crate::operators::{Wake, Watermarks};
 
-/// How many wakes are remembered of a partition. The oldest are dropped: only a replay from before them does without.
+/// How many wakes are remembered of a partition. The oldest are dropped: only a replay from before them does
+/// without.
 const MOST: usize = 256;
 
 /// A partition's wakes, and how far it has followed them.

@@ -66,7 +66,10 @@ fn passed_on(known: &BTreeMap<Module, PathBuf>) -> BTreeMap<Module, Module> {
             let parts: Vec<_> = path.split("::").map(|part| part.trim().to_owned()).collect();
             let (Some(name), Some(child)) = (parts.last(), parts.first()) else { continue };
             if known.contains_key(&[&module[..], std::slice::from_ref(child)].concat()) {
-                names.insert([&module[..], std::slice::from_ref(name)].concat(), [&module[..], &parts[..]].concat());
+                names.insert(
+                    [&module[..], std::slice::from_ref(name)].concat(),
+                    [&module[..], &parts[..]].concat(),
+                );
             }
         }
     }
@@ -82,8 +85,11 @@ fn used(
 ) -> BTreeSet<Module> {
     let text = std::fs::read_to_string(file).expect("the file can be read");
     let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-    let code: String =
-        code.lines().filter(|line| !line.trim_start().starts_with("//")).map(|line| format!("{line}\n")).collect();
+    let code: String = code
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .map(|line| format!("{line}\n"))
+        .collect();
     let mut paths = Vec::new();
     for marker in [
         "
@@ -113,7 +119,8 @@ pub use ",
                 base.pop();
             }
         }
-        let mut target: Module = base.into_iter().chain(parts.iter().map(|part| part.trim().to_owned())).collect();
+        let mut target: Module =
+            base.into_iter().chain(parts.iter().map(|part| part.trim().to_owned())).collect();
         while !target.is_empty() && !known.contains_key(&target) {
             target = passed_on.get(&target).cloned().unwrap_or_else(|| target[..target.len() - 1].to_vec());
         }
@@ -157,11 +164,18 @@ fn uses(folder: &Path) -> BTreeMap<Module, BTreeSet<Module>> {
 fn an_oracle_shares_the_model_and_the_rows_and_nothing_else() {
     let uses = uses(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
     let is_oracle = |module: &Module| module.last().is_some_and(|name| name == "oracle");
-    let may = |used: &Module| used[0] == "model" || is_oracle(used) || used.last().is_some_and(|name| name == "row");
+    let may = |used: &Module| {
+        used[0] == "model" || is_oracle(used) || used.last().is_some_and(|name| name == "row")
+    };
     let oracles: Vec<_> = uses.iter().filter(|(module, _)| is_oracle(module)).collect();
     assert!(oracles.len() >= 5, "one for each statement, and what they share");
     for (oracle, used) in oracles {
-        assert_eq!(used.iter().filter(|used| !may(used)).collect::<Vec<_>>(), [&[""; 0]; 0], "{}", oracle.join("::"));
+        assert_eq!(
+            used.iter().filter(|used| !may(used)).collect::<Vec<_>>(),
+            [&[""; 0]; 0],
+            "{}",
+            oracle.join("::")
+        );
     }
 }
 
@@ -173,7 +187,8 @@ fn a_file_is_read_in_one_sitting() {
     for folder in [dataflows, adtide] {
         let mut known = BTreeMap::new();
         modules(&folder, &[], &mut known);
-        let lines = |file: &PathBuf| std::fs::read_to_string(file).expect("the file can be read").lines().count();
+        let lines =
+            |file: &PathBuf| std::fs::read_to_string(file).expect("the file can be read").lines().count();
         let long: Vec<_> = known.values().filter(|file| lines(file) > MOST).collect();
         assert!(long.is_empty(), "more than {MOST} lines: {long:?}");
     }

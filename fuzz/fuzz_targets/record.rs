@@ -1,6 +1,6 @@
-//! Any bytes as a record of each topic: nothing panics, and the flat scanner gives what the full parser gives, also
-//! after the records before, whose shape it remembers: fields, ad events, and reasons of bad ones. Records are separated by line
-//! feeds.
+//! Any bytes as a record of each topic: nothing panics, and the flat scanner gives what the full parser
+//! gives, also after the records before, whose shape it remembers: fields, ad events, and reasons of bad
+//! ones. Records are separated by line feeds.
 
 #![no_main]
 

@@ -86,7 +86,9 @@ impl Manifest {
 
     /// Rows and bytes in all.
     pub fn size(&self) -> (u64, u64) {
-        self.segments.iter().fold((0, 0), |(rows, bytes), segment| (rows + segment.rows, bytes + segment.bytes))
+        self.segments
+            .iter()
+            .fold((0, 0), |(rows, bytes), segment| (rows + segment.rows, bytes + segment.bytes))
     }
 
     /// Segments, rows and bytes by kind.

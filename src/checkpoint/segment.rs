@@ -50,7 +50,10 @@ pub fn checksum(bytes: &[u8]) -> Option<u32> {
 /// It is not; says why.
 pub fn check(bytes: &[u8]) -> anyhow::Result<()> {
     let (content, _) = bytes.split_at_checked(bytes.len().saturating_sub(CHECKSUM)).context("it is empty")?;
-    ensure!(checksum(bytes) == Some(crc32fast::hash(content)), "its checksum does not hold: it was damaged or cut");
+    ensure!(
+        checksum(bytes) == Some(crc32fast::hash(content)),
+        "its checksum does not hold: it was damaged or cut"
+    );
     Ok(())
 }
 
@@ -81,12 +84,16 @@ pub fn decode(bytes: &[u8]) -> anyhow::Result<StateDelta> {
 }
 
 /// What to do about a checkpoint that can't be read.
-pub(super) const ADVICE: &str = ": start with the adtide that wrote it, or without it by --from-checkpoint none";
+pub(super) const ADVICE: &str =
+    ": start with the adtide that wrote it, or without it by --from-checkpoint none";
 
 /// Whether this adtide can read what was written in a version of a kind's columns.
 fn check_version(kind: Kind, version: u16) -> anyhow::Result<()> {
     let reads = kind.version();
-    ensure!(version == reads, "its {kind:?} are of version {version}, and this adtide reads version {reads}{ADVICE}");
+    ensure!(
+        version == reads,
+        "its {kind:?} are of version {version}, and this adtide reads version {reads}{ADVICE}"
+    );
     Ok(())
 }
 

@@ -86,7 +86,9 @@ impl Store {
         let store: Arc<dyn ObjectStore> = match url.split_once("://") {
             None => local(FilePath::new(url))?,
             Some(("file", path)) => local(FilePath::new(path))?,
-            Some(_) => cloud(url).with_context(|| format!("checkpoints at {} (key checkpoint.url)", redact(url)))?,
+            Some(_) => {
+                cloud(url).with_context(|| format!("checkpoints at {} (key checkpoint.url)", redact(url)))?
+            }
         };
         let run = uuid::Uuid::new_v4().simple().to_string();
         Store::over(store, url, name, &run[..12])
@@ -114,7 +116,10 @@ impl Store {
     /// # Errors
     /// The store can't be written.
     pub fn write(&self, epoch: Epoch, worker: usize, delta: &mut StateDelta) -> anyhow::Result<Vec<Segment>> {
-        segment::encode(delta)?.into_iter().map(|encoded| self.put(encoded, &format!("{epoch}-{worker}"), 0)).collect()
+        segment::encode(delta)?
+            .into_iter()
+            .map(|encoded| self.put(encoded, &format!("{epoch}-{worker}"), 0))
+            .collect()
     }
 
     fn put(&self, encoded: Encoded, what: &str, level: u8) -> anyhow::Result<Segment> {
@@ -141,13 +146,15 @@ impl Store {
     /// It is not there or damaged ([`Damage`]), or the store can't be read.
     pub fn read(&self, segment: &Segment) -> anyhow::Result<StateDelta> {
         let bytes = self.read_checked(segment)?;
-        segment::decode(&bytes).map_err(|error| self.damage(&segment_path(&segment.name), &format!("{error:#}")))
+        segment::decode(&bytes)
+            .map_err(|error| self.damage(&segment_path(&segment.name), &format!("{error:#}")))
     }
 
     fn read_checked(&self, segment: &Segment) -> anyhow::Result<Bytes> {
         let path = segment_path(&segment.name);
         let bytes = self.read_file(&path)?;
-        let is_same = bytes.len() as u64 == segment.bytes && segment::checksum(&bytes) == Some(segment.checksum);
+        let is_same =
+            bytes.len() as u64 == segment.bytes && segment::checksum(&bytes) == Some(segment.checksum);
         if !is_same {
             return Err(self.damage(&path, "it is not what was written: it was cut or replaced"));
         }
@@ -213,8 +220,8 @@ impl Store {
     pub fn check_there(&self, segments: &[Segment]) -> anyhow::Result<()> {
         let there: BTreeSet<String> = self.list("segments")?.into_iter().collect();
         let missing = segments.iter().find(|segment| !there.contains(&segment.name));
-        let missing =
-            missing.map(|segment| self.damage(&segment_path(&segment.name), "it is not there any more; restart"));
+        let missing = missing
+            .map(|segment| self.damage(&segment_path(&segment.name), "it is not there any more; restart"));
         missing.map_or(Ok(()), Err)
     }
 
@@ -263,7 +270,12 @@ impl Store {
     ///
     /// # Errors
     /// One can't be read, or the store can't be written.
-    pub fn merge(&self, parts: &[Segment], forgotten: &Watermarks, memory: Memory) -> anyhow::Result<Option<Segment>> {
+    pub fn merge(
+        &self,
+        parts: &[Segment],
+        forgotten: &Watermarks,
+        memory: Memory,
+    ) -> anyhow::Result<Option<Segment>> {
         let mut delta = StateDelta::default();
         for part in parts {
             delta.append(self.read(part)?);
@@ -318,7 +330,8 @@ impl Store {
                 Err(error) => return Err(error),
             }
         }
-        let orphans: Vec<_> = self.list("segments")?.into_iter().filter(|name| !needed.contains(name)).collect();
+        let orphans: Vec<_> =
+            self.list("segments")?.into_iter().filter(|name| !needed.contains(name)).collect();
         orphans.iter().try_for_each(|name| self.delete_file(&segment_path(name)))?;
         Ok(orphans.len())
     }
@@ -394,8 +407,8 @@ fn local(folder: &FilePath) -> anyhow::Result<Arc<dyn ObjectStore>> {
         std::fs::create_dir_all(folder)?;
         Ok(LocalFileSystem::new_with_prefix(folder)?.with_fsync(true))
     };
-    let store =
-        make().with_context(|| format!("can't keep checkpoints in {} (key checkpoint.url)", folder.display()))?;
+    let store = make()
+        .with_context(|| format!("can't keep checkpoints in {} (key checkpoint.url)", folder.display()))?;
     Ok(Arc::new(store))
 }
 
@@ -404,9 +417,9 @@ fn cloud(url: &str) -> anyhow::Result<Arc<dyn ObjectStore>> {
     let (scheme, path) = ObjectStoreScheme::parse(&parsed)?;
     let store: Arc<dyn ObjectStore> = match scheme {
         ObjectStoreScheme::Memory => Arc::new(InMemory::new()),
-        ObjectStoreScheme::AmazonS3 | ObjectStoreScheme::GoogleCloudStorage | ObjectStoreScheme::MicrosoftAzure => {
-            remote(&scheme, url)?
-        }
+        ObjectStoreScheme::AmazonS3
+        | ObjectStoreScheme::GoogleCloudStorage
+        | ObjectStoreScheme::MicrosoftAzure => remote(&scheme, url)?,
         _ => bail!("no store is known for it; want a folder, s3://BUCKET/PREFIX, gs://... or az://..."),
     };
     Ok(Arc::new(PrefixStore::new(store, path)))
@@ -414,7 +427,9 @@ fn cloud(url: &str) -> anyhow::Result<Arc<dyn ObjectStore>> {
 
 #[cfg(not(feature = "object-stores"))]
 fn remote(_: &ObjectStoreScheme, _: &str) -> anyhow::Result<Arc<dyn ObjectStore>> {
-    bail!("this adtide was built without object stores; build it with `cargo build --release --features object-stores`")
+    bail!(
+        "this adtide was built without object stores; build it with `cargo build --release --features object-stores`"
+    )
 }
 
 #[cfg(feature = "object-stores")]
@@ -432,7 +447,9 @@ fn remote(scheme: &ObjectStoreScheme, url: &str) -> anyhow::Result<Arc<dyn Objec
     let backoff = BackoffConfig { init_backoff: Duration::from_millis(500), ..BackoffConfig::default() };
     let retry = RetryConfig { retry_timeout: PATIENCE, max_retries: usize::MAX, backoff };
     Ok(match scheme {
-        ObjectStoreScheme::AmazonS3 => Arc::new(AmazonS3Builder::from_env().with_url(url).with_retry(retry).build()?),
+        ObjectStoreScheme::AmazonS3 => {
+            Arc::new(AmazonS3Builder::from_env().with_url(url).with_retry(retry).build()?)
+        }
         ObjectStoreScheme::GoogleCloudStorage => {
             Arc::new(GoogleCloudStorageBuilder::from_env().with_url(url).with_retry(retry).build()?)
         }

@@ -19,8 +19,9 @@ const LAST_LEVEL: u8 = 2;
 
 /// The segments that do not hold only what has expired; see [`Kind::expiry`].
 pub fn live(mut segments: Vec<Segment>, forgotten: &Watermarks, memory: Memory) -> Vec<Segment> {
-    let has_expired =
-        |segment: &Segment| segment.kind.expiry().is_some_and(|expiry| expiry(segment.greatest, forgotten, memory));
+    let has_expired = |segment: &Segment| {
+        segment.kind.expiry().is_some_and(|expiry| expiry(segment.greatest, forgotten, memory))
+    };
     segments.retain(|segment| !has_expired(segment));
     segments
 }
@@ -28,7 +29,9 @@ pub fn live(mut segments: Vec<Segment>, forgotten: &Watermarks, memory: Memory) 
 /// Segments that should become one: of one kind and level, the oldest first.
 pub fn to_merge(segments: &[Segment]) -> Option<Vec<Segment>> {
     let mut groups: BTreeMap<(Kind, u8), Vec<&Segment>> = BTreeMap::new();
-    for segment in segments.iter().filter(|segment| segment.kind.expiry().is_none() || segment.level < LAST_LEVEL) {
+    for segment in
+        segments.iter().filter(|segment| segment.kind.expiry().is_none() || segment.level < LAST_LEVEL)
+    {
         groups.entry((segment.kind, segment.level)).or_default().push(segment);
     }
     let mut group = groups.into_values().find(|group| group.len() >= TOGETHER)?;
@@ -46,7 +49,15 @@ mod tests {
 
     fn segment(number: u64, greatest: i64, rows: u64, level: u8) -> Segment {
         let name = format!("{level}-{number:06}");
-        Segment { name, kind: Kind::Clicks, rows, bytes: rows * 33, checksum: 0, greatest: EventTime(greatest), level }
+        Segment {
+            name,
+            kind: Kind::Clicks,
+            rows,
+            bytes: rows * 33,
+            checksum: 0,
+            greatest: EventTime(greatest),
+            level,
+        }
     }
 
     #[test]

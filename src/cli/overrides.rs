@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::{CheckpointSources, ConfigSources, GenerateArgs, InitDemoArgs, RunArgs, StopArgs, VerifyArgs, WorkerArgs};
+use super::{
+    CheckpointSources, ConfigSources, GenerateArgs, InitDemoArgs, RunArgs, StopArgs, VerifyArgs, WorkerArgs,
+};
 use crate::config::Override;
 
 impl VerifyArgs {

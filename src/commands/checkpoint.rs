@@ -97,11 +97,20 @@ fn show(manifest: &Manifest) {
     say!("written    {} by adtide {}", manifest.at, manifest.adtide);
     say!("topics     {}", manifest.run.source);
     say!("generation {}", manifest.generation);
-    say!("size       {} rows, {}; {} new", HumanCount(rows), HumanBytes(bytes), HumanBytes(manifest.written_bytes));
+    say!(
+        "size       {} rows, {}; {} new",
+        HumanCount(rows),
+        HumanBytes(bytes),
+        HumanBytes(manifest.written_bytes)
+    );
     let mut kinds = table(&["holds", "rows", "segments", "size"]);
     for (kind, (segments, rows, bytes)) in manifest.by_kind() {
-        let row =
-            [format!("{kind:?}"), HumanCount(rows).to_string(), segments.to_string(), HumanBytes(bytes).to_string()];
+        let row = [
+            format!("{kind:?}"),
+            HumanCount(rows).to_string(),
+            segments.to_string(),
+            HumanBytes(bytes).to_string(),
+        ];
         kinds.add_row(row);
     }
     say!("{kinds}");
@@ -125,7 +134,9 @@ fn verify(store: &Store, epochs: &[Epoch]) -> anyhow::Result<ExitCode> {
             Ok(manifest)
         });
         match checked {
-            Ok(manifest) => say!("{epoch}: all {} segments are as they were written", manifest.segments.len()),
+            Ok(manifest) => {
+                say!("{epoch}: all {} segments are as they were written", manifest.segments.len())
+            }
             Err(error) if error.is::<Damage>() => {
                 say!("{epoch}: damaged: {error:#}");
                 result = ExitCode::FAILURE;
@@ -141,7 +152,9 @@ fn delete(store: &Store, epoch: Option<Epoch>, all: bool) -> anyhow::Result<Exit
     let chosen = match epoch {
         _ if all => epochs,
         Some(epoch) if epoch == epochs[0] && epochs.len() > 1 => {
-            bail!("{epoch} is the newest checkpoint, from which a restart goes on; delete --all, or an older one")
+            bail!(
+                "{epoch} is the newest checkpoint, from which a restart goes on; delete --all, or an older one"
+            )
         }
         Some(epoch) => vec![epoch],
         None => bail!("say which: the epoch of a checkpoint, or --all"),

@@ -50,13 +50,18 @@ pub fn demonstrate(
     let topics = config.data_dir().join("topics");
     let _lock = lock(config.data_dir(), LOCK)?;
     check_results(args, config)?;
-    if args.live { live(args, config, &topics, cluster, stop) } else { bounded(args, config, &topics, cluster, stop) }
+    if args.live {
+        live(args, config, &topics, cluster, stop)
+    } else {
+        bounded(args, config, &topics, cluster, stop)
+    }
 }
 
 /// Makes sure that no results are replaced but those of generated traffic, unless that is wanted.
 fn check_results(args: &RunArgs, config: &Config) -> anyhow::Result<()> {
     let data_dir = config.data_dir();
-    let before = if args.fresh || !config.writes() { None } else { sqlite::committed(&data_dir.join(DATABASE))? };
+    let before =
+        if args.fresh || !config.writes() { None } else { sqlite::committed(&data_dir.join(DATABASE))? };
     let Some((run, _)) = before else { return Ok(()) };
     ensure!(
         generate::is_generated(Path::new(&run.source)),
@@ -100,8 +105,14 @@ fn bounded(
 /// The order in which workers run to their end when the statements have: first the debits exhaust campaigns,
 /// then refunds bring some back, and at last campaign-status reads its own events. What each finds is then
 /// the same every time.
-const ORDER: [Job; 6] =
-    [Job::Balance, Job::CampaignStatus, Job::Compensation, Job::CampaignStatus, Job::Budget, Job::CampaignStatus];
+const ORDER: [Job; 6] = [
+    Job::Balance,
+    Job::CampaignStatus,
+    Job::Compensation,
+    Job::CampaignStatus,
+    Job::Budget,
+    Job::CampaignStatus,
+];
 
 /// On a thread: waits until every window is closed, runs the workers, and then releases `hold`: statement 1
 /// is to see the last campaign that was paused.
@@ -113,12 +124,14 @@ fn settle(
 ) -> anyhow::Result<JoinHandle<anyhow::Result<()>>> {
     let (topics, stop) = (topics.to_owned(), Arc::clone(stop));
     let work = move || {
-        let has_ended = || topics::committed(&topics).ok().flatten().is_some_and(|progress| progress.has_ended());
+        let has_ended =
+            || topics::committed(&topics).ok().flatten().is_some_and(|progress| progress.has_ended());
         while !has_ended() && !stop.load(Ordering::Relaxed) {
             std::thread::sleep(LOOK);
         }
         let mut jobs = ORDER.iter().take_while(|_| !stop.load(Ordering::Relaxed));
-        let done = jobs.try_for_each(|job| ledger::run_all(&workers, &vec![(*job, Arc::default())], true, &stop));
+        let done =
+            jobs.try_for_each(|job| ledger::run_all(&workers, &vec![(*job, Arc::default())], true, &stop));
         if done.is_err() {
             stop.store(true, Ordering::Relaxed);
         }
@@ -177,7 +190,9 @@ fn open_accounts(config: &Config, traffic: &GeneratorConfig, folder: &Path) -> a
     let catalogue = ledger::demo::catalogue(traffic)?;
     let mut ledger = place.ledger("demonstration")?;
     let patience = Duration::from_secs(30);
-    persist("opening the accounts", Some(patience), || -> Result<(), Fault> { ledger.open_accounts(&catalogue) })?;
+    persist("opening the accounts", Some(patience), || -> Result<(), Fault> {
+        ledger.open_accounts(&catalogue)
+    })?;
     Ok(config.worker_at(place))
 }
 

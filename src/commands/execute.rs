@@ -81,15 +81,21 @@ pub(super) const LOCK: &str = ".adtide.lock";
 
 /// Keeps a second process of a kind out of the folder for results, which it creates.
 pub(super) fn lock(data_dir: &Path, name: &str) -> anyhow::Result<File> {
-    std::fs::create_dir_all(data_dir).with_context(|| format!("can't create the folder {}", data_dir.display()))?;
+    std::fs::create_dir_all(data_dir)
+        .with_context(|| format!("can't create the folder {}", data_dir.display()))?;
     let path = data_dir.join(name);
     let file = files::options().create(true).write(true).open(&path);
     let file = file.with_context(|| format!("can't write {}; is it a symbolic link?", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
-            bail!("another run writes to {}; stop it first, or name another folder with --data-dir", data_dir.display())
+            bail!(
+                "another run writes to {}; stop it first, or name another folder with --data-dir",
+                data_dir.display()
+            )
         }
-        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("can't lock {}", path.display())),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("can't lock {}", path.display()))
+        }
     }
 }

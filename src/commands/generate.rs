@@ -34,7 +34,9 @@ pub fn generate(args: &GenerateArgs) -> anyhow::Result<ExitCode> {
         ensure!(value.is_none_or(|value| value.is_finite() && value > 0.0), "{flag} must be more than 0");
     }
     let (generated, place) = match &args.to {
-        Some(folder) => (write(&with_rate(config.generator(), args.rate), folder)?, folder.display().to_string()),
+        Some(folder) => {
+            (write(&with_rate(config.generator(), args.rate), folder)?, folder.display().to_string())
+        }
         None => (send(args, &config)?, format!("Kafka at {}", config.kafka().brokers)),
     };
     for (topic, records) in Topic::ALL.iter().zip(generated.records) {
@@ -113,6 +115,7 @@ pub fn claim(topics: &Path) -> anyhow::Result<()> {
     for (_, _, file) in files {
         std::fs::remove_file(&file).with_context(|| format!("can't remove {}", file.display()))?;
     }
-    std::fs::create_dir_all(topics).with_context(|| format!("can't create the folder {}", topics.display()))?;
+    std::fs::create_dir_all(topics)
+        .with_context(|| format!("can't create the folder {}", topics.display()))?;
     files::replace(&mark, b"").with_context(|| format!("can't write {}", mark.display()))
 }

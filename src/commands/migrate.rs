@@ -19,10 +19,11 @@ pub fn migrate(sources: &ConfigSources) -> anyhow::Result<ExitCode> {
         !postgres.url.is_empty(),
         "key postgres.url is empty; set it, e.g. --set postgres.url=postgres://user:password@localhost/adtide"
     );
-    let (applied, missing) = persist("creating the tables in PostgreSQL", Some(postgres.connect_timeout), || {
-        let mut client = postgres.connect("adtide migrate")?;
-        Ok((migrate::apply(&mut client, &postgres)?, migrate::missing_columns(&mut client, &postgres)?))
-    })?;
+    let (applied, missing) =
+        persist("creating the tables in PostgreSQL", Some(postgres.connect_timeout), || {
+            let mut client = postgres.connect("adtide migrate")?;
+            Ok((migrate::apply(&mut client, &postgres)?, migrate::missing_columns(&mut client, &postgres)?))
+        })?;
     ensure!(
         missing.is_empty(),
         "PostgreSQL at {}: {}; add what is missing with ALTER TABLE, or give adtide a database of its own",

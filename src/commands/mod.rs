@@ -53,7 +53,8 @@ fn config(command: &ConfigCommand) -> anyhow::Result<ExitCode> {
             for warning in loaded.warnings() {
                 say!("warning: {warning}");
             }
-            let name = config.as_ref().map_or("the configuration".to_owned(), |file| file.display().to_string());
+            let name =
+                config.as_ref().map_or("the configuration".to_owned(), |file| file.display().to_string());
             say!("{name} is right");
         }
         ConfigCommand::Show(ConfigSources { config, set }) => {
@@ -66,10 +67,10 @@ fn config(command: &ConfigCommand) -> anyhow::Result<ExitCode> {
 /// Sends log lines to standard error, so that results on standard output stay clean.
 fn start_log(log: &Log) -> anyhow::Result<()> {
     let filter = log.filter()?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(|| output::LogLines)
-        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty()));
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| output::LogLines).with_ansi(
+            std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty()),
+        );
     let started = match log.format {
         LogFormat::Text => builder.with_target(false).try_init(),
         LogFormat::Json => {
@@ -87,7 +88,8 @@ fn stop_on_signal(stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
     for signal in [SIGINT, SIGTERM] {
         // Between the next two steps one would go unheard.
         flag::register(signal, Arc::clone(&early)).context("can't handle signals")?;
-        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(stop)).context("can't handle signals")?;
+        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(stop))
+            .context("can't handle signals")?;
         flag::register(signal, Arc::clone(stop)).context("can't handle signals")?;
     }
     if early.load(Ordering::Relaxed) {

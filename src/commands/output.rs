@@ -38,8 +38,8 @@ pub(super) fn to_stderr(line: Arguments<'_>) {
     let _ = BARS.suspend(|| writeln!(std::io::stderr().lock(), "{}", plain_lines(&line)));
 }
 
-/// Where log lines go: standard error. A reader that has gone away is no fault here either; the library that writes the log
-/// would report it on standard error again, which panics.
+/// Where log lines go: standard error. A reader that has gone away is no fault here either; the library that
+/// writes the log would report it on standard error again, which panics.
 pub(super) struct LogLines;
 
 impl Write for LogLines {

@@ -41,7 +41,8 @@ impl Bar {
         self.bar.set_position(done);
         if self.bar.is_hidden() && self.last_line.get().elapsed() >= LINE_INTERVAL {
             self.last_line.set(Instant::now());
-            let line = format!("{}: {} of {} {}", self.name, HumanCount(done), HumanCount(self.total), self.unit);
+            let line =
+                format!("{}: {} of {} {}", self.name, HumanCount(done), HumanCount(self.total), self.unit);
             if crate::logs_json() {
                 info!("{line}");
             } else {
@@ -72,8 +73,9 @@ impl RunProgress {
     pub fn start(monitor: Arc<Monitor>, follow: bool, stop: Arc<AtomicBool>) -> RunProgress {
         let running = Arc::new(AtomicBool::new(true));
         let flag = Arc::clone(&running);
-        let thread =
-            std::thread::Builder::new().name("progress".to_owned()).spawn(move || show(&monitor, follow, &flag, &stop));
+        let thread = std::thread::Builder::new()
+            .name("progress".to_owned())
+            .spawn(move || show(&monitor, follow, &flag, &stop));
         RunProgress { running, thread: thread.ok() }
     }
 }
@@ -91,7 +93,8 @@ impl Drop for RunProgress {
 fn show(monitor: &Monitor, follow: bool, running: &AtomicBool, stop: &AtomicBool) {
     let terminal = std::io::stderr().is_terminal();
     let bar = shown(terminal, 0);
-    let template = if follow { "    running {spinner} {wide_msg}" } else { "    running [{bar:10}] {wide_msg}" };
+    let template =
+        if follow { "    running {spinner} {wide_msg}" } else { "    running [{bar:10}] {wide_msg}" };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style.progress_chars("=> "));
     }
@@ -156,10 +159,12 @@ fn look(monitor: &Monitor, started: Instant) -> Reading {
     };
     let events: u64 = monitor.counts().good.iter().sum();
     let rate = events as f64 / started.elapsed().as_secs_f64().max(0.001);
-    let watermark = workers.iter().filter_map(|worker| worker.watermarks).map(|marks| marks.performance).min();
+    let watermark =
+        workers.iter().filter_map(|worker| worker.watermarks).map(|marks| marks.performance).min();
     let watermark = watermark.filter(|watermark| *watermark > EventTime::MIN);
     let watermark = watermark.map_or_else(String::new, |watermark| format!(", watermark {watermark}"));
-    let message = format!("{of_all}, {} events, {}/s{watermark}", HumanCount(events), HumanCount(rate as u64));
+    let message =
+        format!("{of_all}, {} events, {}/s{watermark}", HumanCount(events), HumanCount(rate as u64));
     Reading { done, total, message }
 }
 

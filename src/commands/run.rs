@@ -24,7 +24,8 @@ use crate::usage_error;
 /// results.
 pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let mut config = Config::load(args.sources.config.as_deref(), &args.overrides())?;
-    let is_shown = config.from().is_none() && !config.reads_kafka() && !args.live && config.listen().is_none();
+    let is_shown =
+        config.from().is_none() && !config.reads_kafka() && !args.live && config.listen().is_none();
     if is_shown && config.log.is_default {
         // Who looks at the demonstration looks at its results.
         config.log.level = "warn".to_owned();
@@ -42,7 +43,10 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let cluster = cluster(args, &config)?;
     let stop = Arc::new(AtomicBool::new(false));
     if config.reads_kafka() {
-        ensure!(!args.live, "--live generates its own topics, and source.kind is \"kafka\"; leave out one of them");
+        ensure!(
+            !args.live,
+            "--live generates its own topics, and source.kind is \"kafka\"; leave out one of them"
+        );
         let _lock = lock_results(args, &config)?;
         execute(args, &config, engine(args, &config), &cluster, &stop)?;
         return Ok(ExitCode::SUCCESS);
@@ -72,7 +76,8 @@ pub fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
 pub(super) fn check_topics(folder: &Path, follows: bool) -> anyhow::Result<()> {
     const NAMED: usize = 10;
     let survey = file::survey(folder)?;
-    let mut strays: Vec<_> = survey.strays.iter().take(NAMED).map(|stray| stray.display().to_string()).collect();
+    let mut strays: Vec<_> =
+        survey.strays.iter().take(NAMED).map(|stray| stray.display().to_string()).collect();
     if survey.strays.len() > NAMED {
         strays.push(format!("{} more", survey.strays.len() - NAMED));
     }
@@ -84,7 +89,9 @@ pub(super) fn check_topics(folder: &Path, follows: bool) -> anyhow::Result<()> {
     let folder = folder.display();
     match (survey.partitions, strays.is_empty()) {
         (0, true) if follows => warn!("{folder} holds no topics yet; {right}"),
-        (0, false) if follows => warn!("{folder} holds no topics yet, and these are not read: {strays}; {right}"),
+        (0, false) if follows => {
+            warn!("{folder} holds no topics yet, and these are not read: {strays}; {right}")
+        }
         (0, true) => bail!("{folder} holds no topics; {right}"),
         (0, false) => bail!("{folder} holds no topics, and these are not read: {strays}; {right}"),
         (_, false) => warn!("these are not read: {strays}; {right}"),
@@ -130,7 +137,8 @@ fn read_hostfile(file: &PathBuf, processes: usize) -> anyhow::Result<Vec<String>
     let reader = std::fs::File::open(file).with_context(|| format!("can't read the hostfile {name}"))?;
     let lines = std::io::BufReader::new(reader).lines().collect::<Result<Vec<_>, _>>();
     let lines = lines.with_context(|| format!("can't read the hostfile {name}"))?;
-    let addresses: Vec<_> = lines.iter().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
+    let addresses: Vec<_> =
+        lines.iter().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect();
     if addresses.len() < processes {
         bail!(
             "the hostfile {name} names too few addresses, {}, but -n is {processes}; it needs a line host:port for each",

@@ -22,15 +22,16 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How often there is a line while it has not.
 const LINE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// The file `DATA_DIR/run/NAME.PID` of a process that runs. It is locked as long as the process lives, whatever ends it, so
-/// a process number that belongs to another program by now is never taken for a run.
+/// The file `DATA_DIR/run/NAME.PID` of a process that runs. It is locked as long as the process lives,
+/// whatever ends it, so a process number that belongs to another program by now is never taken for a run.
 pub struct RunFile {
     path: PathBuf,
     _lock: File,
 }
 
 impl RunFile {
-    /// Makes it. It gets its name when it is locked already, so a file that is not locked is of a run that has ended.
+    /// Makes it. It gets its name when it is locked already, so a file that is not locked is of a run that
+    /// has ended.
     pub fn create(config: &Config) -> anyhow::Result<RunFile> {
         // Removes what killed runs have left.
         running(config)?;

@@ -38,20 +38,26 @@ pub fn balances(data_dir: &Path) -> anyhow::Result<()> {
     let sum = |column: &str| -> anyhow::Result<Money> {
         let mut statement = connection.prepare(&format!("SELECT {column} FROM campaigns"))?;
         let amounts = statement.query_map([], |row| row.get::<_, String>(0))?;
-        Ok(amounts.map(|amount| Ok(amount?.parse()?)).collect::<anyhow::Result<Vec<Money>>>()?.into_iter().sum())
+        Ok(amounts
+            .map(|amount| Ok(amount?.parse()?))
+            .collect::<anyhow::Result<Vec<Money>>>()?
+            .into_iter()
+            .sum())
     };
     let (debits, credits) = (sum("debits")?, sum("credits")?);
     let count = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
     let exhausted = count("SELECT count(*) FROM campaigns WHERE budget_status = 'BUDGET_EXHAUSTED'")?;
-    let back =
-        count("SELECT count(DISTINCT campaign_id) FROM campaign_outbox WHERE event LIKE '%\"CAMPAIGN_ACTIVATE\"%'")?;
+    let back = count(
+        "SELECT count(DISTINCT campaign_id) FROM campaign_outbox WHERE event LIKE '%\"CAMPAIGN_ACTIVATE\"%'",
+    )?;
     let rows = query(
         &connection,
         "SELECT campaign_id, advertiser_id, budget, debits, credits, budget_status FROM campaigns
          WHERE budget IS NOT NULL ORDER BY CAST(debits AS REAL) DESC, campaign_id LIMIT ?1",
         |row| {
-            let number =
-                |column| row.get::<_, Option<i64>>(column).map(|id| id.map_or("-".into(), |id| id.to_string()));
+            let number = |column| {
+                row.get::<_, Option<i64>>(column).map(|id| id.map_or("-".into(), |id| id.to_string()))
+            };
             Ok(vec![number(0)?, number(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?])
         },
     )?;
@@ -59,7 +65,13 @@ pub fn balances(data_dir: &Path) -> anyhow::Result<()> {
         "5  Budgets and balances: {debits} debited, {credits} credited; {exhausted} campaigns paused, {back} came back; the \
          greatest spenders"
     );
-    print(&title, &["campaign", "advertiser", "budget", "debits", "credits", "status"], 2, &["advertiser"], rows);
+    print(
+        &title,
+        &["campaign", "advertiser", "budget", "debits", "credits", "status"],
+        2,
+        &["advertiser"],
+        rows,
+    );
     Ok(())
 }
 
@@ -69,7 +81,8 @@ pub fn run(monitor: &Monitor, used: &Used, engine: &EngineConfig) {
     let counts = monitor.counts();
     let records: u64 = counts.good.iter().sum::<u64>() + counts.bad.values().sum::<u64>();
     let by_topic = Topic::ALL.iter().zip(counts.good).filter(|(_, good)| *good > 0);
-    let by_topic: Vec<_> = by_topic.map(|(topic, good)| format!("{} {}", HumanCount(good), topic.name())).collect();
+    let by_topic: Vec<_> =
+        by_topic.map(|(topic, good)| format!("{} {}", HumanCount(good), topic.name())).collect();
     say!("");
     let read = if by_topic.is_empty() { "nothing".to_owned() } else { by_topic.join(", ") };
     let from = match &engine.source {
@@ -77,7 +90,8 @@ pub fn run(monitor: &Monitor, used: &Used, engine: &EngineConfig) {
         SourceConfig::Kafka(kafka) => format!("Kafka at {}", kafka.kafka.brokers),
     };
     let listed = |counts: Vec<(String, u64)>| {
-        let list: Vec<_> = counts.iter().map(|(name, count)| format!("{} {name}", HumanCount(*count))).collect();
+        let list: Vec<_> =
+            counts.iter().map(|(name, count)| format!("{} {name}", HumanCount(*count))).collect();
         if list.is_empty() { "none".to_owned() } else { list.join(", ") }
     };
     let late = counts.late.into_iter().map(|(statement, count)| (statement.name().to_owned(), count));
@@ -86,12 +100,15 @@ pub fn run(monitor: &Monitor, used: &Used, engine: &EngineConfig) {
     let without = counts.ids.named().map(|(what, count)| (what.to_owned(), count));
     let rate = records as f64 / elapsed.as_secs_f64().max(0.001);
     let cpu = used.cpu_seconds.map_or_else(String::new, |seconds| format!(", {seconds:.2} s of CPU"));
-    let memory = usage::peak_memory().map_or_else(String::new, |bytes| format!(", peak memory {}", HumanBytes(bytes)));
+    let memory =
+        usage::peak_memory().map_or_else(String::new, |bytes| format!(", peak memory {}", HumanBytes(bytes)));
     let results = match &engine.sinks {
         SinkConfig::None => None,
-        SinkConfig::Embedded(data_dir) => {
-            Some(format!("{} and {}", data_dir.join("adtide.db").display(), data_dir.join("topics").display()))
-        }
+        SinkConfig::Embedded(data_dir) => Some(format!(
+            "{} and {}",
+            data_dir.join("adtide.db").display(),
+            data_dir.join("topics").display()
+        )),
         SinkConfig::Services(services) => {
             let Services { postgres, redis, kafka, .. } = services.as_ref();
             Some(format!("{}, {} and Kafka at {}", postgres.url, redis.url, kafka.brokers))
@@ -108,7 +125,8 @@ pub fn run(monitor: &Monitor, used: &Used, engine: &EngineConfig) {
     print_fields(fields.into_iter().chain(results.map(|results| ("results", results))));
 }
 
-/// Prints what each of these names stands for, a name a line; where the terminal is too narrow for that, more.
+/// Prints what each of these names stands for, a name a line; where the terminal is too narrow for that,
+/// more.
 fn print_fields(fields: impl Iterator<Item = (&'static str, String)>) {
     /// How far the texts are to the right.
     const INDENT: u16 = 11;
@@ -129,8 +147,11 @@ fn print_fields(fields: impl Iterator<Item = (&'static str, String)>) {
 /// Writes what [`run`] prints as JSON, for scripts.
 pub fn report(monitor: &Monitor, used: &Used, file: &Path) -> anyhow::Result<()> {
     let counts = monitor.counts();
-    let good: serde_json::Map<_, _> =
-        Topic::ALL.iter().zip(counts.good).map(|(topic, good)| (topic.name().to_owned(), json!(good))).collect();
+    let good: serde_json::Map<_, _> = Topic::ALL
+        .iter()
+        .zip(counts.good)
+        .map(|(topic, good)| (topic.name().to_owned(), json!(good)))
+        .collect();
     let late: serde_json::Map<_, _> =
         counts.late.iter().map(|(statement, late)| (statement.name().to_owned(), json!(late))).collect();
     let report = json!({
@@ -144,14 +165,16 @@ pub fn report(monitor: &Monitor, used: &Used, file: &Path) -> anyhow::Result<()>
         "without_id": counts.ids,
         "repeated_conversions": monitor.workers().iter().map(|worker| worker.repeats).sum::<u64>(),
     });
-    std::fs::write(file, format!("{report:#}\n")).with_context(|| format!("can't write the report {}", file.display()))
+    std::fs::write(file, format!("{report:#}\n"))
+        .with_context(|| format!("can't write the report {}", file.display()))
 }
 
 /// How much of a cell is shown: ids may be of any length.
 const CELL: usize = 40;
 
-/// Prints a table; columns from `first_number` on are aligned to the right. Where the terminal is too narrow for it, the columns
-/// named in `spare` are left out, one after the other, until it fits; cells break only if that is not enough.
+/// Prints a table; columns from `first_number` on are aligned to the right. Where the terminal is too narrow
+/// for it, the columns named in `spare` are left out, one after the other, until it fits; cells break only if
+/// that is not enough.
 ///
 /// The title says what the rows are behind a semicolon; without rows there is nothing more to say.
 fn print(title: &str, header: &[&str], first_number: usize, spare: &[&str], rows: Vec<Vec<String>>) {
@@ -235,10 +258,11 @@ fn rankings(connection: &Connection) -> anyhow::Result<()> {
 }
 
 fn performance(connection: &Connection) -> anyhow::Result<()> {
-    let (count, last): (i64, Option<String>) =
-        connection.query_row("SELECT count(*), max(metric_time) FROM ad_performance_metrics_realtime", [], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })?;
+    let (count, last): (i64, Option<String>) = connection.query_row(
+        "SELECT count(*), max(metric_time) FROM ad_performance_metrics_realtime",
+        [],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
     let rows = query(
         connection,
         "SELECT campaign_id, product_id, placement, impression_count, click_count, conversion_count, total_spend,
@@ -258,7 +282,8 @@ fn performance(connection: &Connection) -> anyhow::Result<()> {
             Ok(cells)
         },
     )?;
-    let title = format!("2  Performance: {count} rows; the busiest of the window {}", last.unwrap_or_default());
+    let title =
+        format!("2  Performance: {count} rows; the busiest of the window {}", last.unwrap_or_default());
     let header = [
         "campaign",
         "product",
@@ -315,12 +340,20 @@ fn refunds(path: &Path) -> anyhow::Result<()> {
     let mut largest: Vec<_> = records.iter().collect();
     largest.sort_by_key(|record| std::cmp::Reverse(amount(record)));
     let rows = largest.into_iter().take(SHOWN as usize).map(|record| {
-        let plain = |field: &str| record[field].as_str().map_or_else(|| record[field].to_string(), str::to_owned);
+        let plain =
+            |field: &str| record[field].as_str().map_or_else(|| record[field].to_string(), str::to_owned);
         ["advertiser_id", "ad_id", "device_id", "window_start", "duplicate_click_count", "refund_amount"]
             .map(plain)
             .to_vec()
     });
-    let title = format!("4  Refunds for duplicate clicks: {} records, {total} in all; the largest", records.len());
-    print(&title, &["advertiser", "ad", "device", "window", "clicks", "refund"], 4, &["ad", "window"], rows.collect());
+    let title =
+        format!("4  Refunds for duplicate clicks: {} records, {total} in all; the largest", records.len());
+    print(
+        &title,
+        &["advertiser", "ad", "device", "window", "clicks", "refund"],
+        4,
+        &["ad", "window"],
+        rows.collect(),
+    );
     Ok(())
 }

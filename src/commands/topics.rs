@@ -48,7 +48,9 @@ fn list(sources: &ConfigSources) -> anyhow::Result<ExitCode> {
     for topic in &found {
         let name = kafka.topic(topic.topic.name);
         match topic.partitions {
-            Some(_) => say!("{name:<30} {:<40} {:>14} offsets", describe(topic, &configs), admin.span(topic)?),
+            Some(_) => {
+                say!("{name:<30} {:<40} {:>14} offsets", describe(topic, &configs), admin.span(topic)?)
+            }
             None => say!("{name:<30} missing: create it with `adtide topics create`"),
         }
     }
@@ -66,7 +68,8 @@ fn describe(topic: &Found, configs: &Configs) -> String {
     let partitions = topic.partitions.unwrap_or(0);
     let plural = if partitions == 1 { "" } else { "s" };
     let config = configs.iter().find(|(known, _)| *known == topic.topic);
-    let timestamps = config.and_then(|(topic, config)| timestamps(topic, config)).map(|text| format!(", {text}"));
+    let timestamps =
+        config.and_then(|(topic, config)| timestamps(topic, config)).map(|text| format!(", {text}"));
     let compacted = if topic.topic.compacted { ", compacted" } else { "" };
     format!("{partitions} partition{plural}{compacted}{}", timestamps.unwrap_or_default())
 }

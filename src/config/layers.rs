@@ -27,14 +27,16 @@ pub fn merge(file: Option<&Path>, overrides: &[Override]) -> anyhow::Result<Laye
     let mut layers = Layers { values, origins: BTreeMap::new() };
     if let Some(file) = file {
         let origin = file.display().to_string();
-        let text = std::fs::read_to_string(file).with_context(|| format!("can't read the config file {origin}"))?;
+        let text =
+            std::fs::read_to_string(file).with_context(|| format!("can't read the config file {origin}"))?;
         let table: Table = text.parse().map_err(|error| misread(&origin, &text, &error))?;
         layers.set_table("", table, &origin)?;
     }
     for (name, value) in std::env::vars_os() {
         // What is not UTF-8 is not ours.
         let (Ok(name), Ok(value)) = (name.into_string(), value.into_string()) else { continue };
-        // A single underscore is part of a name, so a variable of another tool (ADTIDE_HOME) is not taken for a key.
+        // A single underscore is part of a name, so a variable of another tool (ADTIDE_HOME) is not taken for
+        // a key.
         if let Some(key) = name.strip_prefix(PREFIX).map(|key| key.to_lowercase().replace("__", "."))
             && (key.contains('.') || layers.get(&key).is_some())
         {
@@ -76,7 +78,9 @@ impl Layers {
             }
             _ => {
                 let parsed: Option<Table> = format!("value = {text}").parse().ok();
-                parsed.and_then(|mut table| table.remove("value")).unwrap_or_else(|| Value::String(text.to_owned()))
+                parsed
+                    .and_then(|mut table| table.remove("value"))
+                    .unwrap_or_else(|| Value::String(text.to_owned()))
             }
         };
         self.set(key, value, origin)
@@ -84,14 +88,16 @@ impl Layers {
 
     fn set(&mut self, key: &str, value: Value, origin: &str) -> anyhow::Result<()> {
         if let Some(property) = key.strip_prefix(OPEN_SECTION)
-            && let Some(properties) = self.get_mut(OPEN_SECTION.trim_end_matches('.')).and_then(Value::as_table_mut)
+            && let Some(properties) =
+                self.get_mut(OPEN_SECTION.trim_end_matches('.')).and_then(Value::as_table_mut)
         {
             properties.insert(property.to_owned(), value);
             self.origins.insert(key.to_owned(), origin.to_owned());
             return Ok(());
         }
         let Some(known) = self.get_mut(key) else {
-            let hint = nearest(key, &self.values).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
+            let hint =
+                nearest(key, &self.values).map(|near| format!("; did you mean {near}?")).unwrap_or_default();
             bail!("{origin}: unknown key {key}{hint}");
         };
         if known.is_table() {
@@ -112,7 +118,8 @@ impl Layers {
     }
 
     fn get(&self, key: &str) -> Option<&Value> {
-        let (section, name) = key.rsplit_once('.').map_or((None, key), |(section, name)| (Some(section), name));
+        let (section, name) =
+            key.rsplit_once('.').map_or((None, key), |(section, name)| (Some(section), name));
         match section {
             Some(section) => self.values.get(section)?.get(name),
             None => self.values.get(name),
@@ -120,7 +127,8 @@ impl Layers {
     }
 
     fn get_mut(&mut self, key: &str) -> Option<&mut Value> {
-        let (section, name) = key.rsplit_once('.').map_or((None, key), |(section, name)| (Some(section), name));
+        let (section, name) =
+            key.rsplit_once('.').map_or((None, key), |(section, name)| (Some(section), name));
         match section {
             Some(section) => self.values.get_mut(section)?.get_mut(name),
             None => self.values.get_mut(name),
@@ -144,9 +152,9 @@ pub fn hide_secrets(values: &mut Table) {
 fn interpolate(value: Value, key: &str, origin: &str) -> anyhow::Result<Value> {
     Ok(match value {
         Value::String(text) => Value::String(interpolate_text(&text, key, origin)?),
-        Value::Array(items) => {
-            Value::Array(items.into_iter().map(|item| interpolate(item, key, origin)).collect::<Result<_, _>>()?)
-        }
+        Value::Array(items) => Value::Array(
+            items.into_iter().map(|item| interpolate(item, key, origin)).collect::<Result<_, _>>()?,
+        ),
         other => other,
     })
 }
@@ -160,13 +168,15 @@ fn interpolate_text(text: &str, key: &str, origin: &str) -> anyhow::Result<Strin
             .ok_or_else(|| anyhow!("{origin}: key {key}: \"${{\" without \"}}\"; write ${{NAME}}"))?;
         if let Some(path) = name.strip_prefix("file:") {
             let content = std::fs::read_to_string(path);
-            let content = content.with_context(|| format!("{origin}: key {key}: can't read the file {path}"))?;
+            let content =
+                content.with_context(|| format!("{origin}: key {key}: can't read the file {path}"))?;
             out.push_str(before);
             out.push_str(content.trim_end_matches(['\r', '\n']));
             rest = after;
             continue;
         }
-        let (name, default) = name.split_once(":-").map_or((name, None), |(name, default)| (name, Some(default)));
+        let (name, default) =
+            name.split_once(":-").map_or((name, None), |(name, default)| (name, Some(default)));
         let value = std::env::var(name).ok().or(default.map(str::to_owned));
         let value = value.ok_or_else(|| {
             anyhow!(
@@ -190,7 +200,8 @@ fn nearest(key: &str, known: &Table) -> Option<String> {
     // Somebody may have forgotten the section, so the last part counts too.
     let likeness = |known: &String| {
         let last = known.rsplit('.').next().unwrap_or(known);
-        strsim::jaro_winkler(key, known).max(strsim::jaro_winkler(key.rsplit('.').next().unwrap_or(key), last) * 0.99)
+        strsim::jaro_winkler(key, known)
+            .max(strsim::jaro_winkler(key.rsplit('.').next().unwrap_or(key), last) * 0.99)
     };
     keys.map(|known| (likeness(&known), known))
         .filter(|(likeness, _)| *likeness > 0.75)

@@ -37,8 +37,11 @@ fn the_default_file_holds_the_defaults_of_the_statements_and_of_the_generator() 
 #[test]
 fn a_file_changes_only_the_keys_it_names() {
     let config = load("allowed_lateness = \"0s\"\n[rtb]\nproduct_metrics = \"live\"").unwrap();
-    let expected =
-        Settings { allowed_lateness: 0, product_metrics: MetricsSource::Live { windows: 12 }, ..Settings::default() };
+    let expected = Settings {
+        allowed_lateness: 0,
+        product_metrics: MetricsSource::Live { windows: 12 },
+        ..Settings::default()
+    };
     assert_eq!(config.settings(), expected);
 }
 
@@ -57,7 +60,10 @@ fn the_command_line_reaches_every_key() {
 #[test]
 fn unknown_keys_are_rejected_with_the_nearest_right_name() {
     let text = complaint("[watermark]\nperformence = \"1s\"");
-    assert!(text.contains("unknown key watermark.performence; did you mean watermark.performance?"), "{text}");
+    assert!(
+        text.contains("unknown key watermark.performence; did you mean watermark.performance?"),
+        "{text}"
+    );
     assert!(complaint("alowed_lateness = \"1s\"").contains("did you mean allowed_lateness?"));
     assert!(complaint("lookback = \"1s\"").contains("did you mean conversion.lookback?"));
 }
@@ -85,7 +91,10 @@ fn environment_variables_are_filled_in() {
     let config = load("[sink]\ndata_dir = \"${ADTIDE_TEST_NOT_SET:-/tmp}/results\"").unwrap();
     assert_eq!(config.data_dir(), Path::new("/tmp/results"));
     let text = complaint("[sink]\ndata_dir = \"${ADTIDE_TEST_NOT_SET}\"");
-    assert!(text.contains("key sink.data_dir: the environment variable ADTIDE_TEST_NOT_SET is not set"), "{text}");
+    assert!(
+        text.contains("key sink.data_dir: the environment variable ADTIDE_TEST_NOT_SET is not set"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -29,7 +29,9 @@ impl Config {
             interval: self.checkpoint.interval,
             keep: self.checkpoint.keep,
             max_waiting_bytes: self.checkpoint.max_waiting_bytes,
-            are_taken: self.follows() || self.restart == Restart::Resume || self.sink.kind == SinkKind::Services,
+            are_taken: self.follows()
+                || self.restart == Restart::Resume
+                || self.sink.kind == SinkKind::Services,
         }
     }
 
@@ -51,7 +53,12 @@ impl Config {
                 ProductMetrics::Live => MetricsSource::Live { windows: self.rtb.live_windows },
             },
             emit: self.performance.emit,
-            plan: self.plan.clone().into_iter().filter(|(_, plan)| *plan != StatementPlan::default()).collect(),
+            plan: self
+                .plan
+                .clone()
+                .into_iter()
+                .filter(|(_, plan)| *plan != StatementPlan::default())
+                .collect(),
         }
     }
 
@@ -220,7 +227,8 @@ impl Config {
             source: self.source(),
             sinks,
             restart: self.restart,
-            checkpoints: Some(self.checkpoints()).filter(|checkpoints| checkpoints.are_taken || checkpoints.exists()),
+            checkpoints: Some(self.checkpoints())
+                .filter(|checkpoints| checkpoints.are_taken || checkpoints.exists()),
             from_checkpoint: FromCheckpoint::Newest,
             backfill_from: None,
             accept_loss: false,
@@ -235,7 +243,8 @@ impl Config {
     }
 
     fn source(&self) -> SourceConfig {
-        let (follow, idle_timeout, idle_advance) = (self.follows(), self.idle_timeout, self.watermark.idle_advance);
+        let (follow, idle_timeout, idle_advance) =
+            (self.follows(), self.idle_timeout, self.watermark.idle_advance);
         match self.source.kind {
             SourceKind::Files => SourceConfig::Files(FileSourceConfig {
                 folder: self.source.from.clone(),
@@ -257,13 +266,18 @@ impl Config {
 
     /// The input topics that the statements read.
     pub fn topics(&self) -> Vec<Topic> {
-        let runs = |statements: &[Statement]| statements.iter().any(|statement| self.statements.contains(statement));
+        let runs =
+            |statements: &[Statement]| statements.iter().any(|statement| self.statements.contains(statement));
         let read = |topic: &Topic| match topic {
-            Topic::AdEvents => {
-                runs(&[Statement::PerformanceAggregator, Statement::ConversionMatcher, Statement::DuplicateDetector])
-            }
+            Topic::AdEvents => runs(&[
+                Statement::PerformanceAggregator,
+                Statement::ConversionMatcher,
+                Statement::DuplicateDetector,
+            ]),
             Topic::ConversionEvents => runs(&[Statement::ConversionMatcher]),
-            Topic::CampaignEvents | Topic::ProductMetrics | Topic::ProductMeta => runs(&[Statement::RtbCacheUpdater]),
+            Topic::CampaignEvents | Topic::ProductMetrics | Topic::ProductMeta => {
+                runs(&[Statement::RtbCacheUpdater])
+            }
         };
         Topic::ALL.into_iter().filter(read).collect()
     }

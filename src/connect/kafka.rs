@@ -47,8 +47,8 @@ impl fmt::Debug for KafkaConfig {
 }
 
 impl KafkaConfig {
-    /// The properties that every client starts from; those that the user has set come over ours. Clients add what they
-    /// depend on (transactions, acknowledgements) after this, so that it can't be unset.
+    /// The properties that every client starts from; those that the user has set come over ours. Clients add
+    /// what they depend on (transactions, acknowledgements) after this, so that it can't be unset.
     pub fn client(&self) -> ClientConfig {
         self.client_with(&[])
     }
@@ -60,11 +60,13 @@ impl KafkaConfig {
         client.set("bootstrap.servers", &self.brokers);
         // A broker that went away is looked for again soon.
         client.set("reconnect.backoff.max.ms", "2000");
-        // One that is frozen keeps its connections: an answer is waited for as long as this, and a new connection too.
+        // One that is frozen keeps its connections: an answer is waited for as long as this, and a new
+        // connection too.
         client.set("socket.timeout.ms", "10000");
         client.set("socket.connection.setup.timeout.ms", "10000");
-        // New partitions are found by the metadata. So is the epoch of a leader, which changes when a broker was frozen
-        // for so long that the controller gave it up: fetches by the old one fail until the metadata is read anew.
+        // New partitions are found by the metadata. So is the epoch of a leader, which changes when a broker
+        // was frozen for so long that the controller gave it up: fetches by the old one fail until the
+        // metadata is read anew.
         let discovery = self.discovery_interval.as_millis().clamp(10, 3_600_000);
         client.set("topic.metadata.refresh.interval.ms", discovery.to_string());
         for (name, value) in ours {
@@ -76,9 +78,9 @@ impl KafkaConfig {
         client
     }
 
-    /// As [`KafkaConfig::client_with`], for a producer. The key chooses the partition as it does in Java's producers, so that a
-    /// campaign's records are in one partition, whoever writes them. An owner whose producers choose otherwise sets
-    /// `partitioner` to what they use.
+    /// As [`KafkaConfig::client_with`], for a producer. The key chooses the partition as it does in Java's
+    /// producers, so that a campaign's records are in one partition, whoever writes them. An owner whose
+    /// producers choose otherwise sets `partitioner` to what they use.
     pub fn producer_with(&self, ours: &[(&str, &str)]) -> ClientConfig {
         self.client_with(&[&[("partitioner", "murmur2_random")], ours].concat())
     }
@@ -137,18 +139,23 @@ impl KafkaConfig {
             Some(RDKafkaErrorCode::InvalidConfig) | None => "check the keys under kafka.properties",
             Some(_) => "give this user the right to it on the brokers",
         };
-        let login = matches!(code, Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed));
+        let login = matches!(
+            code,
+            Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed)
+        );
         let refusal = refusal().filter(|_| login).map(|refusal| format!(": {refusal}")).unwrap_or_default();
         Fault::Lasting(anyhow!("{place}: {said}{refusal}; {advice}"))
     }
 }
 
-/// What consumers that have to catch up are told where librdkafka's own defaults cost throughput. A full queue is looked at
-/// again soon, not after a second. And a request that finds nothing new, as the partitions with much to read are full just
-/// then, holds its connection up for no longer than this, where it would be half a second: catching up is four times as fast.
+/// What consumers that have to catch up are told where librdkafka's own defaults cost throughput. A full
+/// queue is looked at again soon, not after a second. And a request that finds nothing new, as the partitions
+/// with much to read are full just then, holds its connection up for no longer than this, where it would be
+/// half a second: catching up is four times as fast.
 pub const CATCHING_UP: &[(&str, &str)] = &[("fetch.queue.backoff.ms", "20"), ("fetch.wait.max.ms", "50")];
 
-/// The context of a client whose state is watched elsewhere: what librdkafka has to say of it goes to the debug log.
+/// The context of a client whose state is watched elsewhere: what librdkafka has to say of it goes to the
+/// debug log.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct QuietContext;
 
@@ -169,8 +176,8 @@ pub type QuietConsumer = BaseConsumer<QuietContext>;
 
 /// Asks the brokers for topics and offsets, and sees ends as a consumer of committed records does.
 ///
-/// librdkafka may hold all brokers for gone long after they are back, until its client is closed (seen after three minutes
-/// without an answer). So a question that failed is the last one of its client.
+/// librdkafka may hold all brokers for gone long after they are back, until its client is closed (seen after
+/// three minutes without an answer). So a question that failed is the last one of its client.
 pub struct Inquirer {
     config: KafkaConfig,
     client: Option<QuietConsumer>,
@@ -186,10 +193,17 @@ impl Inquirer {
     ///
     /// # Errors
     /// The settings of Kafka are wrong, or the question fails.
-    pub fn ask<T>(&mut self, question: impl FnOnce(&QuietConsumer) -> Result<T, KafkaError>) -> Result<T, Fault> {
+    pub fn ask<T>(
+        &mut self,
+        question: impl FnOnce(&QuietConsumer) -> Result<T, KafkaError>,
+    ) -> Result<T, Fault> {
         let answer = match self.client.take() {
             Some(client) => Ok(client),
-            None => self.config.client().set("isolation.level", "read_committed").create_with_context(QuietContext),
+            None => self
+                .config
+                .client()
+                .set("isolation.level", "read_committed")
+                .create_with_context(QuietContext),
         };
         let answer = answer.and_then(|client| match question(&client) {
             Ok(answer) => Ok((answer, client)),
@@ -201,8 +215,9 @@ impl Inquirer {
     }
 }
 
-/// Where a partition begins and ends, as a consumer sees it: the offset of its first record, and the one after its last. One
-/// that reads only what is committed sees the end before the first transaction that is still open.
+/// Where a partition begins and ends, as a consumer sees it: the offset of its first record, and the one
+/// after its last. One that reads only what is committed sees the end before the first transaction that is
+/// still open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// More than 0 where retention has deleted records.
@@ -215,7 +230,11 @@ pub struct Bounds {
 ///
 /// # Errors
 /// The brokers can't be reached, or there is no such topic.
-pub fn bounds(config: &KafkaConfig, consumer: &QuietConsumer, topic: &str) -> Result<BTreeMap<u32, Bounds>, Fault> {
+pub fn bounds(
+    config: &KafkaConfig,
+    consumer: &QuietConsumer,
+    topic: &str,
+) -> Result<BTreeMap<u32, Bounds>, Fault> {
     let name = config.topic(topic);
     let fault = |error| config.fault(explain(consumer, error)).context(format!("the topic {name}"));
     let metadata = consumer.fetch_metadata(Some(&name), ANSWER).map_err(fault)?;
@@ -232,7 +251,8 @@ pub fn bounds(config: &KafkaConfig, consumer: &QuietConsumer, topic: &str) -> Re
     bounds.collect()
 }
 
-/// The context of a producer that is given up when a record could not be delivered: remembers why the first was not.
+/// The context of a producer that is given up when a record could not be delivered: remembers why the first
+/// was not.
 #[derive(Debug, Default)]
 pub struct Deliveries(OnceLock<KafkaError>);
 
@@ -273,8 +293,8 @@ pub fn stamp(message: &impl Message) -> Stamp {
     }
 }
 
-/// Why a broker last refused a connection: TLS, the login, another protocol. Calls that fail for it only time out; librdkafka
-/// says it in its log.
+/// Why a broker last refused a connection: TLS, the login, another protocol. Calls that fail for it only time
+/// out; librdkafka says it in its log.
 static REFUSAL: Mutex<Option<(Instant, String)>> = Mutex::new(None);
 
 /// For how long a refusal explains what fails: librdkafka repeats its lines twice a minute.
@@ -285,7 +305,8 @@ fn refusal() -> Option<String> {
     refusal.as_ref().filter(|(at, _)| at.elapsed() < EXPLAINS).map(|(_, refusal)| refusal.clone())
 }
 
-/// A line of librdkafka's own log: it repeats itself while a broker is away, so it is for those who look for it.
+/// A line of librdkafka's own log: it repeats itself while a broker is away, so it is for those who look for
+/// it.
 pub fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
     debug!(?level, facility, message, "librdkafka");
     if facility == "FAIL" {
@@ -301,14 +322,18 @@ fn note_refusal(said: &str) {
     }
 }
 
-/// What a call of a consumer has failed for. When brokers refuse a connection, the call itself only waits in vain; events say
-/// why.
+/// What a call of a consumer has failed for. When brokers refuse a connection, the call itself only waits in
+/// vain; events say why.
 pub fn explain(consumer: &QuietConsumer, error: KafkaError) -> KafkaError {
     let events = std::iter::from_fn(|| consumer.poll(Duration::ZERO)).filter_map(Result::err);
     let mut refusals = events.take(100).filter(|event| {
         matches!(
             event.rdkafka_error_code(),
-            Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed | RDKafkaErrorCode::SSL)
+            Some(
+                RDKafkaErrorCode::Authentication
+                    | RDKafkaErrorCode::SaslAuthenticationFailed
+                    | RDKafkaErrorCode::SSL
+            )
         )
     });
     refusals.next().unwrap_or(error)
@@ -336,7 +361,8 @@ mod tests {
     #[test]
     fn what_the_user_sets_comes_over_ours() {
         let name = "topic.metadata.refresh.interval.ms".to_owned();
-        let kafka = KafkaConfig { properties: [(name.clone(), "60000".to_owned())].into(), ..KafkaConfig::default() };
+        let kafka =
+            KafkaConfig { properties: [(name.clone(), "60000".to_owned())].into(), ..KafkaConfig::default() };
         assert_eq!(kafka.client_with(&[(&name, "1")]).get(&name), Some("60000"));
     }
 }

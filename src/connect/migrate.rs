@@ -20,26 +20,31 @@ const STEPS: &[(&str, &str)] = &[
 /// The advisory lock that is held while steps are applied: any number that nobody else uses.
 const LOCK: i64 = 0x6164_7469_6465;
 
-/// Applies the steps that the database does not have yet, all in one transaction, and returns their names. Processes that
-/// start at the same time wait for each other. Where nothing is missing nothing is written, so that a user who may not
-/// create tables can run adtide once another has run `adtide migrate`.
+/// Applies the steps that the database does not have yet, all in one transaction, and returns their names.
+/// Processes that start at the same time wait for each other. Where nothing is missing nothing is written, so
+/// that a user who may not create tables can run adtide once another has run `adtide migrate`.
 ///
 /// # Errors
-/// Passing if the server went away. Lasting if a step fails, or if the tables are those of another version of adtide.
+/// Passing if the server went away. Lasting if a step fails, or if the tables are those of another version of
+/// adtide.
 pub fn apply(client: &mut Client, config: &PostgresConfig) -> Result<Vec<String>, Fault> {
     let mut steps = Vec::new();
     for (name, sql) in STEPS {
         let step = Migration::unapplied(name, sql);
-        steps.push(step.with_context(|| format!("migration {name} has a wrong name")).map_err(Fault::Lasting)?);
+        steps.push(
+            step.with_context(|| format!("migration {name} has a wrong name")).map_err(Fault::Lasting)?,
+        );
     }
     if is_complete(client, &steps).map_err(|error| config.fault(error))? {
         return Ok(Vec::new());
     }
     client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).map_err(|error| config.fault(error))?;
-    // Grouped: step and record of the step in one transaction. By default the record would have its own, and a crash
-    // between the two would leave tables that the next start tries to create again.
-    let applied = client.migrate(&Runner::new(&steps).set_grouped(true)).map_err(|error| fault(config, error));
-    let unlocked = client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).map_err(|error| config.fault(error));
+    // Grouped: step and record of the step in one transaction. By default the record would have its own, and
+    // a crash between the two would leave tables that the next start tries to create again.
+    let applied =
+        client.migrate(&Runner::new(&steps).set_grouped(true)).map_err(|error| fault(config, error));
+    let unlocked =
+        client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).map_err(|error| config.fault(error));
     let applied = applied?;
     unlocked?;
     Ok(applied.applied_migrations().iter().map(ToString::to_string).collect())
@@ -80,11 +85,13 @@ const MISSING: &str = "
 
 /// Whether the database has exactly these steps.
 fn is_complete(client: &mut Client, steps: &[Migration]) -> Result<bool, tokio_postgres::Error> {
-    let there: bool = client.query_one("SELECT to_regclass('refinery_schema_history') IS NOT NULL", &[])?.get(0);
+    let there: bool =
+        client.query_one("SELECT to_regclass('refinery_schema_history') IS NOT NULL", &[])?.get(0);
     if !there {
         return Ok(false);
     }
-    let rows = client.query("SELECT version::bigint, checksum FROM refinery_schema_history ORDER BY version", &[])?;
+    let rows = client
+        .query("SELECT version::bigint, checksum FROM refinery_schema_history ORDER BY version", &[])?;
     let applied = rows.iter().map(|row| (row.get::<_, i64>(0), row.get::<_, String>(1)));
     Ok(applied.eq(steps.iter().map(|step| (i64::from(step.version()), step.checksum().to_string()))))
 }

@@ -60,7 +60,8 @@ impl fmt::Debug for Url {
 /// What went wrong with a server.
 #[derive(Debug)]
 pub enum Fault {
-    /// It may pass: the server is away or overloaded. Trying again is safe, as every step is atomic and guarded.
+    /// It may pass: the server is away or overloaded. Trying again is safe, as every step is atomic and
+    /// guarded.
     Passing(anyhow::Error),
     /// It won't: wrong password, missing table, fenced by another run.
     Lasting(anyhow::Error),
@@ -77,7 +78,9 @@ impl Fault {
     /// Of an attempt to connect: says what to look at if the server stays away. `key` holds its address.
     fn unconnected(self, server: &str, key: &str) -> Fault {
         match self {
-            Fault::Passing(_) => self.context(format!("no connection to {server}; does it run, and is {key} right?")),
+            Fault::Passing(_) => {
+                self.context(format!("no connection to {server}; does it run, and is {key} right?"))
+            }
             lasting => lasting,
         }
     }
@@ -92,15 +95,17 @@ impl Fault {
     }
 }
 
-/// How far apart attempts are at most, but for the jitter, which may double it: a server that is back is found soon.
+/// How far apart attempts are at most, but for the jitter, which may double it: a server that is back is
+/// found soon.
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// How far apart failures of one thing are logged.
 const WARNINGS: Duration = Duration::from_secs(10);
 
-/// Tries until it succeeds or fails for good, waiting longer and longer in between, up to a few seconds, with jitter.
-/// Gives up after `patience`; None never does. `what` says in the log, in the metrics and to who asks for readiness what is
-/// being tried, e.g. "writing to Redis"; as the label of a metric it names no epoch, offset or other thing that varies.
+/// Tries until it succeeds or fails for good, waiting longer and longer in between, up to a few seconds, with
+/// jitter. Gives up after `patience`; None never does. `what` says in the log, in the metrics and to who asks
+/// for readiness what is being tried, e.g. "writing to Redis"; as the label of a metric it names no epoch,
+/// offset or other thing that varies.
 ///
 /// # Errors
 /// A fault that lasts, or the last one when patience ran out.
@@ -191,7 +196,8 @@ mod tests {
         let away = persist_unless(&stop, "a test", || Err::<(), _>(Fault::Passing(anyhow::anyhow!("away"))));
         assert_eq!(away.unwrap(), None);
         assert_eq!(persist_unless(&stop, "a test", || Ok(1)).unwrap(), Some(1));
-        let wrong = persist_unless(&stop, "a test", || Err::<(), _>(Fault::Lasting(anyhow::anyhow!("wrong"))));
+        let wrong =
+            persist_unless(&stop, "a test", || Err::<(), _>(Fault::Lasting(anyhow::anyhow!("wrong"))));
         assert!(wrong.is_err());
     }
 }

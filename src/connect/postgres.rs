@@ -36,8 +36,8 @@ impl Default for PostgresConfig {
 const CONNECTING: Duration = Duration::from_secs(5);
 
 impl PostgresConfig {
-    /// Opens a connection, once, within a few seconds. TLS as `sslmode` says: disable, prefer (the default) or require; the
-    /// server's certificate is checked against the system's authorities.
+    /// Opens a connection, once, within a few seconds. TLS as `sslmode` says: disable, prefer (the default)
+    /// or require; the server's certificate is checked against the system's authorities.
     ///
     /// # Errors
     /// Passing if the server can't be reached now, lasting if it refuses.
@@ -56,7 +56,8 @@ impl PostgresConfig {
         let connected = if config.get_ssl_mode() == SslMode::Disable {
             Client::connect(&config, NoTls, place, CONNECTING, patience)
         } else {
-            let connector = native_tls::TlsConnector::new().context("can't set up TLS").map_err(Fault::Lasting)?;
+            let connector =
+                native_tls::TlsConnector::new().context("can't set up TLS").map_err(Fault::Lasting)?;
             Client::connect(&config, MakeTlsConnector::new(connector), place, CONNECTING, patience)
         };
         match connected.context("can't start a runtime").map_err(Fault::Lasting)? {

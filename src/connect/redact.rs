@@ -23,16 +23,20 @@ pub fn is_secret(name: &str) -> bool {
     SECRET.iter().any(|word| name.contains(word))
 }
 
-/// The text of an address, or of several, without passwords: those between the user's name and the host of a URL, and those
-/// that are given by name, as in `password=...`. What can't be told apart is left out too.
+/// The text of an address, or of several, without passwords: those between the user's name and the host of a
+/// URL, and those that are given by name, as in `password=...`. What can't be told apart is left out too.
 pub fn redact(text: &str) -> String {
     hide_named(&hide_credentials(text))
 }
 
-/// Hides what stands before the host, up to the last `@`: a password that was not escaped may hold any character.
+/// Hides what stands before the host, up to the last `@`: a password that was not escaped may hold any
+/// character.
 fn hide_credentials(text: &str) -> String {
-    let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, rest)| (&text[..scheme.len() + 3], rest));
-    let Some((credentials, host)) = rest.rsplit_once('@') else { return format!("{scheme}{}", hide_no_port(rest)) };
+    let (scheme, rest) =
+        text.split_once("://").map_or(("", text), |(scheme, rest)| (&text[..scheme.len() + 3], rest));
+    let Some((credentials, host)) = rest.rsplit_once('@') else {
+        return format!("{scheme}{}", hide_no_port(rest));
+    };
     if scheme.is_empty() && credentials.contains([' ', '=']) {
         // Keywords, one of which holds an `@`.
         return text.to_owned();
@@ -56,7 +60,8 @@ fn hide_no_port(rest: &str) -> String {
     format!("{}{path}", hosts.split(',').map(host).collect::<Vec<_>>().join(","))
 }
 
-/// Hides the values of secret names in `name=value`, among blanks or `&`. A value may stand in quotes and have blanks before it.
+/// Hides the values of secret names in `name=value`, among blanks or `&`. A value may stand in quotes and
+/// have blanks before it.
 fn hide_named(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -100,7 +105,10 @@ mod tests {
             ("host=h password = 'se\\'c ret' dbname=d", "host=h password =*** dbname=d"),
             ("host=h PASSWORD=s@cret user=me", "host=h PASSWORD=*** user=me"),
             ("postgres://host/db?user=me&password=secret", "postgres://host/db?user=me&password=***"),
-            ("postgres://host/db?password=a&sslpassword=b&x=1", "postgres://host/db?password=***&sslpassword=***&x=1"),
+            (
+                "postgres://host/db?password=a&sslpassword=b&x=1",
+                "postgres://host/db?password=***&sslpassword=***&x=1",
+            ),
             ("postgres://host:5432/db", "postgres://host:5432/db"),
             ("postgres://[::1]/db", "postgres://[::1]/db"),
             ("postgres://one:5432,two:5433/db", "postgres://one:5432,two:5433/db"),
@@ -128,8 +136,13 @@ mod tests {
             "SASL.Token",
         ];
         assert_eq!(secret.iter().find(|name| !is_secret(name)), None);
-        let shown =
-            ["sasl.username", "security.protocol", "ssl.ca.location", "socket.timeout.ms", "sasl.oauthbearer.method"];
+        let shown = [
+            "sasl.username",
+            "security.protocol",
+            "ssl.ca.location",
+            "socket.timeout.ms",
+            "sasl.oauthbearer.method",
+        ];
         assert_eq!(shown.iter().find(|name| is_secret(name)), None);
     }
 }

@@ -27,8 +27,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 /// How long one attempt to connect may take: TCP, TLS and the login together.
 const CONNECTING: Duration = Duration::from_secs(5);
 
-/// How many attempts may be under way whose time is up: a handshake by TLS with a server that never answers ends only when
-/// that one closes the connection.
+/// How many attempts may be under way whose time is up: a handshake by TLS with a server that never answers
+/// ends only when that one closes the connection.
 const STUCK: usize = 8;
 
 static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
@@ -77,7 +77,8 @@ impl RedisConfig {
     fn unconnected(&self, error: RedisError) -> Fault {
         let said = error.to_string();
         if ["SSL", "TLS", "certificate"].iter().any(|word| said.contains(word)) {
-            let context = format!("Redis at {}: no connection by TLS; check its certificate and redis.url", self.url);
+            let context =
+                format!("Redis at {}: no connection by TLS; check its certificate and redis.url", self.url);
             return Fault::Passing(anyhow!(error).context(context));
         }
         self.fault(error).unconnected("Redis", "redis.url")

@@ -82,8 +82,8 @@ pub fn open(path: &Path) -> anyhow::Result<Connection> {
 fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let results = "ad_performance_metrics_realtime";
-    let is_former =
-        transaction.table_exists(None, results)? && transaction.column_exists(None, results, "window_start")?;
+    let is_former = transaction.table_exists(None, results)?
+        && transaction.column_exists(None, results, "window_start")?;
     if is_former {
         transaction.execute_batch(SET_ASIDE)?;
     }
@@ -111,8 +111,11 @@ mod tests {
         for _ in 0..100 {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("new.db");
-            let make =
-                || open(&path).unwrap().execute_batch("CREATE TABLE IF NOT EXISTS t (a); INSERT INTO t VALUES (1)");
+            let make = || {
+                open(&path)
+                    .unwrap()
+                    .execute_batch("CREATE TABLE IF NOT EXISTS t (a); INSERT INTO t VALUES (1)")
+            };
             std::thread::scope(|scope| {
                 let makers: Vec<_> = (0..4).map(|_| scope.spawn(make)).collect();
                 makers.into_iter().for_each(|maker| maker.join().unwrap().unwrap());
@@ -147,7 +150,8 @@ mod tests {
         let columns = statement.column_names().collect::<Vec<_>>().join(" ");
         let cells = statement.column_count();
         let rows = statement.query_map([], |row| {
-            let cells = (0..cells).map(|at| format!("{:?}", row.get::<_, rusqlite::types::Value>(at).unwrap()));
+            let cells =
+                (0..cells).map(|at| format!("{:?}", row.get::<_, rusqlite::types::Value>(at).unwrap()));
             Ok(cells.collect::<Vec<_>>().join(" "))
         });
         let rows = rows.unwrap().map(Result::unwrap).collect();
@@ -167,8 +171,7 @@ mod tests {
                 "id campaign_id product_id placement metric_time impression_count click_count conversion_count \
                  total_spend total_revenue ctr cvr roas updated_at is_final"
             );
-            let row =
-                r#"Integer(3) Integer(5) Integer(7) Text("top") Text("2026-01-05 08:00:00") Integer(2) Integer(1)"#;
+            let row = r#"Integer(3) Integer(5) Integer(7) Text("top") Text("2026-01-05 08:00:00") Integer(2) Integer(1)"#;
             let end = r#"Text("2026-01-05 08:06:00.000") Integer(1)"#;
             assert!(rows.len() == 1 && rows[0].starts_with(row) && rows[0].ends_with(end), "{rows:?}");
             let (columns, rows) = table(&connection, "conversion_attribution_results");
@@ -177,8 +180,7 @@ mod tests {
                 "ad_id campaign_id advertiser_id product_id order_id revenue_amount time_to_conversion \
                  attribution_model click_time conversion_time processed_at"
             );
-            let row =
-                r#"Text("1") Integer(5) Integer(9) Integer(7) Text("a") Text("6.00") Integer(7) Text("LAST_CLICK")"#;
+            let row = r#"Text("1") Integer(5) Integer(9) Integer(7) Text("a") Text("6.00") Integer(7) Text("LAST_CLICK")"#;
             assert!(rows.len() == 1 && rows[0].starts_with(row), "{rows:?}");
             let left = "SELECT count(*) FROM sqlite_schema WHERE name LIKE 'former%'";
             assert_eq!(connection.query_row(left, [], |row| row.get::<_, i64>(0)), Ok(0));

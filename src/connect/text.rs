@@ -1,21 +1,23 @@
 //! How texts of records are stored in databases. Every text goes through here before it does.
 //!
-//! PostgreSQL holds no U+0000, and some thousand bytes fit no index. SQLite and Redis hold any text, as a value and as a key.
+//! PostgreSQL holds no U+0000, and some thousand bytes fit no index. SQLite and Redis hold any text, as a
+//! value and as a key.
 
 use std::borrow::Cow;
 
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
-/// A text by which a row is found. One that PostgreSQL can't hold or index is cut and cleaned, and ends with a hash of what it
-/// was, so that different texts stay different.
+/// A text by which a row is found. One that PostgreSQL can't hold or index is cut and cleaned, and ends with
+/// a hash of what it was, so that different texts stay different.
 pub fn stored_text(text: &str) -> Cow<'_, str> {
     /// Bytes; an entry of an index may have some 2700.
     const LONGEST: usize = 2000;
     if text.len() <= LONGEST && !text.contains('\0') {
         return Cow::Borrowed(text);
     }
-    let head = text.chars().take(LONGEST / 8).map(|c| if c == '\0' { char::REPLACEMENT_CHARACTER } else { c });
+    let head =
+        text.chars().take(LONGEST / 8).map(|c| if c == '\0' { char::REPLACEMENT_CHARACTER } else { c });
     let hash = HEXLOWER.encode(&Sha256::digest(text));
     Cow::Owned(format!("{}…{hash}", head.collect::<String>()))
 }
@@ -23,7 +25,8 @@ pub fn stored_text(text: &str) -> Cow<'_, str> {
 /// Stands before what replaces a character: a code point that is no character.
 const MARK: char = '\u{FFFF}';
 
-/// A text of no index that is read back as it was: U+0000 becomes a mark and a digit, and so does the mark itself.
+/// A text of no index that is read back as it was: U+0000 becomes a mark and a digit, and so does the mark
+/// itself.
 pub fn held_text(text: &str) -> Cow<'_, str> {
     if !text.contains(['\0', MARK]) {
         return Cow::Borrowed(text);

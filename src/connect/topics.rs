@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use adtide_dataflows::Settings;
 use adtide_dataflows::model::Topic;
 use anyhow::{Context, anyhow, bail, ensure};
-use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::Consumer;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -45,7 +47,9 @@ pub struct Found {
 impl SystemTopic {
     /// Whether its records have event times.
     fn has_events(&self) -> bool {
-        [Topic::AdEvents, Topic::ConversionEvents, Topic::CampaignEvents].iter().any(|topic| topic.name() == self.name)
+        [Topic::AdEvents, Topic::ConversionEvents, Topic::CampaignEvents]
+            .iter()
+            .any(|topic| topic.name() == self.name)
     }
 }
 
@@ -78,10 +82,13 @@ impl<'a> Admin<'a> {
     pub fn new(kafka: &'a KafkaConfig) -> anyhow::Result<Admin<'a>> {
         let client = AdminClient::from_config_and_context(&kafka.client(), QuietContext);
         let client = client.map_err(|error| kafka.fault(error).into_error())?;
-        let consumer =
-            kafka.client().create_with_context(QuietContext).map_err(|error| kafka.fault(error).into_error())?;
+        let consumer = kafka
+            .client()
+            .create_with_context(QuietContext)
+            .map_err(|error| kafka.fault(error).into_error())?;
         // It waits for the client's own thread and needs no timers or sockets.
-        let runtime = tokio::runtime::Builder::new_current_thread().build().context("can't start a runtime")?;
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().build().context("can't start a runtime")?;
         Ok(Admin { kafka, client, consumer, runtime })
     }
 
@@ -90,7 +97,8 @@ impl<'a> Admin<'a> {
     /// # Errors
     /// The brokers can't be reached within `kafka.connect_timeout`, or refuse.
     pub fn find(&self) -> anyhow::Result<Vec<Found>> {
-        let partitions = persist("reading the topics of Kafka", Some(self.kafka.connect_timeout), || self.partitions());
+        let partitions =
+            persist("reading the topics of Kafka", Some(self.kafka.connect_timeout), || self.partitions());
         let partitions = partitions.context("can't read the topics")?;
         let find = |topic: SystemTopic| {
             let partitions = partitions.get(&self.kafka.topic(topic.name)).copied();
@@ -99,13 +107,19 @@ impl<'a> Admin<'a> {
         Ok(system_topics().into_iter().map(find).collect())
     }
 
-    /// Creates the topics that are not there, with `partitions` partitions, or one where a topic has only one, on
-    /// `replication` brokers, or as many as the brokers' default says. Topics of events take no timestamp that is ahead of the
-    /// broker's clock by more than `max_future_skew`. What is there stays as it is.
+    /// Creates the topics that are not there, with `partitions` partitions, or one where a topic has only
+    /// one, on `replication` brokers, or as many as the brokers' default says. Topics of events take no
+    /// timestamp that is ahead of the broker's clock by more than `max_future_skew`. What is there stays as
+    /// it is.
     ///
     /// # Errors
     /// As [`Admin::find`], or a topic can't be created.
-    pub fn create(&self, partitions: i32, replication: Option<i32>, settings: &Settings) -> anyhow::Result<Vec<Found>> {
+    pub fn create(
+        &self,
+        partitions: i32,
+        replication: Option<i32>,
+        settings: &Settings,
+    ) -> anyhow::Result<Vec<Found>> {
         let ahead = settings.max_future_skew.to_string();
         let missing: Vec<_> = self.find()?.into_iter().filter(|found| found.partitions.is_none()).collect();
         let names: Vec<_> = missing.iter().map(|found| self.kafka.topic(found.topic.name)).collect();
@@ -163,7 +177,8 @@ impl<'a> Admin<'a> {
     /// # Errors
     /// As [`Admin::find`].
     pub fn configs(&self, found: &[Found]) -> anyhow::Result<Vec<(SystemTopic, ConfigResource)>> {
-        let there: Vec<_> = found.iter().filter(|found| found.partitions.is_some()).map(|found| found.topic).collect();
+        let there: Vec<_> =
+            found.iter().filter(|found| found.partitions.is_some()).map(|found| found.topic).collect();
         let names: Vec<_> = there.iter().map(|topic| self.kafka.topic(topic.name)).collect();
         let asked: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
         if asked.is_empty() {
@@ -171,17 +186,22 @@ impl<'a> Admin<'a> {
         }
         let configs = self.ask(self.client.describe_configs(&asked, &options()))?;
         let named = there.into_iter().zip(&names).zip(configs).map(|((topic, name), config)| {
-            let refused = |code| anyhow!("Kafka at {}: can't read {name}'s settings: {code}", self.kafka.brokers);
+            let refused =
+                |code| anyhow!("Kafka at {}: can't read {name}'s settings: {code}", self.kafka.brokers);
             Ok((topic, config.map_err(refused)?))
         });
         named.collect()
     }
 
-    /// What of the topics' own settings would lose data that adtide needs or let wrong clocks in, in sentences.
+    /// What of the topics' own settings would lose data that adtide needs or let wrong clocks in, in
+    /// sentences.
     pub fn warnings(&self, configs: &[(SystemTopic, ConfigResource)], settings: &Settings) -> Vec<String> {
         let complaints = configs.iter().flat_map(|(topic, config)| {
             let complaints = [complaint(topic, config, settings), clock_complaint(topic, config, settings)];
-            complaints.into_iter().flatten().map(|complaint| format!("{} {complaint}", self.kafka.topic(topic.name)))
+            complaints
+                .into_iter()
+                .flatten()
+                .map(|complaint| format!("{} {complaint}", self.kafka.topic(topic.name)))
         });
         complaints.collect()
     }
@@ -195,10 +215,11 @@ impl<'a> Admin<'a> {
         let mut span = 0;
         for partition in 0..found.partitions.unwrap_or(0) {
             let partition = i32::try_from(partition).context("too many partitions")?;
-            let (low, high) = persist("reading the offsets of Kafka", Some(self.kafka.connect_timeout), || {
-                let offsets = self.client.inner().fetch_watermarks(&name, partition, self.patience());
-                offsets.map_err(|error| self.kafka.fault(error))
-            })?;
+            let (low, high) =
+                persist("reading the offsets of Kafka", Some(self.kafka.connect_timeout), || {
+                    let offsets = self.client.inner().fetch_watermarks(&name, partition, self.patience());
+                    offsets.map_err(|error| self.kafka.fault(error))
+                })?;
             span += u64::try_from(high - low).unwrap_or(0);
         }
         Ok(span)
@@ -207,7 +228,11 @@ impl<'a> Admin<'a> {
     fn partitions(&self) -> Result<BTreeMap<String, usize>, Fault> {
         let metadata = self.consumer.fetch_metadata(None, self.patience());
         let metadata = metadata.map_err(|error| self.kafka.fault(explain(&self.consumer, error)))?;
-        Ok(metadata.topics().iter().map(|topic| (topic.name().to_owned(), topic.partitions().len())).collect())
+        Ok(metadata
+            .topics()
+            .iter()
+            .map(|topic| (topic.name().to_owned(), topic.partitions().len()))
+            .collect())
     }
 
     fn patience(&self) -> Duration {
@@ -311,7 +336,8 @@ fn complaint(topic: &SystemTopic, config: &ConfigResource, settings: &Settings) 
     let policy = value("cleanup.policy")?;
     let by_age = policy.contains("delete");
     if topic.compacted {
-        return by_age.then(|| format!("has cleanup.policy={policy}, and would forget; set cleanup.policy=compact"));
+        return by_age
+            .then(|| format!("has cleanup.policy={policy}, and would forget; set cleanup.policy=compact"));
     }
     let kept: i64 = value("retention.ms")?.parse().ok().filter(|kept| *kept >= 0 && by_age)?;
     match topic.name {

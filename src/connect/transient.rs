@@ -1,13 +1,14 @@
-//! Which errors of the servers are transient: the server is away, overloaded, restarting or failing over, and the same
-//! request succeeds later. This is the only place that decides it, for sinks, sources and ledger workers alike. All else
-//! that a server answers is permanent and ends the process or the worker, with advice.
+//! Which errors of the servers are transient: the server is away, overloaded, restarting or failing over, and
+//! the same request succeeds later. This is the only place that decides it, for sinks, sources and ledger
+//! workers alike. All else that a server answers is permanent and ends the process or the worker, with
+//! advice.
 
 use rdkafka::error::RDKafkaErrorCode;
 use redis::{ErrorKind, RedisError};
 use tokio_postgres::error::SqlState;
 
-/// Classes of SQLSTATE, by their first characters: connection trouble; transactions that were rolled back, by a deadlock
-/// for instance; resources that ran out; a server that stops or starts; faults of its disk.
+/// Classes of SQLSTATE, by their first characters: connection trouble; transactions that were rolled back, by
+/// a deadlock for instance; resources that ran out; a server that stops or starts; faults of its disk.
 const POSTGRES_CLASSES: [&str; 5] = ["08", "40", "53", "57P0", "58"];
 
 /// Whether an answer of PostgreSQL is transient.
@@ -30,8 +31,8 @@ pub(super) fn postgres(code: &SqlState) -> bool {
 const REDIS_CODES: [&str; 9] =
     ["LOADING", "BUSY", "OOM", "MISCONF", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS"];
 
-/// Whether an error of Redis is transient. Within a script, servers before 7 answer `ERR Error running script ...` and name
-/// the code in the text.
+/// Whether an error of Redis is transient. Within a script, servers before 7 answer `ERR Error running script
+/// ...` and name the code in the text.
 pub(super) fn redis(error: &RedisError) -> bool {
     match error.kind() {
         ErrorKind::Server(_) | ErrorKind::Extension => {
@@ -47,8 +48,8 @@ pub(super) fn redis(error: &RedisError) -> bool {
     }
 }
 
-/// Whether an error of librdkafka or the brokers is transient. Brokers that start, and clients that have lost theirs, may not
-/// know topics that exist; whether a topic is missing is looked up at the start.
+/// Whether an error of librdkafka or the brokers is transient. Brokers that start, and clients that have lost
+/// theirs, may not know topics that exist; whether a topic is missing is looked up at the start.
 pub(super) fn kafka(code: RDKafkaErrorCode) -> bool {
     !matches!(
         code,
@@ -82,10 +83,11 @@ mod tests {
 
     #[test]
     fn what_passes_in_postgres() {
-        let fault = |code: &str| PostgresConfig::default().classify(Some(SqlState::from_code(code)), anyhow!("x"));
+        let fault =
+            |code: &str| PostgresConfig::default().classify(Some(SqlState::from_code(code)), anyhow!("x"));
         let transient = [
-            "08006", "25006", "25P03", "25P04", "40001", "40P01", "53100", "53300", "55P03", "57014", "57P01", "57P02",
-            "57P03", "57P05", "58030",
+            "08006", "25006", "25P03", "25P04", "40001", "40P01", "53100", "53300", "55P03", "57014",
+            "57P01", "57P02", "57P03", "57P05", "58030",
         ];
         assert_eq!(transient.iter().find(|code| !is_transient(&fault(code))), None);
         let permanent = ["22021", "23505", "28P01", "3D000", "42501", "42703", "42P01", "54000", "XX001"];
@@ -101,10 +103,12 @@ mod tests {
         assert_eq!(REDIS_CODES.iter().find(|code| !is_transient(&fault(code, "said so"))), None);
         let old = "Error running script (call to f_1): @user_script:1: -MISCONF Redis is configured to save snapshots";
         assert!(is_transient(&fault("ERR", old)));
-        let discarded = "Transaction discarded because of: READONLY You can't write against a read only replica.";
+        let discarded =
+            "Transaction discarded because of: READONLY You can't write against a read only replica.";
         assert!(is_transient(&fault("EXECABORT", discarded)));
         assert!(is_transient(&fault("ERR", "max number of clients reached")));
-        let permanent = [("ERR", "unknown command"), ("NOPERM", "no right"), ("WRONGPASS", "no"), ("WRONGTYPE", "no")];
+        let permanent =
+            [("ERR", "unknown command"), ("NOPERM", "no right"), ("WRONGPASS", "no"), ("WRONGTYPE", "no")];
         assert_eq!(permanent.iter().find(|(code, text)| is_transient(&fault(code, text))), None);
     }
 

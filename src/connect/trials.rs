@@ -71,7 +71,8 @@ pub fn is_waiting() -> bool {
     !waits().is_empty()
 }
 
-/// An answer from outside of this process that is waited for. Who waits calls [`Wait::look`] every [`Wait::LOOK`].
+/// An answer from outside of this process that is waited for. Who waits calls [`Wait::look`] every
+/// [`Wait::LOOK`].
 pub(crate) struct Wait {
     key: (String, u64),
     since: Instant,
@@ -90,8 +91,8 @@ impl Wait {
     /// A longer one is worth a line in the log.
     const TELL: Duration = Duration::from_secs(10);
 
-    /// From now on, for the server that messages call `place`. If it takes long, that is among the [`troubles`] and in the
-    /// log.
+    /// From now on, for the server that messages call `place`. If it takes long, that is among the
+    /// [`troubles`] and in the log.
     pub fn new(place: &str) -> Wait {
         Wait::start(place, true)
     }
@@ -197,7 +198,10 @@ mod tests {
             attempts += 1;
             let trial = trials().remove(what).unwrap_or_default();
             assert_eq!(trial.failures, attempts - 1);
-            assert_eq!(trial.trouble.map(|trouble| trouble.error).as_deref(), (attempts > 1).then_some("away"));
+            assert_eq!(
+                trial.trouble.map(|trouble| trouble.error).as_deref(),
+                (attempts > 1).then_some("away")
+            );
             assert_eq!(troubles().iter().any(|trouble| trouble.starts_with(what)), attempts > 1);
             if attempts < 3 { Err(Fault::Passing(anyhow::anyhow!("away"))) } else { Ok(()) }
         });

@@ -151,7 +151,8 @@ impl Checkpointer {
         let Some(keeping) = &mut self.keeping else { return };
         let passed = keeping.delta_log.passed();
         let coordinator = keeping.coordinator.as_mut();
-        let chosen = coordinator.and_then(|coordinator| coordinator.step(probe, passed, now)).map(Word::Checkpoint);
+        let chosen =
+            coordinator.and_then(|coordinator| coordinator.step(probe, passed, now)).map(Word::Checkpoint);
         for word in chosen.into_iter().chain(keeping.step()) {
             self.control.say(word);
         }
@@ -275,7 +276,9 @@ impl Keeping {
                 Word::Saved(Saved { worker: self.worker, boundary, segments })
             }
             Err((error, delta)) => {
-                warn!("a checkpoint could not be written: {error:#}; the next one will hold what this one would have");
+                warn!(
+                    "a checkpoint could not be written: {error:#}; the next one will hold what this one would have"
+                );
                 self.unwritten = delta;
                 if boundary == LAST {
                     self.written = LAST;

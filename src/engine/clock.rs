@@ -8,9 +8,10 @@ use super::EpochConfig;
 
 /// Says when an epoch ends and what the next one is called.
 ///
-/// Epochs are named by the wall clock, in milliseconds, at multiples of their interval, so that workers which keep the
-/// same pace cut at the same names and an operator sees one epoch instead of one a worker. The moments that it is given are
-/// those of a [`SteadyClock`](crate::clock::SteadyClock): epochs end at their pace while the machine's clock is set.
+/// Epochs are named by the wall clock, in milliseconds, at multiples of their interval, so that workers which
+/// keep the same pace cut at the same names and an operator sees one epoch instead of one a worker. The
+/// moments that it is given are those of a [`SteadyClock`](crate::clock::SteadyClock): epochs end at their
+/// pace while the machine's clock is set.
 pub struct EpochClock {
     interval: u64,
     catch_up_interval: u64,

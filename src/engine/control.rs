@@ -64,7 +64,14 @@ impl Control {
             let heard = words.broadcast().map(move |word| queue.borrow_mut().push_back(word));
             (input, heard.probe().0)
         });
-        Control { input: Some(input), heard, probe, has_said_stop: false, is_stopping: false, is_abandoning: false }
+        Control {
+            input: Some(input),
+            heard,
+            probe,
+            has_said_stop: false,
+            is_stopping: false,
+            is_abandoning: false,
+        }
     }
 
     /// Tells all workers. After [`Control::close`] nobody listens.

@@ -114,7 +114,8 @@ enum Stage {
 impl Driver {
     /// A driver at the start of its plan.
     pub fn new(parts: Parts, epochs: &EpochConfig, now: Moment) -> Driver {
-        let Parts { index, plan, ingest, inputs, state, probe, source, loader, checkpointer, monitor } = parts;
+        let Parts { index, plan, ingest, inputs, state, probe, source, loader, checkpointer, monitor } =
+            parts;
         let mut steady = SteadyClock::new(now, plan.last_epoch());
         let now = steady.moment(now);
         Driver {
@@ -167,7 +168,9 @@ impl Driver {
             Stage::Replaying { cut, bytes_before } => self.replay(cut, bytes_before, now),
             Stage::Running { busy, bytes_before } => self.run(busy, bytes_before, now, stop),
             Stage::Stopping { frontier } => Ok(self.wait_for_sinks(frontier, now)),
-            Stage::Abandoning => Ok(if self.checkpointer.has_left() { Next::Abandoned } else { Next::Wait(PAUSE) }),
+            Stage::Abandoning => {
+                Ok(if self.checkpointer.has_left() { Next::Abandoned } else { Next::Wait(PAUSE) })
+            }
             Stage::Leaving => Ok(if self.checkpointer.has_left() { Next::Done } else { Next::Wait(PAUSE) }),
         }
     }

@@ -10,8 +10,8 @@ pub trait Jobs {
     /// Begins one.
     fn start(&self, job: Job);
 
-    /// How many results may wait for somebody to take them, given what is meant: a job that is not on a thread of its own can't
-    /// wait for that.
+    /// How many results may wait for somebody to take them, given what is meant: a job that is not on a
+    /// thread of its own can't wait for that.
     fn room(&self, meant: usize) -> usize {
         meant
     }

@@ -45,7 +45,9 @@ impl Gap {
             head.latest.plus(settings.max_future_skew).plus(disorder)
         };
         if self.to <= self.committed {
-            return self.greatest.map(|greatest| head.map_or(greatest, |head| greatest.min(by_timestamp(head))));
+            return self
+                .greatest
+                .map(|greatest| head.map_or(greatest, |head| greatest.min(by_timestamp(head))));
         }
         // Some were never read. With nothing behind the gap, they may be as young as records can be.
         let unread = head.map_or_else(|| crate::now().plus(settings.max_future_skew), by_timestamp);
@@ -59,7 +61,9 @@ impl Gap {
         match self.topic {
             // Of the clicks that a conversion may be attributed to the latest counts: one behind the loss is
             // later than all that is lost, so what is attributed to it is right.
-            Topic::AdEvents => Watermarks { performance: windows, conversions: latest.plus(1), duplicates: windows },
+            Topic::AdEvents => {
+                Watermarks { performance: windows, conversions: latest.plus(1), duplicates: windows }
+            }
             // A conversion that is lost may have been the first of several records of its order.
             Topic::ConversionEvents => {
                 Watermarks { conversions: latest.plus(settings.repeat_within()).plus(1), ..Watermarks::MIN }
@@ -112,7 +116,8 @@ fn gaps(plan: &Plan, extents: &Extents) -> anyhow::Result<Vec<Gap>> {
         );
         let from = plan.needed_from(place);
         // What these topics hold is the newest value of each product, wherever they start.
-        let is_snapshot = matches!(topic, Topic::ProductMetrics | Topic::ProductMeta) && plan.checkpoint.is_none();
+        let is_snapshot =
+            matches!(topic, Topic::ProductMetrics | Topic::ProductMeta) && plan.checkpoint.is_none();
         if extent.start > from && !is_snapshot {
             let greatest = committed.and_then(|report| report.greatest);
             gaps.push(Gap { topic, partition, from, to: extent.start, committed: next, greatest });
@@ -129,11 +134,12 @@ fn close(gaps: &[Gap], heads: &Heads, settings: &Settings, is_accepted: bool) ->
     let (mut closed, mut lines) = (Watermarks::MIN, Vec::new());
     for gap in gaps {
         let head = heads.get(&gap.place());
-        let behind =
-            head.map_or("no record is left".to_owned(), |head| format!("the first one left is of {}", head.first));
+        let behind = head.map_or("no record is left".to_owned(), |head| {
+            format!("the first one left is of {}", head.first)
+        });
         let latest = gap.latest(head, settings);
-        let events =
-            latest.map_or("none of them was good".to_owned(), |latest| format!("they happened up to {latest}"));
+        let events = latest
+            .map_or("none of them was good".to_owned(), |latest| format!("they happened up to {latest}"));
         lines.push(format!("{gap}; {events}; {behind}"));
         closed = latest.map_or(closed, |latest| closed.max(gap.closed(latest, settings)));
     }

@@ -146,12 +146,23 @@ pub fn run(
     let input = Input::new(&config.source)?;
     let Some(Joined { builders, threads, peers }) = cluster.join(stop)? else { end_before_the_start() };
     watchdog.arm(peers.clone());
-    let store =
-        config.checkpoints.as_ref().map(|checkpoints| Store::open(&checkpoints.url, &checkpoints.name)).transpose()?;
+    let store = config
+        .checkpoints
+        .as_ref()
+        .map(|checkpoints| Store::open(&checkpoints.url, &checkpoints.name))
+        .transpose()?;
     let store = store.map(Arc::new);
-    let (config, monitor, stop, others) = (config.clone(), Arc::clone(monitor), Arc::clone(stop), peers.clone());
+    let (config, monitor, stop, others) =
+        (config.clone(), Arc::clone(monitor), Arc::clone(stop), peers.clone());
     // A worker that just returned would leave its siblings waiting for it.
-    let work = move |worker: &mut Worker| match worker::run(worker, &config, &input, store.as_ref(), &monitor, &stop) {
+    let work = move |worker: &mut Worker| match worker::run(
+        worker,
+        &config,
+        &input,
+        store.as_ref(),
+        &monitor,
+        &stop,
+    ) {
         Ok(End::Done) => {}
         Ok(End::Abandoned) => {
             others.iter().for_each(|peers| peers.leave());
@@ -187,7 +198,9 @@ impl Input {
     fn new(config: &SourceConfig) -> anyhow::Result<Input> {
         Ok(match config {
             SourceConfig::Files(files) => Input::Files(files.clone()),
-            SourceConfig::Kafka(kafka) => Input::Kafka(kafka.clone(), Watch::start(&kafka.kafka, &kafka.topics)?),
+            SourceConfig::Kafka(kafka) => {
+                Input::Kafka(kafka.clone(), Watch::start(&kafka.kafka, &kafka.topics)?)
+            }
         })
     }
 
@@ -196,7 +209,10 @@ impl Input {
         Ok(match self {
             Input::Files(files) => {
                 let folder = files.folder.canonicalize();
-                folder.with_context(|| format!("can't read {}", files.folder.display()))?.display().to_string()
+                folder
+                    .with_context(|| format!("can't read {}", files.folder.display()))?
+                    .display()
+                    .to_string()
             }
             Input::Kafka(kafka, watch) => {
                 let prefix = &kafka.kafka.prefix;
@@ -225,7 +241,9 @@ impl Input {
     fn source(&self, worker: usize, workers: usize) -> Box<dyn Source> {
         match self {
             Input::Files(files) => Box::new(FileSource::new(files.clone(), worker, workers)),
-            Input::Kafka(kafka, watch) => Box::new(KafkaSource::new(kafka.clone(), Arc::clone(watch), worker, workers)),
+            Input::Kafka(kafka, watch) => {
+                Box::new(KafkaSource::new(kafka.clone(), Arc::clone(watch), worker, workers))
+            }
         }
     }
 }

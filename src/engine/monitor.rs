@@ -141,7 +141,8 @@ impl Monitor {
         }
     }
 
-    /// Warns of the ids that none of the first clicks of this process has, once: a statement that matches by them finds nothing.
+    /// Warns of the ids that none of the first clicks of this process has, once: a statement that matches by
+    /// them finds nothing.
     pub fn miss_ids(&self, statements: &[Statement]) {
         if self.has_judged_ids.load(Ordering::Relaxed) {
             return;
@@ -163,9 +164,9 @@ impl Monitor {
         lock(&self.workers).clone()
     }
 
-    /// Takes the word of worker `worker`'s source, in place of its last. Workers call it at each epoch's end with what
-    /// [`Source::status`](crate::source::Source::status) gives; a source may do so itself at any other moment too, as
-    /// when its brokers went away.
+    /// Takes the word of worker `worker`'s source, in place of its last. Workers call it at each epoch's end
+    /// with what [`Source::status`](crate::source::Source::status) gives; a source may do so itself at any
+    /// other moment too, as when its brokers went away.
     pub fn source(&self, worker: usize, status: SourceStatus) {
         lock(&self.sources).insert(worker, status);
     }
@@ -196,15 +197,17 @@ impl Monitor {
         })
     }
 
-    /// The first epoch that is not committed everywhere, while the workers read what is new; None before and when all
-    /// are.
+    /// The first epoch that is not committed everywhere, while the workers read what is new; None before and
+    /// when all are.
     pub fn frontier(&self) -> Option<Epoch> {
         let workers = lock(&self.workers);
-        let running = workers.iter().filter(|worker| matches!(worker.phase, Phase::Running | Phase::Stopping));
+        let running =
+            workers.iter().filter(|worker| matches!(worker.phase, Phase::Running | Phase::Stopping));
         running.filter_map(|worker| worker.frontier).min()
     }
 
-    /// How old the first epoch is that is not committed everywhere, as [`Monitor::frontier`], on the clock that names epochs.
+    /// How old the first epoch is that is not committed everywhere, as [`Monitor::frontier`], on the clock
+    /// that names epochs.
     pub fn frontier_age(&self) -> Option<Duration> {
         let frontier = self.frontier()?;
         let now = lock(&self.workers).iter().filter_map(|worker| worker.clock).map(Moment::since).max()?;
@@ -269,7 +272,8 @@ impl Monitor {
 
 /// The ids that no click has, and what these statements can't do without them.
 fn missed_ids(ids: &IdCounts, statements: &[Statement]) -> Vec<(&'static str, String)> {
-    const NO_DUPLICATES: (Statement, &str) = (Statement::DuplicateDetector, "statement 4 finds no duplicates");
+    const NO_DUPLICATES: (Statement, &str) =
+        (Statement::DuplicateDetector, "statement 4 finds no duplicates");
     let fields = [
         (
             "device_id",
@@ -283,10 +287,11 @@ fn missed_ids(ids: &IdCounts, statements: &[Statement]) -> Vec<(&'static str, St
             &[(Statement::ConversionMatcher, "statement 3 matches by device only")],
         ),
     ];
-    let missed = fields.into_iter().filter(|(_, without, _)| *without == ids.clicks).map(|(field, _, effects)| {
-        let effects = effects.iter().filter(|(statement, _)| statements.contains(statement));
-        (field, effects.map(|(_, effect)| *effect).collect::<Vec<_>>().join(", and "))
-    });
+    let missed =
+        fields.into_iter().filter(|(_, without, _)| *without == ids.clicks).map(|(field, _, effects)| {
+            let effects = effects.iter().filter(|(statement, _)| statements.contains(statement));
+            (field, effects.map(|(_, effect)| *effect).collect::<Vec<_>>().join(", and "))
+        });
     missed.filter(|(_, effects)| !effects.is_empty()).collect()
 }
 
@@ -300,7 +305,12 @@ mod tests {
 
     #[test]
     fn an_id_is_missed_only_if_no_click_has_it_and_a_statement_needs_it() {
-        let some = IdCounts { clicks: 9, clicks_without_device: 8, clicks_without_session: 9, ..IdCounts::default() };
+        let some = IdCounts {
+            clicks: 9,
+            clicks_without_device: 8,
+            clicks_without_session: 9,
+            ..IdCounts::default()
+        };
         let missed = |ids: &IdCounts, statements: &[Statement]| missed_ids(ids, statements);
         let session = ("session_id", "statement 3 matches by device only".to_owned());
         assert_eq!(missed(&some, &Statement::ALL), [session]);

@@ -106,7 +106,10 @@ pub fn connect(
     probe: &Handle<Epoch>,
 ) {
     if outlets.is_empty() {
-        sink::rankings(outputs).concat(sink::tables(outputs)).concat(sink::records(outputs)).probe_with(probe);
+        sink::rankings(outputs)
+            .concat(sink::tables(outputs))
+            .concat(sink::records(outputs))
+            .probe_with(probe);
         return;
     }
     let mut sinks = sinks.into_iter();

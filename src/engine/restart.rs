@@ -7,12 +7,13 @@
 //! watermarks take effect there that had taken effect before. So behind a cut everything is as it was when
 //! the sink last heard of it, whatever batches led there.
 
+mod changes;
+
 use std::cell::RefCell;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use adtide_dataflows::Settings;
 use adtide_dataflows::model::{Epoch, Topic, WINDOW_MS};
 use adtide_dataflows::operators::{Cut, Watermarks};
 use anyhow::{bail, ensure};
@@ -23,6 +24,8 @@ use timely::dataflow::operators::probe::{Handle, Probe};
 use timely::dataflow::operators::vec::{Broadcast, Map};
 use timely::worker::Worker;
 use tracing::{debug, warn};
+
+use changes::{Memory, check_same, check_source};
 
 use super::{EngineConfig, Monitor, Plan, SinkConfig, outlets};
 use crate::checkpoint::{Damage, Manifest, Store};
@@ -59,7 +62,8 @@ impl std::str::FromStr for FromCheckpoint {
             "newest" => Ok(FromCheckpoint::Newest),
             "none" => Ok(FromCheckpoint::None),
             epoch => epoch.parse().map(FromCheckpoint::Epoch).map_err(|_| {
-                "\"newest\", \"none\", or the epoch of a checkpoint as `adtide checkpoint list` shows it".to_owned()
+                "\"newest\", \"none\", or the epoch of a checkpoint as `adtide checkpoint list` shows it"
+                    .to_owned()
             }),
         }
     }
@@ -230,7 +234,9 @@ fn newest_usable(
         match usable(store, epoch, held) {
             Ok(checkpoint) => return Ok(Some(checkpoint)),
             Err(error) if !error.is::<Damage>() => return Err(error),
-            Err(error) => warn!("the checkpoint of epoch {epoch} can't be used: {error:#}; trying the one before"),
+            Err(error) => {
+                warn!("the checkpoint of epoch {epoch} can't be used: {error:#}; trying the one before")
+            }
         }
     }
     match wanted {
@@ -250,8 +256,9 @@ fn usable(store: &Store, epoch: Epoch, held: &[Holding]) -> anyhow::Result<Manif
         let Some(stored) = &held.stored else { continue };
         if !stored.progress.covers(&checkpoint.progress) {
             let (name, epoch) = (held.name, stored.progress.epoch);
-            let what =
-                format!("{name} holds less than it had committed by then, epoch {epoch}; was it restored from a copy?");
+            let what = format!(
+                "{name} holds less than it had committed by then, epoch {epoch}; was it restored from a copy?"
+            );
             return Err(anyhow::Error::new(Damage(what)));
         }
     }
@@ -350,7 +357,9 @@ impl Plan {
         }
         let mut stored = held.iter().filter_map(|held| held.stored.as_ref());
         ensure!(
-            !(config.source.follows() && !cuts.is_empty() && stored.all(|stored| stored.progress.has_ended())),
+            !(config.source.follows()
+                && !cuts.is_empty()
+                && stored.all(|stored| stored.progress.has_ended())),
             "the run before has read its topics to their end and closed all windows; {over}"
         );
         let backfill_from = config.backfill_from;
@@ -358,7 +367,12 @@ impl Plan {
     }
 
     /// Looks at what the embedded sinks hold.
-    fn of_folder(config: &EngineConfig, run: Run, store: Option<&Store>, data_dir: &Path) -> anyhow::Result<Plan> {
+    fn of_folder(
+        config: &EngineConfig,
+        run: Run,
+        store: Option<&Store>,
+        data_dir: &Path,
+    ) -> anyhow::Result<Plan> {
         let stored = match config.restart {
             // What can't be read is replaced.
             Restart::Fresh => None,
@@ -402,8 +416,9 @@ impl Plan {
     /// was forgotten, though by today's settings they would not be late; or not all of it can be read again.
     pub fn forgotten(&self) -> Watermarks {
         let checkpoint = self.checkpoint.as_ref().map_or(Watermarks::MIN, |checkpoint| checkpoint.forgotten);
-        let backfill =
-            self.backfill_from.map_or(Watermarks::MIN, |from| Watermarks::all(from.plus(WINDOW_MS - 1).window_start()));
+        let backfill = self
+            .backfill_from
+            .map_or(Watermarks::MIN, |from| Watermarks::all(from.plus(WINDOW_MS - 1).window_start()));
         checkpoint.max(backfill).max(self.closed)
     }
 
@@ -411,9 +426,12 @@ impl Plan {
     pub fn needed_from(&self, place: (Topic, u32)) -> u64 {
         match self.checkpointed() {
             Some(checkpoint) => checkpoint.partitions.get(&place).map_or(0, |report| report.next_offset),
-            None => {
-                self.cuts.iter().filter_map(|cut| Some(cut.partitions.get(&place)?.first_offset)).max().unwrap_or(0)
-            }
+            None => self
+                .cuts
+                .iter()
+                .filter_map(|cut| Some(cut.partitions.get(&place)?.first_offset))
+                .max()
+                .unwrap_or(0),
         }
     }
 
@@ -422,74 +440,8 @@ impl Plan {
         let watermarks = |progress: &Progress| progress.watermarks.unwrap_or(Watermarks::MIN);
         let restored = self.checkpoint.iter();
         let restored = restored.flat_map(|from| Cut::of_checkpoint(self.start(), watermarks(&from.progress)));
-        restored.chain(self.cuts.iter().map(|cut| Cut { epoch: cut.epoch, watermarks: watermarks(cut) })).collect()
+        restored
+            .chain(self.cuts.iter().map(|cut| Cut { epoch: cut.epoch, watermarks: watermarks(cut) }))
+            .collect()
     }
-}
-
-/// Who remembers an earlier run.
-#[derive(Clone, Copy)]
-enum Memory {
-    /// A sink, and how to start over.
-    Sink(&'static str),
-    /// A checkpoint.
-    Checkpoint,
-}
-
-/// Whether this run reads the topics that an earlier one has read.
-fn check_source(place: &str, before: &Run, now: &Run, otherwise: &str) -> anyhow::Result<()> {
-    ensure!(
-        before.source == now.source,
-        "{place} holds the results of the topics in {}, not of {}; go on as before, or {otherwise}",
-        before.source,
-        now.source
-    );
-    Ok(())
-}
-
-/// Whether this run can go on with what is left of an earlier one.
-fn check_same(place: &str, before: &Run, now: &Run, memory: Memory) -> anyhow::Result<()> {
-    let otherwise = match memory {
-        Memory::Sink(over) => over,
-        Memory::Checkpoint => {
-            "read the topics again with --from-checkpoint none, or only those records that matter still with \
-             --backfill-from TIME"
-        }
-    };
-    check_source(place, before, now, otherwise)?;
-    if let Some((key, old, new)) = obstacle(&before.settings, &now.settings, memory) {
-        bail!(
-            "{place} holds results that were computed with {key} = {old}, and now it is {new}; go on as before, or {otherwise}"
-        );
-    }
-    Ok(())
-}
-
-/// The first setting that may not be changed like this, before and now.
-///
-/// What is decided when a record comes may be: lateness, the expected disorder, what is believed of the
-/// future, the length of rankings (all of them are written anew) and when rows are written. A state can be
-/// cut down, but not made up.
-fn obstacle(before: &Settings, now: &Settings, memory: Memory) -> Option<(&'static str, String, String)> {
-    let added = now.statements.iter().find(|statement| !before.statements.contains(statement));
-    if added.is_some() {
-        return Some(("statements", format!("{:?}", before.statements), format!("{:?}", now.statements)));
-    }
-    if before.product_metrics != now.product_metrics {
-        let (before, now) = (before.product_metrics, now.product_metrics);
-        return Some(("rtb.product_metrics", format!("{before:?}"), format!("{now:?}")));
-    }
-    // An id that was known in one part of the records and not in the other would match half of what it
-    // should.
-    if before.unknown_ids != now.unknown_ids {
-        let (before, now) = (before.unknown_ids.texts(), now.unknown_ids.texts());
-        return Some(("ids.unknown", format!("{before:?}"), format!("{now:?}")));
-    }
-    let in_hours = |ms: i64| humantime::format_duration(Duration::from_millis(ms.unsigned_abs())).to_string();
-    let (before, now) = (before.memory(), now.memory());
-    let longer = [
-        ("conversion.lookback", before.lookback, now.lookback),
-        ("conversion.repeat_within", before.repeat_within, now.repeat_within),
-    ];
-    let (key, before, now) = longer.into_iter().find(|(_, before, now)| now > before)?;
-    matches!(memory, Memory::Checkpoint).then(|| (key, in_hours(before), in_hours(now)))
 }

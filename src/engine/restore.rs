@@ -39,7 +39,13 @@ impl Loader {
     }
 
     /// Begins to read the share of worker `worker` of `workers`. By `jobs` it is read elsewhere.
-    pub fn start(store: &Arc<Store>, checkpoint: &Manifest, worker: usize, workers: usize, jobs: &dyn Jobs) -> Loader {
+    pub fn start(
+        store: &Arc<Store>,
+        checkpoint: &Manifest,
+        worker: usize,
+        workers: usize,
+        jobs: &dyn Jobs,
+    ) -> Loader {
         let share = share(&checkpoint.segments, worker, workers);
         let total = share.iter().map(|segment| segment.rows).sum();
         // What had expired by the settings that it was kept under is not whole any more.
@@ -88,7 +94,12 @@ impl Loader {
     }
 }
 
-fn read(store: &Store, segment: &Segment, forgotten: &Watermarks, memory: Memory) -> anyhow::Result<StateDelta> {
+fn read(
+    store: &Store,
+    segment: &Segment,
+    forgotten: &Watermarks,
+    memory: Memory,
+) -> anyhow::Result<StateDelta> {
     let mut delta = store.read(segment)?;
     delta.retain_restored(forgotten, memory);
     Ok(delta)

@@ -28,8 +28,8 @@ pub enum End {
     Abandoned,
 }
 
-/// Opens what this worker needs, agrees with the others on where to start, and drives the dataflow until the input ends or
-/// `stop` is set; then waits for the sinks and the last checkpoint.
+/// Opens what this worker needs, agrees with the others on where to start, and drives the dataflow until the
+/// input ends or `stop` is set; then waits for the sinks and the last checkpoint.
 pub fn run(
     worker: &mut Worker,
     config: &EngineConfig,
@@ -40,7 +40,8 @@ pub fn run(
 ) -> anyhow::Result<End> {
     let (index, peers) = (worker.index(), worker.peers());
     let opened = if index == 0 {
-        let (mut plan, sinks) = restart::open(config, input.describe()?, store.map(|store| &**store), monitor)?;
+        let (mut plan, sinks) =
+            restart::open(config, input.describe()?, store.map(|store| &**store), monitor)?;
         // Asked for after the plan: until the sinks were taken over, another run may have committed to them.
         loss::check(&mut plan, &input.extents()?, |gaps| input.heads(gaps), config.accept_loss)?;
         plan.routing = RoutingKey::random();
@@ -57,10 +58,12 @@ pub fn run(
     }
     let sinks = sinks.unwrap_or_default().into_iter().map(sink::on_thread).collect();
     let taken = config.checkpoints.as_ref().filter(|checkpoints| checkpoints.are_taken).zip(store);
-    let delta_log = taken.map_or_else(DeltaLog::off, |(checkpoints, _)| DeltaLog::new(checkpoints.interval_ms()));
+    let delta_log =
+        taken.map_or_else(DeltaLog::off, |(checkpoints, _)| DeltaLog::new(checkpoints.interval_ms()));
     let probe = Handle::new();
     let (inputs, state, snapshots) = worker.dataflow(|scope| {
-        let (inputs, outputs, state) = replay(scope, &config.settings, &plan.dataflow_cuts(), &delta_log, plan.routing);
+        let (inputs, outputs, state) =
+            replay(scope, &config.settings, &plan.dataflow_cuts(), &delta_log, plan.routing);
         let outlets = outlets::outlets(&config.sinks, &config.settings);
         outlets::connect(&outputs, &outlets, sinks, plan.rewrites_rankings, &probe);
         (inputs, state, checkpoint::snapshots(&outputs, &delta_log))

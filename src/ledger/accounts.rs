@@ -26,7 +26,11 @@ pub struct Accounts {
 impl Accounts {
     /// The worker balance. There is no check for duplicates here: those are refunded later. A click without
     /// campaign and one that comes late are debited like any other.
-    pub fn debits(ledger: Box<dyn Ledger + Send>, unknown_ids: &UnknownIds, stats: &Arc<WorkerStats>) -> Accounts {
+    pub fn debits(
+        ledger: Box<dyn Ledger + Send>,
+        unknown_ids: &UnknownIds,
+        stats: &Arc<WorkerStats>,
+    ) -> Accounts {
         Accounts::new(ledger, EntryType::Debit, Reader::new(unknown_ids), stats)
     }
 
@@ -52,7 +56,16 @@ impl Accounts {
             EntryType::Debit => self.reader.click(record, value)?.map(|click| {
                 let Click { advertiser_id, campaign_id, price: amount, time: event_time } = click;
                 let compensation_id = None;
-                Entry { entry_type, advertiser_id, campaign_id, amount, event_time, partition, offset, compensation_id }
+                Entry {
+                    entry_type,
+                    advertiser_id,
+                    campaign_id,
+                    amount,
+                    event_time,
+                    partition,
+                    offset,
+                    compensation_id,
+                }
             }),
             EntryType::Credit => {
                 let refund = record::refund(value)?;
@@ -81,7 +94,10 @@ impl Accounts {
         self.stats.repeats.fetch_add(repeats, Ordering::Relaxed);
         if posted.new_advertisers > 0 {
             self.stats.new_advertisers.fetch_add(posted.new_advertisers, Ordering::Relaxed);
-            warn!(advertisers = posted.new_advertisers, "the ledger did not know them; they start with a balance of 0");
+            warn!(
+                advertisers = posted.new_advertisers,
+                "the ledger did not know them; they start with a balance of 0"
+            );
         }
     }
 }
@@ -101,7 +117,13 @@ impl Work for Accounts {
         self.entries.clear();
     }
 
-    fn claim(&mut self, worker: &str, owner: &str, partition: &Partition, earliest: u64) -> Result<u64, Fault> {
+    fn claim(
+        &mut self,
+        worker: &str,
+        owner: &str,
+        partition: &Partition,
+        earliest: u64,
+    ) -> Result<u64, Fault> {
         self.ledger.claim(worker, owner, partition, earliest)
     }
 

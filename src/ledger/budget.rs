@@ -35,7 +35,8 @@ impl Work for BudgetWork {
     fn take(&mut self, record: &Record<'_>, value: &[u8]) -> Result<(), Unfit> {
         // Topics may have a prefix.
         if record.partition.topic.ends_with(COMPENSATION_EVENTS) {
-            let record::Refund { compensation_id, campaign_id, amount, window_start, .. } = record::refund(value)?;
+            let record::Refund { compensation_id, campaign_id, amount, window_start, .. } =
+                record::refund(value)?;
             // One without campaign is nobody's budget.
             let refund = |campaign_id| Refund { compensation_id, window_start, campaign_id, amount };
             self.changes.refunds.extend(campaign_id.map(refund));
@@ -59,7 +60,13 @@ impl Work for BudgetWork {
         self.clicks = 0;
     }
 
-    fn claim(&mut self, worker: &str, owner: &str, partition: &Partition, earliest: u64) -> Result<u64, Fault> {
+    fn claim(
+        &mut self,
+        worker: &str,
+        owner: &str,
+        partition: &Partition,
+        earliest: u64,
+    ) -> Result<u64, Fault> {
         self.budgets.claim(worker, owner, partition, earliest)
     }
 

@@ -84,7 +84,13 @@ impl Work for CampaignStatus {
         self.told = Told::default();
     }
 
-    fn claim(&mut self, worker: &str, owner: &str, partition: &Partition, earliest: u64) -> Result<u64, Fault> {
+    fn claim(
+        &mut self,
+        worker: &str,
+        owner: &str,
+        partition: &Partition,
+        earliest: u64,
+    ) -> Result<u64, Fault> {
         self.ledger.claim(worker, owner, partition, earliest)
     }
 
@@ -126,7 +132,8 @@ fn is_own(value: &[u8]) -> bool {
     }
     // Few are; the others are not parsed once more.
     memchr::memmem::find(value, ANNOUNCER.as_bytes()).is_some()
-        && serde_json::from_slice(value).is_ok_and(|fields: Fields| fields.source.as_deref() == Some(ANNOUNCER))
+        && serde_json::from_slice(value)
+            .is_ok_and(|fields: Fields| fields.source.as_deref() == Some(ANNOUNCER))
 }
 
 fn follow_own(told: &mut Told, event: &CampaignEvent<&str>) {
@@ -179,7 +186,8 @@ fn decide(campaign: &Campaign) -> Decision {
     let is_exhausted = campaign.budget.is_some_and(|budget| spent >= i128::from(budget.0));
     // One that we have not heard of yet may be active.
     let is_wanted = matches!(campaign.status.as_deref(), None | Some("ACTIVE"));
-    let own_stands = campaign.announced.filter(|(time, _)| campaign.state_time.is_none_or(|state| *time > state));
+    let own_stands =
+        campaign.announced.filter(|(time, _)| campaign.state_time.is_none_or(|state| *time > state));
     let is_shown = own_stands.map_or(is_wanted, |(_, announcement)| announcement == Announcement::Activate);
     let should_be_shown = is_wanted && !is_exhausted;
     // An activation of ours hides an owner's event that comes later but happened before.
@@ -262,7 +270,11 @@ mod tests {
         };
         assert_eq!(announces(&paused), None);
         // Also if the owner's event comes only after we have activated it.
-        let late = Campaign { announced: Some((EventTime(40), Announcement::Activate)), is_settled: false, ..paused };
+        let late = Campaign {
+            announced: Some((EventTime(40), Announcement::Activate)),
+            is_settled: false,
+            ..paused
+        };
         assert_eq!(announces(&late), Some((41, Announcement::Pause)));
     }
 
@@ -280,8 +292,11 @@ mod tests {
 
     #[test]
     fn a_late_update_is_not_hidden_by_our_activation() {
-        let updated =
-            Campaign { announced: Some((EventTime(40), Announcement::Activate)), is_settled: false, ..campaign(400) };
+        let updated = Campaign {
+            announced: Some((EventTime(40), Announcement::Activate)),
+            is_settled: false,
+            ..campaign(400)
+        };
         assert_eq!(announces(&updated), Some((41, Announcement::Activate)));
         assert_eq!(announces(&Campaign { is_settled: true, ..updated }), None);
     }

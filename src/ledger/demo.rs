@@ -32,7 +32,8 @@ struct Spending {
 pub fn catalogue(config: &GeneratorConfig) -> anyhow::Result<Catalogue> {
     let opens = config.start;
     let span = config.span_ms.min(SPAN_MS);
-    let fitting = (u128::from(AD_EVENTS) * config.span_ms.max(1) as u128 / u128::from(config.ad_events.max(1))) as i64;
+    let fitting =
+        (u128::from(AD_EVENTS) * config.span_ms.max(1) as u128 / u128::from(config.ad_events.max(1))) as i64;
     let traffic = if span.min(fitting) < config.span_ms {
         config.clone().for_span(span.min(fitting).max(1))
     } else {
@@ -104,7 +105,8 @@ impl Sample {
 
     fn catalogue(mut self, seed: u64) -> Catalogue {
         let known = self.campaigns.iter().filter(|(_, spending)| spending.advertiser_id > 0);
-        self.catalogue.budgets = known.map(|(campaign, spending)| budget(seed, *campaign, spending)).collect();
+        self.catalogue.budgets =
+            known.map(|(campaign, spending)| budget(seed, *campaign, spending)).collect();
         let advertisers: BTreeMap<i64, ()> =
             self.catalogue.budgets.iter().map(|budget| (budget.advertiser_id, ())).collect();
         let account = |advertiser_id: i64| Account {

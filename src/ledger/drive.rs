@@ -52,7 +52,13 @@ pub trait Work {
     ///
     /// # Errors
     /// The store can't do it.
-    fn claim(&mut self, worker: &str, owner: &str, partition: &Partition, earliest: u64) -> Result<u64, Fault>;
+    fn claim(
+        &mut self,
+        worker: &str,
+        owner: &str,
+        partition: &Partition,
+        earliest: u64,
+    ) -> Result<u64, Fault>;
 
     /// See [`Offsets::mark`](super::store::Offsets::mark).
     ///
@@ -147,7 +153,8 @@ impl<'a> Driver<'a> {
             let looked = Instant::now();
             self.stats.turned();
             self.gather(work)?;
-            let must = until_end && self.has_been_at_end() || self.feeds.iter_mut().any(|feed| feed.change().is_some());
+            let must = until_end && self.has_been_at_end()
+                || self.feeds.iter_mut().any(|feed| feed.change().is_some());
             self.commit(work, must)?;
             let changed = self.change(work)?;
             self.stats.set_assigned(self.feeds.iter().all(|feed| feed.is_assigned()));
@@ -323,7 +330,10 @@ impl<'a> Driver<'a> {
     /// anew.
     fn step_back(&mut self) -> anyhow::Result<()> {
         self.stats.zombies.fetch_add(1, Ordering::Relaxed);
-        warn!(worker = self.job, "another process has taken over a partition; what was read of it is dropped");
+        warn!(
+            worker = self.job,
+            "another process has taken over a partition; what was read of it is dropped"
+        );
         self.committed.clear();
         let mut feeds = std::mem::take(&mut self.feeds);
         let rejoined = feeds.iter_mut().map(|feed| self.persist("joining anew", || feed.rejoin()));
@@ -388,7 +398,8 @@ impl<'a> Driver<'a> {
                 Err(fault) => debug!(error = format!("{:#}", fault.into_error()), "the lag is not known"),
             }
         }
-        if self.last_report.elapsed() >= REPORT && self.stats.records.load(Ordering::Relaxed) > self.reported {
+        if self.last_report.elapsed() >= REPORT && self.stats.records.load(Ordering::Relaxed) > self.reported
+        {
             self.last_report = Instant::now();
             self.say("progress");
         }

@@ -64,7 +64,12 @@ fn kept(folder: &Path, name: &str, job: &str) -> anyhow::Result<(String, File)> 
 /// The name in a file, which is drawn if there is none. None if another process has it.
 fn take(path: &Path) -> anyhow::Result<Option<(String, File)>> {
     let mut open = OpenOptions::new();
-    open.read(true).write(true).create(true).truncate(false).mode(0o640).custom_flags(OFlag::O_NOFOLLOW.bits());
+    open.read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o640)
+        .custom_flags(OFlag::O_NOFOLLOW.bits());
     let mut file = open.open(path)?;
     match file.try_lock() {
         Ok(()) => {}
@@ -73,7 +78,11 @@ fn take(path: &Path) -> anyhow::Result<Option<(String, File)>> {
     }
     let mut text = String::new();
     // What is no name, as after a crash in the middle of writing, is replaced.
-    let known = Read::by_ref(&mut file).take(100).read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+    let known = Read::by_ref(&mut file)
+        .take(100)
+        .read_to_string(&mut text)
+        .ok()
+        .and_then(|_| text.trim().parse().ok());
     let id: Uuid = match known {
         Some(id) => id,
         None => {

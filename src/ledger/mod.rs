@@ -286,7 +286,8 @@ fn run(
         }
     };
     let dead_letters = dead_letters(&config.place)?;
-    Driver::new(job.name(), job.store(&config.place), feeds, dead_letters, stop, stats).run(work.as_mut(), until_end)
+    Driver::new(job.name(), job.store(&config.place), feeds, dead_letters, stop, stats)
+        .run(work.as_mut(), until_end)
 }
 
 /// Joins the consumer group of a worker with each of its topics. None at all if it is to stop meanwhile.
@@ -337,7 +338,9 @@ fn work(config: &WorkerConfig, job: Job, stats: &Arc<WorkerStats>) -> anyhow::Re
         }
         Job::CampaignStatus => {
             let outbox: Box<dyn Outbox> = match place {
-                Backend::Embedded { from, data_dir } => Box::new(FileOutbox::new(from, &data_dir.join(DATABASE))?),
+                Backend::Embedded { from, data_dir } => {
+                    Box::new(FileOutbox::new(from, &data_dir.join(DATABASE))?)
+                }
                 Backend::Services { kafka, .. } => Box::new(KafkaOutbox(Publisher::new(kafka.clone()))),
             };
             let ledger = place.ledger(job.name())?;

@@ -68,7 +68,8 @@ impl FileOutbox {
         let folder = &self.folder;
         let number = self.store.own_partition(|| {
             let files = topic_files(folder)?;
-            let taken = files.into_iter().filter(|(topic, _, _)| topic.name() == name).map(|(_, number, _)| number);
+            let taken =
+                files.into_iter().filter(|(topic, _, _)| topic.name() == name).map(|(_, number, _)| number);
             taken.max().map_or(Ok(0), |last| last.checked_add(1).context("no partition number is free"))
         })?;
         Ok((self.folder.join(name).join(format!("{number}.ndjson")), true))
@@ -105,7 +106,10 @@ impl FileOutbox {
     /// what is only a part of a record may still get its rest. One that does not get it in time never will.
     fn may_end_line(&mut self, end: End) -> bool {
         let End::Within { length, is_record } = end else { return true };
-        let since = self.unfinished.filter(|(known, _)| *known == length).map_or_else(Instant::now, |(_, since)| since);
+        let since = self
+            .unfinished
+            .filter(|(known, _)| *known == length)
+            .map_or_else(Instant::now, |(_, since)| since);
         self.unfinished = Some((length, since));
         is_record || since.elapsed() >= UNFINISHED
     }
@@ -163,7 +167,8 @@ mod tests {
         // Its rest never comes.
         std::fs::write(&path, "{\"tw").unwrap();
         assert!(outbox.publish(&events).is_err());
-        outbox.unfinished = outbox.unfinished.map(|(length, since)| (length, since.checked_sub(UNFINISHED).unwrap()));
+        outbox.unfinished =
+            outbox.unfinished.map(|(length, since)| (length, since.checked_sub(UNFINISHED).unwrap()));
         outbox.publish(&events).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"tw\n{\"own\":1}\n");
     }

@@ -28,7 +28,11 @@ impl Publisher {
     ///
     /// # Errors
     /// They can't be delivered.
-    pub fn publish(&mut self, topic: &str, records: impl IntoIterator<Item = (String, String)>) -> Result<(), Fault> {
+    pub fn publish(
+        &mut self,
+        topic: &str,
+        records: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(), Fault> {
         let topic = self.config.topic(topic);
         let producer = match self.producer.take() {
             Some(producer) => producer,

@@ -31,7 +31,12 @@ const LOOK: Duration = Duration::from_secs(1);
 /// # Errors
 /// With `until_end`, the first fault that lasts; it stops all of them. Otherwise, if none of them could start
 /// working in three attempts, the first error of one.
-pub fn run_all(config: &WorkerConfig, jobs: &Jobs, until_end: bool, stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
+pub fn run_all(
+    config: &WorkerConfig,
+    jobs: &Jobs,
+    until_end: bool,
+    stop: &Arc<AtomicBool>,
+) -> anyhow::Result<()> {
     let comes_last = |job: Job| until_end && job == Job::CampaignStatus && jobs.len() > 1;
     let (last, first): (Jobs, Jobs) = jobs.iter().cloned().partition(|(job, _)| comes_last(*job));
     for jobs in [first, last] {
@@ -40,7 +45,12 @@ pub fn run_all(config: &WorkerConfig, jobs: &Jobs, until_end: bool, stop: &Arc<A
     Ok(())
 }
 
-fn run_together(config: &WorkerConfig, jobs: &Jobs, until_end: bool, stop: &Arc<AtomicBool>) -> anyhow::Result<()> {
+fn run_together(
+    config: &WorkerConfig,
+    jobs: &Jobs,
+    until_end: bool,
+    stop: &Arc<AtomicBool>,
+) -> anyhow::Result<()> {
     let (ended, results) = channel();
     let hopeless = Arc::new(Mutex::new(Vec::new()));
     let ends = super::watch_ends(config, &jobs.iter().map(|(job, _)| *job).collect::<Vec<_>>())?;
@@ -50,7 +60,8 @@ fn run_together(config: &WorkerConfig, jobs: &Jobs, until_end: bool, stop: &Arc<
         let (config, job, stats, ended) = (config.clone(), *job, Arc::clone(stats), ended.clone());
         let run = move || {
             let result = if until_end {
-                super::run(&config, job, true, &group.stop, &stats, group.ends.as_ref()).with_context(|| name(job))
+                super::run(&config, job, true, &group.stop, &stats, group.ends.as_ref())
+                    .with_context(|| name(job))
             } else {
                 group.keep_running(&config, job, &stats)
             };

@@ -72,7 +72,8 @@ impl Collector for Workers {
             (&names::WORKER_REFUSED, |stats| &stats.zombies),
         ];
         for (metric, count) in counts {
-            let each = self.0.iter().map(|(job, stats)| (label(*job), count(stats).load(Ordering::Relaxed) as f64));
+            let each =
+                self.0.iter().map(|(job, stats)| (label(*job), count(stats).load(Ordering::Relaxed) as f64));
             scrape.samples(metric, each)?;
         }
         let lag = self.0.iter().filter_map(|(job, stats)| Some((label(*job), stats.lag()? as f64)));
@@ -97,18 +98,21 @@ impl Collector for Sinks {
         let mut scrape = Scrape::new(encoder);
         let sinks = sink::sinks();
         let each = |value: fn(&sink::SinkStatus) -> Option<f64>| {
-            let samples =
-                sinks.iter().filter_map(move |(name, status)| Some((vec![(*name).to_owned()], value(status)?)));
+            let samples = sinks
+                .iter()
+                .filter_map(move |(name, status)| Some((vec![(*name).to_owned()], value(status)?)));
             samples.collect::<Vec<_>>()
         };
         scrape.samples(&names::SINK_ROWS, each(|status| Some(status.rows as f64)))?;
         scrape.samples(&names::SINK_COMMITS, each(|status| Some(status.commits as f64)))?;
         scrape.samples(&names::SINK_EPOCHS, each(|status| Some(status.epochs as f64)))?;
-        let histograms = sinks.iter().map(|(name, status)| (vec![(*name).to_owned()], status.seconds.clone()));
+        let histograms =
+            sinks.iter().map(|(name, status)| (vec![(*name).to_owned()], status.seconds.clone()));
         scrape.histograms(&names::SINK_SECONDS, histograms)?;
         scrape.samples(&names::SINK_AGE, each(|status| Some(status.last_commit?.elapsed().as_secs_f64())))?;
-        let writing =
-            |status: &sink::SinkStatus| Some(status.writing_since.map_or(0.0, |since| since.elapsed().as_secs_f64()));
+        let writing = |status: &sink::SinkStatus| {
+            Some(status.writing_since.map_or(0.0, |since| since.elapsed().as_secs_f64()))
+        };
         scrape.samples(&names::SINK_WRITING, each(writing))
     }
 }
@@ -140,7 +144,8 @@ fn records(scrape: &mut Scrape<'_>, monitor: &Monitor, workers: &[WorkerStatus])
     scrape.samples(&names::EVENTS, outcomes)?;
     let dead = counts.bad.into_iter().map(|(reason, count)| (vec![reason], count as f64));
     scrape.samples(&names::DEAD_LETTERS, dead)?;
-    let late = counts.late.into_iter().map(|(statement, count)| (vec![statement.name().to_owned()], count as f64));
+    let late =
+        counts.late.into_iter().map(|(statement, count)| (vec![statement.name().to_owned()], count as f64));
     scrape.samples(&names::LATE_EVENTS, late)?;
     scrape.sample(&names::WITHOUT_CAMPAIGN, counts.without_campaign as f64)?;
     let ids = counts.ids;
@@ -148,10 +153,14 @@ fn records(scrape: &mut Scrape<'_>, monitor: &Monitor, workers: &[WorkerStatus])
         let samples = counts.iter().map(|(id, count)| (vec![(*id).to_owned()], *count as f64));
         samples.collect::<Vec<_>>()
     };
-    let clicks =
-        [("device", ids.clicks_without_device), ("ad", ids.clicks_without_ad), ("session", ids.clicks_without_session)];
+    let clicks = [
+        ("device", ids.clicks_without_device),
+        ("ad", ids.clicks_without_ad),
+        ("session", ids.clicks_without_session),
+    ];
     scrape.samples(&names::CLICKS_WITHOUT_ID, by_id(&clicks))?;
-    let conversions = [("device", ids.conversions_without_device), ("session", ids.conversions_without_session)];
+    let conversions =
+        [("device", ids.conversions_without_device), ("session", ids.conversions_without_session)];
     scrape.samples(&names::CONVERSIONS_WITHOUT_ID, by_id(&conversions))?;
     let repeats: u64 = workers.iter().map(|worker| worker.repeats).sum();
     scrape.sample(&names::REPEATED_CONVERSIONS, repeats as f64)?;
@@ -177,7 +186,10 @@ fn progress(scrape: &mut Scrape<'_>, monitor: &Monitor, workers: &[WorkerStatus]
     scrape.histograms(&names::EPOCH_SECONDS, [(Vec::new(), monitor.epochs())])?;
     let waiting = (!workers.is_empty()).then(|| workers.iter().map(|worker| worker.unwritten as f64).sum());
     scrape.sample(&names::CHECKPOINT_WAITING, waiting)?;
-    scrape.sample(&names::IN_FLIGHT, workers.iter().map(|worker| worker.in_flight).max().map(|epochs| epochs as f64))
+    scrape.sample(
+        &names::IN_FLIGHT,
+        workers.iter().map(|worker| worker.in_flight).max().map(|epochs| epochs as f64),
+    )
 }
 
 fn lag(scrape: &mut Scrape<'_>, sources: &[SourceStatus]) -> fmt::Result {
@@ -192,8 +204,12 @@ fn lag(scrape: &mut Scrape<'_>, sources: &[SourceStatus]) -> fmt::Result {
     scrape.samples(&names::LAG_RECORDS, lags)?;
     let bytes: Vec<_> = sources.iter().filter_map(|source| source.lag_bytes).collect();
     scrape.sample(&names::LAG_BYTES, (!bytes.is_empty()).then(|| bytes.iter().sum::<u64>() as f64))?;
-    scrape.samples(&names::NEXT_OFFSET, partitions.iter().map(|status| (at(status), status.next_offset as f64)))?;
-    scrape.samples(&names::IDLE, partitions.iter().map(|status| (at(status), f64::from(u8::from(status.idle)))))
+    scrape.samples(
+        &names::NEXT_OFFSET,
+        partitions.iter().map(|status| (at(status), status.next_offset as f64)),
+    )?;
+    scrape
+        .samples(&names::IDLE, partitions.iter().map(|status| (at(status), f64::from(u8::from(status.idle)))))
 }
 
 fn held(scrape: &mut Scrape<'_>, workers: &[WorkerStatus]) -> fmt::Result {

@@ -46,7 +46,8 @@ pub fn workers_hung(jobs: &Jobs, limit: Duration) -> Vec<String> {
     if engine::waits_outside() {
         return Vec::new();
     }
-    let still = jobs.iter().map(|(job, stats)| (job.name(), stats.still_for())).filter(|(_, still)| *still >= limit);
+    let still =
+        jobs.iter().map(|(job, stats)| (job.name(), stats.still_for())).filter(|(_, still)| *still >= limit);
     still.map(|(name, still)| format!("worker {name} has not moved for {} s", still.as_secs())).collect()
 }
 

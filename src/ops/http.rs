@@ -1,4 +1,5 @@
-//! The HTTP server: few connections, and each for a short time only, so that strangers can't take what the engine needs.
+//! The HTTP server: few connections, and each for a short time only, so that strangers can't take what the
+//! engine needs.
 
 use std::collections::VecDeque;
 use std::io;
@@ -60,5 +61,6 @@ async fn answer(stream: TcpStream, routes: Router) {
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(HEADER).keep_alive(false);
     // A client that breaks off is no matter.
-    let _ = timeout(LIFE, server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes))).await;
+    let _ =
+        timeout(LIFE, server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes))).await;
 }

@@ -107,8 +107,8 @@ impl Ops {
             let address = listener.local_addr()?;
             Ok((listener, address))
         };
-        let (listener, address) =
-            bind().with_context(|| format!("key ops.listen: can't listen at {listen}; name a free host:port"))?;
+        let (listener, address) = bind()
+            .with_context(|| format!("key ops.listen: can't listen at {listen}; name a free host:port"))?;
         self.registry.register_collector(Box::new(Ready(self.ready.clone())));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let work = move || {

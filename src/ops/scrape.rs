@@ -26,9 +26,15 @@ impl<'a> Scrape<'a> {
     ///
     /// # Errors
     /// The text can't be written.
-    pub fn samples(&mut self, metric: &Metric, samples: impl IntoIterator<Item = (Labels, f64)>) -> fmt::Result {
+    pub fn samples(
+        &mut self,
+        metric: &Metric,
+        samples: impl IntoIterator<Item = (Labels, f64)>,
+    ) -> fmt::Result {
         match metric.kind {
-            Kind::Counter => self.each(metric, samples.into_iter().map(|(at, value)| (at, ConstCounter::new(value)))),
+            Kind::Counter => {
+                self.each(metric, samples.into_iter().map(|(at, value)| (at, ConstCounter::new(value))))
+            }
             _ => self.each(metric, samples.into_iter().map(|(at, value)| (at, ConstGauge::new(value)))),
         }
     }
@@ -45,7 +51,11 @@ impl<'a> Scrape<'a> {
     ///
     /// # Errors
     /// The text can't be written.
-    pub fn histograms(&mut self, metric: &Metric, each: impl IntoIterator<Item = (Labels, Histogram)>) -> fmt::Result {
+    pub fn histograms(
+        &mut self,
+        metric: &Metric,
+        each: impl IntoIterator<Item = (Labels, Histogram)>,
+    ) -> fmt::Result {
         self.each(metric, each)
     }
 
@@ -58,7 +68,11 @@ impl<'a> Scrape<'a> {
         self.0.encode_descriptor(metric.name, metric.help, None, MetricType::Info)?.encode_info(&labels)
     }
 
-    fn each<M: EncodeMetric>(&mut self, metric: &Metric, each: impl IntoIterator<Item = (Labels, M)>) -> fmt::Result {
+    fn each<M: EncodeMetric>(
+        &mut self,
+        metric: &Metric,
+        each: impl IntoIterator<Item = (Labels, M)>,
+    ) -> fmt::Result {
         let mut each = each.into_iter().peekable();
         let Some((_, first)) = each.peek() else { return Ok(()) };
         let kind = first.metric_type();

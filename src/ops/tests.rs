@@ -14,8 +14,8 @@ use crate::source::{PartitionStatus, SourceStatus};
 
 const FOREVER: Duration = Duration::from_secs(1_000_000);
 
-/// The samples of a text, by name and labels as they are written. Every sample must be of a known metric and have its
-/// labels, and every family must be announced with its type.
+/// The samples of a text, by name and labels as they are written. Every sample must be of a known metric and
+/// have its labels, and every family must be announced with its type.
 fn parse(text: &str) -> BTreeMap<String, f64> {
     let metrics: BTreeMap<_, _> = names::ALL.iter().map(|metric| (metric.name, *metric)).collect();
     let mut samples = BTreeMap::new();
@@ -55,15 +55,24 @@ fn worker(number: usize, phase: Phase) -> WorkerStatus {
     let mark = |ms| EventTime(1_767_600_000_000 + ms);
     let mut counts = Counts { spend: Money(12_345), without_campaign: 3, ..Counts::default() };
     counts.bad.insert("not_json".to_owned(), 2);
-    counts.ids =
-        IdCounts { clicks: 9, clicks_without_device: 4, conversions_without_session: 1, ..IdCounts::default() };
+    counts.ids = IdCounts {
+        clicks: 9,
+        clicks_without_device: 4,
+        conversions_without_session: 1,
+        ..IdCounts::default()
+    };
     counts.late.insert(Statement::DuplicateDetector, 5);
     WorkerStatus {
         restored: (0, 0),
         worker: number,
         phase,
         counts,
-        partitions: vec![PartitionCounts { topic: Topic::AdEvents, partition: number as u32, good: 40, dead: 2 }],
+        partitions: vec![PartitionCounts {
+            topic: Topic::AdEvents,
+            partition: number as u32,
+            good: 40,
+            dead: 2,
+        }],
         bytes: 1000,
         watermarks: Some(Watermarks {
             performance: mark(number as i64),
@@ -167,7 +176,8 @@ fn a_run_is_unready_until_all_its_workers_are_past_the_replay() {
 fn a_fault_of_several_sources_is_told_once_and_only_while_it_lasts() {
     let monitor = Monitor::default();
     monitor.report(worker(0, Phase::Running));
-    let faults = || health::unready(&monitor, FOREVER).into_iter().filter(|cause| cause.contains("no broker")).count();
+    let faults =
+        || health::unready(&monitor, FOREVER).into_iter().filter(|cause| cause.contains("no broker")).count();
     for number in 0..2 {
         monitor.source(number, source(number as u32, Some("reading Kafka: no broker answers")));
     }
@@ -194,7 +204,9 @@ fn eventually(mut is_true: impl FnMut() -> bool) -> bool {
 fn standing_still_makes_a_run_unready_and_in_the_end_dead() {
     let monitor = Monitor::default();
     monitor.report(worker(0, Phase::Running));
-    assert!(eventually(|| health::unready(&monitor, Duration::ZERO).iter().any(|cause| cause.contains("no epoch"))));
+    assert!(eventually(|| health::unready(&monitor, Duration::ZERO)
+        .iter()
+        .any(|cause| cause.contains("no epoch"))));
     assert!(eventually(|| health::hung(&monitor, Duration::ZERO).is_some()));
     assert!(health::hung(&monitor, FOREVER).is_none());
     monitor.beat();

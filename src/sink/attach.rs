@@ -29,14 +29,14 @@ pub trait Committer {
 /// Opens a committer, which wakes the dataflow by the activator when a commit is done.
 pub type Opener = Box<dyn FnOnce(SyncActivator) -> Box<dyn Committer>>;
 
-/// Sends the changes to worker `owner` and there commits them to the sink, epoch by epoch; epochs that complete while
-/// a commit is under way go together into the next.
+/// Sends the changes to worker `owner` and there commits them to the sink, epoch by epoch; epochs that
+/// complete while a commit is under way go together into the next.
 ///
-/// A sink that had got somewhere before takes nothing of the epochs up to there: a replay brings them once more. With
-/// `rewrites_rankings` it takes the rankings that stand by then, with its first commit.
+/// A sink that had got somewhere before takes nothing of the epochs up to there: a replay brings them once
+/// more. With `rewrites_rankings` it takes the rankings that stand by then, with its first commit.
 ///
-/// The stream that comes back is empty; an epoch is in its frontier until it is committed. `sink` is there on the owner
-/// only.
+/// The stream that comes back is empty; an epoch is in its frontier until it is committed. `sink` is there on
+/// the owner only.
 pub fn attach<'scope>(
     changes: StreamVec<'scope, Epoch, Change>,
     owner: usize,
@@ -72,14 +72,16 @@ struct Writer {
     progress: Progress,
     /// The last epoch that the sink had committed when it was opened.
     committed: Option<Epoch>,
-    /// Of the epochs up to there: changes of rankings that the sink takes all the same; None if there are none.
+    /// Of the epochs up to there: changes of rankings that the sink takes all the same; None if there are
+    /// none.
     rankings: Option<Vec<Vec<Change>>>,
 }
 
 impl Writer {
     fn new(committer: Box<dyn Committer>, rewrites_rankings: bool) -> Writer {
-        // What a checkpoint gives back is in every sink that has committed anything: it would store it as the progress of an
-        // epoch that is before all others. One that is new in the middle of a run takes no half of it.
+        // What a checkpoint gives back is in every sink that has committed anything: it would store it as the
+        // progress of an epoch that is before all others. One that is new in the middle of a run takes no
+        // half of it.
         let committed = committer.committed().map(|committed| committed.max(RESTORED));
         let committed = committed.or(rewrites_rankings.then_some(RESTORED));
         Writer {
@@ -175,7 +177,11 @@ mod tests {
     fn what_a_checkpoint_gives_back_is_no_progress_of_a_sink_that_has_some() {
         assert_eq!(commits(Some(0), false), [(RESTORED + 7, 1)], "it was behind in what it stores");
         assert_eq!(commits(Some(RESTORED + 7), false), []);
-        assert_eq!(commits(None, true), [(RESTORED + 7, 2)], "with the rankings that a checkpoint gives back");
+        assert_eq!(
+            commits(None, true),
+            [(RESTORED + 7, 2)],
+            "with the rankings that a checkpoint gives back"
+        );
         assert_eq!(commits(None, false), [(RESTORED, 1), (RESTORED + 7, 1)]);
     }
 }

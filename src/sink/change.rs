@@ -22,7 +22,8 @@ pub enum Change {
     Ranking(RankingRow, isize),
     /// Statement 2, likewise.
     Performance(PerformanceRow, isize),
-    /// Statement 3, likewise, by order, product and conversion time; of the rows of an order and product the newest is the result.
+    /// Statement 3, likewise, by order, product and conversion time; of the rows of an order and product the
+    /// newest is the result.
     Attribution(AttributionRow, isize),
     /// Statement 4.
     Compensation(Compensation),
@@ -118,10 +119,9 @@ impl Progress {
     pub fn covers(&self, other: &Progress) -> bool {
         let watermarks = |progress: &Progress| progress.watermarks.unwrap_or(Watermarks::MIN);
         watermarks(self).max(watermarks(other)) == watermarks(self)
-            && other
-                .partitions
-                .iter()
-                .all(|(key, report)| self.partitions.get(key).is_some_and(|own| own.next_offset >= report.next_offset))
+            && other.partitions.iter().all(|(key, report)| {
+                self.partitions.get(key).is_some_and(|own| own.next_offset >= report.next_offset)
+            })
     }
 
     /// Whether the input had ended: every window is closed, and nothing can be added.
@@ -138,7 +138,8 @@ pub fn rankings<'scope>(outputs: &Outputs<'scope>) -> StreamVec<'scope, Epoch, C
 /// The results of statements 2 and 3.
 pub fn tables<'scope>(outputs: &Outputs<'scope>) -> StreamVec<'scope, Epoch, Change> {
     let performance = outputs.performance.clone().inner.map(|(row, _, diff)| Change::Performance(row, diff));
-    let attributions = outputs.attributions.clone().inner.map(|(row, _, diff)| Change::Attribution(row, diff));
+    let attributions =
+        outputs.attributions.clone().inner.map(|(row, _, diff)| Change::Attribution(row, diff));
     outputs.late.scope().concatenate([performance, attributions])
 }
 
@@ -150,7 +151,8 @@ pub fn records<'scope>(outputs: &Outputs<'scope>) -> StreamVec<'scope, Epoch, Ch
     outputs.late.scope().concatenate([compensations, late, dead])
 }
 
-/// What every sink must know to store its progress. Watermarks are the same on every worker; worker 0 tells them.
+/// What every sink must know to store its progress. Watermarks are the same on every worker; worker 0 tells
+/// them.
 pub fn progress<'scope>(outputs: &Outputs<'scope>) -> StreamVec<'scope, Epoch, Change> {
     let is_first = outputs.late.scope().index() == 0;
     let watermarks = outputs.watermarks.clone().filter(move |_| is_first).map(Change::Watermarks);
@@ -183,9 +185,18 @@ mod tests {
         let at = |performance, conversions| {
             let all = Watermarks::all(EventTime(0));
             let (performance, conversions) = (EventTime(performance), EventTime(conversions));
-            Progress { watermarks: Some(Watermarks { performance, conversions, ..all }), ..Progress::default() }
+            Progress {
+                watermarks: Some(Watermarks { performance, conversions, ..all }),
+                ..Progress::default()
+            }
         };
-        assert!(at(2, 1).covers(&at(2, 1)) && at(2, 1).covers(&at(1, 1)) && at(1, 1).covers(&Progress::default()));
-        assert!(!at(2, 1).covers(&at(1, 2)) && !at(1, 2).covers(&at(2, 1)) && !Progress::default().covers(&at(1, 1)));
+        assert!(
+            at(2, 1).covers(&at(2, 1)) && at(2, 1).covers(&at(1, 1)) && at(1, 1).covers(&Progress::default())
+        );
+        assert!(
+            !at(2, 1).covers(&at(1, 2))
+                && !at(1, 2).covers(&at(2, 1))
+                && !Progress::default().covers(&at(1, 1))
+        );
     }
 }

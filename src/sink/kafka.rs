@@ -1,11 +1,11 @@
 //! Output topics in Kafka: `compensation-events`, `late-events` and `dead-letter`.
 //!
-//! A commit is one transaction, whose last record is the progress, in the compacted topic `adtide-progress`. All runs of a
-//! deployment have one transactional id, so a run that starts fences the one before, and ends what that one had left open.
-//! Consumers have to read with `isolation.level=read_committed`.
+//! A commit is one transaction, whose last record is the progress, in the compacted topic `adtide-progress`.
+//! All runs of a deployment have one transactional id, so a run that starts fences the one before, and ends
+//! what that one had left open. Consumers have to read with `isolation.level=read_committed`.
 //!
-//! Whatever goes wrong in a transaction, the way out is the same: a new producer, which settles the transaction one way or
-//! the other, and then the progress, which tells which way.
+//! Whatever goes wrong in a transaction, the way out is the same: a new producer, which settles the
+//! transaction one way or the other, and then the progress, which tells which way.
 
 mod progress;
 mod transactions;
@@ -19,7 +19,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use tracing::warn;
 
 use super::{
-    COMPENSATION_EVENTS, Change, Commit, DEAD_LETTER, LATE_EVENTS, Progress, Run, Sink, Stored, TOPICS, fenced, rewound,
+    COMPENSATION_EVENTS, Change, Commit, DEAD_LETTER, LATE_EVENTS, Progress, Run, Sink, Stored, TOPICS,
+    fenced, rewound,
 };
 use crate::connect::kafka::{Deliveries, KafkaConfig, QuietConsumer, QuietContext, explain};
 use crate::connect::{Fault, persist};
@@ -50,10 +51,12 @@ pub struct KafkaSink {
 }
 
 impl KafkaSink {
-    /// Connects, and takes over from any older run of the same name: nothing that it has not committed by now will be.
+    /// Connects, and takes over from any older run of the same name: nothing that it has not committed by now
+    /// will be.
     ///
     /// # Errors
-    /// The brokers can't be reached within `connect_timeout`, or refuse, or a topic is missing; with what to do.
+    /// The brokers can't be reached within `connect_timeout`, or refuse, or a topic is missing; with what to
+    /// do.
     pub fn open(config: &KafkaConfig, name: &str, run: Run) -> anyhow::Result<KafkaSink> {
         // What another run has left open ends with its transaction's time, if not before.
         let patience = config.connect_timeout.max(TRANSACTION);
@@ -116,8 +119,9 @@ impl KafkaSink {
         Ok(())
     }
 
-    /// A new producer, and the epoch that is committed. Before a new producer can settle an open transaction it fences every
-    /// other one, so this looks first whether another run is there: that one has the right of way.
+    /// A new producer, and the epoch that is committed. Before a new producer can settle an open transaction
+    /// it fences every other one, so this looks first whether another run is there: that one has the right of
+    /// way.
     fn settle(&self) -> Result<(TransactionalProducer, Option<Epoch>), Fault> {
         self.check_number(progress::read(&self.config, &self.name)?.as_ref())?;
         let producer = start(&self.config, &self.name)?;
@@ -168,14 +172,16 @@ impl Sink for KafkaSink {
         self.stored.clone()
     }
 
-    /// A transaction costs the brokers several writes that are flushed to disk, so progress that no record comes with is
-    /// written about once a second. Meanwhile the cut in Kafka lies behind. That is no harm: a replay passes it in the
-    /// state that it had there, and emits what follows; up to the epoch that was not written there was nothing, and what
-    /// is beyond is not in Kafka yet. Only the first is written at once: to hold nothing of a run that has checkpoints would
-    /// mean that Kafka was emptied.
+    /// A transaction costs the brokers several writes that are flushed to disk, so progress that no record
+    /// comes with is written about once a second. Meanwhile the cut in Kafka lies behind. That is no harm: a
+    /// replay passes it in the state that it had there, and emits what follows; up to the epoch that was not
+    /// written there was nothing, and what is beyond is not in Kafka yet. Only the first is written at once:
+    /// to hold nothing of a run that has checkpoints would mean that Kafka was emptied.
     fn commit(&mut self, commit: Commit) -> anyhow::Result<()> {
-        let records: Vec<_> = commit.epochs.iter().flatten().filter_map(|change| self.outgoing(change)).collect();
-        let may_wait = self.committed.is_some() && !commit.progress.has_ended() && self.written.elapsed() < SPACING;
+        let records: Vec<_> =
+            commit.epochs.iter().flatten().filter_map(|change| self.outgoing(change)).collect();
+        let may_wait =
+            self.committed.is_some() && !commit.progress.has_ended() && self.written.elapsed() < SPACING;
         if records.is_empty() && may_wait {
             self.unwritten = Some(commit.progress);
             return Ok(());
@@ -184,8 +190,8 @@ impl Sink for KafkaSink {
     }
 
     fn tick(&mut self) -> anyhow::Result<()> {
-        // The marks of the last transaction are long there. A partition that gets more is not looked at: its next transaction
-        // ends the one before as well.
+        // The marks of the last transaction are long there. A partition that gets more is not looked at: its
+        // next transaction ends the one before as well.
         if self.looked.elapsed() >= LOOK {
             self.looked = Instant::now();
             warn_of_hidden(&self.config);
@@ -208,7 +214,8 @@ impl Drop for KafkaSink {
 /// What the deployment `name` has committed; None if nothing yet. Only reads.
 ///
 /// # Errors
-/// The brokers can't be reached within `connect_timeout`, the topic is missing, or another version of adtide wrote it.
+/// The brokers can't be reached within `connect_timeout`, the topic is missing, or another version of adtide
+/// wrote it.
 pub fn stored(config: &KafkaConfig, name: &str) -> anyhow::Result<Option<Stored>> {
     let patience = config.connect_timeout.max(TRANSACTION);
     let held = persist("reading the progress in Kafka", Some(patience), || progress::read(config, name))?;
@@ -250,8 +257,8 @@ fn origin(topic: Topic, partition: u32, offset: u64) -> String {
     format!("{}-{partition}-{offset}", topic.name())
 }
 
-/// Renders a record so that brokers take it, whose limit by default is one MB: if it is longer as a whole, what is long in
-/// it is cut. A record that no broker takes would stop everything.
+/// Renders a record so that brokers take it, whose limit by default is one MB: if it is longer as a whole,
+/// what is long in it is cut. A record that no broker takes would stop everything.
 pub(crate) fn fit(render: impl Fn(usize) -> String) -> String {
     const LONGEST: usize = 900_000;
     /// Of each text. As JSON a character may take six bytes, and there are at most two.
@@ -262,8 +269,8 @@ pub(crate) fn fit(render: impl Fn(usize) -> String) -> String {
 
 type TransactionalProducer = BaseProducer<Deliveries>;
 
-/// Starts a producer under the deployment's transactional id. Every other one of that id can't commit from now on, and what
-/// it had left open is settled.
+/// Starts a producer under the deployment's transactional id. Every other one of that id can't commit from
+/// now on, and what it had left open is settled.
 fn start(config: &KafkaConfig, name: &str) -> Result<TransactionalProducer, Fault> {
     let mut client = config.producer_with(&[]);
     client.set("transactional.id", config.topic(&format!("{name}-sink")));
@@ -277,8 +284,8 @@ fn start(config: &KafkaConfig, name: &str) -> Result<TransactionalProducer, Faul
     Ok(producer)
 }
 
-/// Writes the records and, as the last one, the progress, in one transaction. After an error it is open what became of it,
-/// and the producer is to be replaced.
+/// Writes the records and, as the last one, the progress, in one transaction. After an error it is open what
+/// became of it, and the producer is to be replaced.
 fn transact(
     producer: &TransactionalProducer,
     records: &[Outgoing],
@@ -290,8 +297,8 @@ fn transact(
     for record in records.iter().chain([last]) {
         send(producer, record, deadline)?;
     }
-    // Not `flush`: it looks for acknowledgements ten times a second only. And not a poll with a timeout: that one spins
-    // through its last millisecond.
+    // Not `flush`: it looks for acknowledgements ten times a second only. And not a poll with a timeout: that
+    // one spins through its last millisecond.
     let sent = Instant::now();
     while producer.in_flight_count() > 0 {
         producer.poll(Duration::ZERO);
@@ -313,7 +320,9 @@ fn send(producer: &TransactionalProducer, record: &Outgoing, deadline: Instant) 
     loop {
         match producer.send(waiting) {
             Ok(()) => return Ok(()),
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) if Instant::now() < deadline => {
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
+                if Instant::now() < deadline =>
+            {
                 producer.poll(Duration::ZERO);
                 std::thread::sleep(Duration::from_millis(5));
                 waiting = back;

@@ -1,9 +1,9 @@
 //! Where results go.
 //!
-//! A sink belongs to one worker of the whole cluster and is written by a thread of its own, so a slow server never
-//! blocks the dataflow. Each commit is atomic: the changes of one epoch, or of several that waited together, and the
-//! progress that they stand for. An epoch leaves the dataflow's frontier only when it is committed, which is how
-//! sources know how far they may run ahead.
+//! A sink belongs to one worker of the whole cluster and is written by a thread of its own, so a slow server
+//! never blocks the dataflow. Each commit is atomic: the changes of one epoch, or of several that waited
+//! together, and the progress that they stand for. An epoch leaves the dataflow's frontier only when it is
+//! committed, which is how sources know how far they may run ahead.
 
 mod attach;
 mod change;
@@ -44,19 +44,20 @@ pub trait Sink: Send {
     /// What it held when it was opened; None if it is new.
     fn stored(&self) -> Option<Stored>;
 
-    /// Whether it can take up a run in the middle: what it holds comes again as a whole when a state is restored.
+    /// Whether it can take up a run in the middle: what it holds comes again as a whole when a state is
+    /// restored.
     fn joins_late(&self) -> bool {
         false
     }
 
-    /// Whether the progress of every commit is stored by the time that the commit is acknowledged. If not, it may lag behind
-    /// where nothing but progress was committed.
+    /// Whether the progress of every commit is stored by the time that the commit is acknowledged. If not, it
+    /// may lag behind where nothing but progress was committed.
     fn stores_all_progress(&self) -> bool {
         true
     }
 
-    /// Writes the changes and the progress in one atomic step. What can be retried it retries by itself, for as long as it
-    /// takes: the sources wait.
+    /// Writes the changes and the progress in one atomic step. What can be retried it retries by itself, for
+    /// as long as it takes: the sources wait.
     ///
     /// # Errors
     /// What can't be retried; it ends the process.
@@ -89,7 +90,8 @@ fn fenced(server: &str, name: &str) -> anyhow::Error {
 /// What a run is told whose last commit is not there any more.
 fn rewound(server: &str, held: Option<Epoch>, committed: Option<Epoch>) -> anyhow::Error {
     let held = held.map_or("no epoch".to_owned(), |epoch| format!("epoch {epoch}"));
-    let before = committed.map_or("this run had begun".to_owned(), |epoch| format!("epoch {epoch} had been committed"));
+    let before = committed
+        .map_or("this run had begun".to_owned(), |epoch| format!("epoch {epoch} had been committed"));
     anyhow!(
         "{server} holds {held}, though {before} there; was it emptied, restored, or taken over by a replica that lagged? start \
          adtide again: it goes on from what is there"

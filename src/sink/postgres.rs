@@ -1,8 +1,9 @@
 //! The tables in PostgreSQL: ad_performance_metrics_realtime and conversion_attribution_results.
 //!
-//! A commit is one transaction: it moves the progress on from the epoch before, under the number of this run, and upserts
-//! the rows. If the progress is not where this run has left it, nothing is written; so a run that was replaced can't write
-//! any more, and a commit whose outcome got lost with the connection is not done twice.
+//! A commit is one transaction: it moves the progress on from the epoch before, under the number of this run,
+//! and upserts the rows. If the progress is not where this run has left it, nothing is written; so a run that
+//! was replaced can't write any more, and a commit whose outcome got lost with the connection is not done
+//! twice.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -38,8 +39,8 @@ pub struct PostgresSink {
 }
 
 impl PostgresSink {
-    /// Connects, creates tables that are missing, and takes over from any older run of the same name: nothing that it
-    /// has not committed by now will be.
+    /// Connects, creates tables that are missing, and takes over from any older run of the same name: nothing
+    /// that it has not committed by now will be.
     ///
     /// # Errors
     /// The server can't be reached within `connect_timeout`, or refuses; with what to do.
@@ -62,11 +63,12 @@ impl PostgresSink {
         let config = &self.config;
         let mut session = match self.session.take() {
             Some(session) => session,
-            None => {
-                config.connect(APPLICATION).and_then(|client| Session::start(client).map_err(|e| config.fault(e)))?
-            }
+            None => config
+                .connect(APPLICATION)
+                .and_then(|client| Session::start(client).map_err(|e| config.fault(e)))?,
         };
-        let guard = Guard { name: &self.name, number: self.number, run: &self.run, committed: self.committed };
+        let guard =
+            Guard { name: &self.name, number: self.number, run: &self.run, committed: self.committed };
         if !session.write(&guard, batch, config)? {
             self.find_out(&mut session, batch.epoch)?;
         }
@@ -81,7 +83,8 @@ impl PostgresSink {
             .query_opt("SELECT run, epoch FROM adtide_progress WHERE sink = $1", &[&self.name])
             .map_err(|error| self.config.fault(error))?;
         let server = format!("PostgreSQL at {}", self.config.url);
-        let (number, held) = row.map_or((None, None), |row| (Some(row.get::<_, i64>(0)), row.get::<_, Option<i64>>(1)));
+        let (number, held) =
+            row.map_or((None, None), |row| (Some(row.get::<_, i64>(0)), row.get::<_, Option<i64>>(1)));
         let held = held.and_then(|epoch| Epoch::try_from(epoch).ok());
         if number.is_some_and(|number| number > self.number) {
             return Err(Fault::Lasting(fenced(&server, &self.name)));
@@ -131,7 +134,8 @@ pub fn stored(client: &mut Client, name: &str) -> anyhow::Result<Option<Stored>>
 
 const APPLICATION: &str = "adtide sink";
 
-/// Draws the next number. Waits for a transaction of the run before that is under way, and sees what it has committed.
+/// Draws the next number. Waits for a transaction of the run before that is under way, and sees what it has
+/// committed.
 const TAKE_OVER: &str = "
     INSERT INTO adtide_progress (sink, run, updated_at) VALUES ($1, 1, now())
     ON CONFLICT (sink) DO UPDATE SET run = adtide_progress.run + 1, updated_at = now()
@@ -143,8 +147,8 @@ const ADVANCE: &str = "
     SET epoch = $4, settings = $5, source = $6, watermarks = $7, partitions = $8, updated_at = now()
     WHERE sink = $1 AND run = $2 AND epoch IS NOT DISTINCT FROM $3";
 
-/// Rows come by COPY into tables of the session, and from there in one statement a table: several times as fast as
-/// statements with the rows as parameters.
+/// Rows come by COPY into tables of the session, and from there in one statement a table: several times as
+/// fast as statements with the rows as parameters.
 const INCOMING: &str = "
     CREATE TEMP TABLE incoming_performance ON COMMIT DELETE ROWS AS
         SELECT campaign_id, product_id, placement, metric_time, impression_count, click_count, conversion_count,
@@ -169,7 +173,9 @@ fn check_encoding(client: &mut Client, config: &PostgresConfig) -> Result<(), Fa
         return Ok(());
     }
     let url = &config.url;
-    Err(Fault::Lasting(anyhow!("the database at {url} is encoded in {encoding}; create one WITH ENCODING 'UTF8'")))
+    Err(Fault::Lasting(anyhow!(
+        "the database at {url} is encoded in {encoding}; create one WITH ENCODING 'UTF8'"
+    )))
 }
 
 /// The progress in a row; None if it has only drawn a number yet.
@@ -179,7 +185,8 @@ fn decode(row: &Row) -> anyhow::Result<Option<Stored>> {
         let Json(settings) = row.try_get::<_, Json<Settings>>("settings")?;
         let Json(watermarks) = row.try_get::<_, Json<Option<Watermarks>>>("watermarks")?;
         let Json(partitions) = row.try_get("partitions")?;
-        let progress = Progress { epoch: u64::try_from(epoch)?, watermarks, partitions: by_partition(partitions) };
+        let progress =
+            Progress { epoch: u64::try_from(epoch)?, watermarks, partitions: by_partition(partitions) };
         Ok(Some(Stored { run: Run { settings, source: row.try_get("source")? }, progress }))
     };
     read()
@@ -205,8 +212,8 @@ struct Session {
 
 impl Session {
     fn start(mut client: Client) -> Result<Session, tokio_postgres::Error> {
-        // A run that hangs in the middle of a transaction must not hold up its successor for ever; and who waits for a
-        // lock says so from time to time.
+        // A run that hangs in the middle of a transaction must not hold up its successor for ever; and who
+        // waits for a lock says so from time to time.
         client.batch_execute("SET idle_in_transaction_session_timeout = '60s'; SET lock_timeout = '20s'")?;
         client.batch_execute(INCOMING)?;
         Ok(Session {
@@ -218,7 +225,8 @@ impl Session {
         })
     }
 
-    /// Writes the batch and moves the progress on; false if that is not where it has to be, and then nothing is written.
+    /// Writes the batch and moves the progress on; false if that is not where it has to be, and then nothing
+    /// is written.
     fn write(&mut self, guard: &Guard<'_>, batch: &Batch, config: &PostgresConfig) -> Result<bool, Fault> {
         let fault = |error| config.fault(error);
         let mut transaction = self.client.transaction().map_err(fault)?;
@@ -279,14 +287,23 @@ fn performance(epochs: Vec<Vec<(PerformanceRow, isize)>>) -> String {
         let key = &row.key;
         (key.window_start, key.campaign_id, key.product_id, key_text(&key.placement))
     };
-    let mut rows: Vec<_> = latest(epochs, key).into_iter().filter_map(|(key, row)| row.map(|row| (key, row))).collect();
+    let mut rows: Vec<_> =
+        latest(epochs, key).into_iter().filter_map(|(key, row)| row.map(|row| (key, row))).collect();
     // Written in key order, neighbours share pages.
     rows.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
     let mut text = String::with_capacity(rows.len() * 160);
     for ((start, campaign, product, placement), PerformanceRow { sums, is_final, .. }) in rows {
         let _ = write!(text, "{campaign}\t{product}\t{}\t{}\t", Escaped(&placement), start.to_seconds());
         let _ = write!(text, "{}\t{}\t{}\t", sums.impressions, sums.clicks, sums.conversions);
-        let _ = write!(text, "{}\t{}\t{}\t{}\t{}\t", sums.spend, sums.revenue, sums.ctr(), sums.cvr(), sums.roas());
+        let _ = write!(
+            text,
+            "{}\t{}\t{}\t{}\t{}\t",
+            sums.spend,
+            sums.revenue,
+            sums.ctr(),
+            sums.cvr(),
+            sums.roas()
+        );
         let _ = writeln!(text, "{is_final}");
     }
     text

@@ -1,8 +1,9 @@
 //! The rankings in Redis.
 //!
-//! A commit is one script, which Redis runs without anything in between: it moves the progress on from the epoch before,
-//! under the number of this run, and sets the rankings. If the progress is not where this run has left it, nothing is
-//! written; so a run that was replaced can't write any more, and a commit whose answer got lost is not done twice.
+//! A commit is one script, which Redis runs without anything in between: it moves the progress on from the
+//! epoch before, under the number of this run, and sets the rankings. If the progress is not where this run
+//! has left it, nothing is written; so a run that was replaced can't write any more, and a commit whose
+//! answer got lost is not done twice.
 
 use std::time::{Duration, Instant};
 
@@ -35,8 +36,8 @@ pub struct RedisSink {
 }
 
 impl RedisSink {
-    /// Connects, and takes over from any older run of the same name: nothing that it has not committed by now will be.
-    /// The rankings that are there get the time to live that is configured now.
+    /// Connects, and takes over from any older run of the same name: nothing that it has not committed by now
+    /// will be. The rankings that are there get the time to live that is configured now.
     ///
     /// # Errors
     /// The server can't be reached within `connect_timeout`, or refuses; with what to do.
@@ -44,7 +45,8 @@ impl RedisSink {
         let scripts = Scripts::new();
         let (connection, number, stored) = persist("opening Redis", Some(config.connect_timeout), || {
             let mut connection = config.connect()?;
-            let number = redis::cmd("HINCRBY").arg(progress_key(name)).arg("run").arg(1).query(&mut connection);
+            let number =
+                redis::cmd("HINCRBY").arg(progress_key(name)).arg("run").arg(1).query(&mut connection);
             let number: i64 = number.map_err(|error| config.fault(error))?;
             // After drawing the number: nobody can write behind it.
             let stored = read(&mut connection, name).map_err(|error| config.fault(error))?;
@@ -90,7 +92,8 @@ impl RedisSink {
         Err(Fault::Lasting(rewound(&server, held, self.committed)))
     }
 
-    /// Runs the script; None if the batch is in Redis now, else the run and the epoch that are there instead of ours.
+    /// Runs the script; None if the batch is in Redis now, else the run and the epoch that are there instead
+    /// of ours.
     fn invoke(
         &self,
         connection: &mut Connection,
@@ -98,7 +101,10 @@ impl RedisSink {
     ) -> RedisResult<Option<(Option<String>, Option<String>)>> {
         let mut script = self.scripts.commit.prepare_invoke();
         script.key(progress_key(&self.name)).key(rankings_key(&self.name));
-        script.arg(self.number).arg(self.committed.map_or(String::new(), |epoch| epoch.to_string())).arg(batch.epoch);
+        script
+            .arg(self.number)
+            .arg(self.committed.map_or(String::new(), |epoch| epoch.to_string()))
+            .arg(batch.epoch);
         script.arg(ms(self.config.ttl)).arg(2 * batch.fields.len()).arg(&batch.fields);
         for (key, value) in &batch.rankings {
             // No ranking is an empty text, so that stands for deletion.
@@ -107,7 +113,8 @@ impl RedisSink {
         script.invoke(connection)
     }
 
-    /// Sets the rankings' time to live anew if a third of it has passed: only those of a run that is gone expire.
+    /// Sets the rankings' time to live anew if a third of it has passed: only those of a run that is gone
+    /// expire.
     fn refresh(&mut self) -> anyhow::Result<()> {
         let ttl = self.config.ttl;
         if ttl.is_zero() || self.refreshed.elapsed() < ttl / 3 {
@@ -159,8 +166,8 @@ pub fn stored(connection: &mut Connection, name: &str) -> anyhow::Result<Option<
     fields.map(decode).transpose()
 }
 
-/// Where the ranking of a placement and a category is. A colon in the placement is written %3A, and a percent sign %25;
-/// else two rankings could meet at one key.
+/// Where the ranking of a placement and a category is. A colon in the placement is written %3A, and a percent
+/// sign %25; else two rankings could meet at one key.
 pub fn ranking_key(placement: &str, category: &str) -> String {
     if placement.contains([':', '%']) {
         let placement = placement.replace('%', "%25").replace(':', "%3A");
@@ -169,8 +176,9 @@ pub fn ranking_key(placement: &str, category: &str) -> String {
     format!("rtb:ranking:{placement}:{category}")
 }
 
-/// The hash whose fields are the keys of all rankings of a deployment. Their values are empty, or, where rankings have a
-/// time to live, copies of the rankings: from them one comes back that has expired while nobody refreshed it.
+/// The hash whose fields are the keys of all rankings of a deployment. Their values are empty, or, where
+/// rankings have a time to live, copies of the rankings: from them one comes back that has expired while
+/// nobody refreshed it.
 pub fn rankings_key(name: &str) -> String {
     format!("adtide:rankings:{name}")
 }
@@ -200,7 +208,8 @@ fn decode((epoch, settings, source, watermarks, partitions): Held) -> anyhow::Re
         let progress = Progress { epoch, watermarks: serde_json::from_str(&watermarks)?, partitions };
         Ok(Stored { run: Run { settings: serde_json::from_str(&settings)?, source }, progress })
     };
-    read().context("the progress in Redis is not of this version of adtide; use that version, or another name")
+    read()
+        .context("the progress in Redis is not of this version of adtide; use that version, or another name")
 }
 
 /// As the scripts take it; 0 is for ever.

@@ -24,8 +24,8 @@ pub struct SqliteSink {
 }
 
 impl SqliteSink {
-    /// Opens the database and creates what is missing. Unless `resume` is set, it is emptied of an earlier run's
-    /// results.
+    /// Opens the database and creates what is missing. Unless `resume` is set, it is emptied of an earlier
+    /// run's results.
     ///
     /// # Errors
     /// The file can't be opened or written, or is no SQLite database.
@@ -54,7 +54,10 @@ impl SqliteSink {
             Ok(SqliteSink { path: path.to_owned(), connection, stored })
         };
         prepare().with_context(|| {
-            format!("can't use {} as the results database; is it writable, and an SQLite file?", path.display())
+            format!(
+                "can't use {} as the results database; is it writable, and an SQLite file?",
+                path.display()
+            )
         })
     }
 }
@@ -204,7 +207,8 @@ fn write_performance(
     )?;
     // Most rows of a commit share their window.
     let mut time = (EventTime::MIN, String::new());
-    // A row of statement 2 never goes away, so nothing is ever deleted. Written in key order, neighbours share pages.
+    // A row of statement 2 never goes away, so nothing is ever deleted. Written in key order, neighbours
+    // share pages.
     let mut rows: Vec<_> = latest(epochs, |row| row.key.clone()).into_values().flatten().collect();
     rows.sort_unstable_by(|one, other| {
         let key = |row: &PerformanceRow| (row.key.window_start, row.key.campaign_id, row.key.product_id);
@@ -234,7 +238,12 @@ fn write_performance(
     Ok(())
 }
 
-fn write_progress(transaction: &Transaction<'_>, sink: &str, progress: &Progress, now: &str) -> anyhow::Result<()> {
+fn write_progress(
+    transaction: &Transaction<'_>,
+    sink: &str,
+    progress: &Progress,
+    now: &str,
+) -> anyhow::Result<()> {
     let watermarks = progress.watermarks.map(|watermarks| serde_json::to_string(&watermarks)).transpose()?;
     transaction
         .prepare_cached(

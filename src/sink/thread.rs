@@ -53,7 +53,8 @@ impl SinkThread {
             }
         };
         let thread = std::thread::Builder::new().name(format!("sink:{name}")).spawn(run);
-        let thread = thread.unwrap_or_else(|error| fatal(&anyhow::Error::new(error).context("can't start a thread")));
+        let thread =
+            thread.unwrap_or_else(|error| fatal(&anyhow::Error::new(error).context("can't start a thread")));
         SinkThread { committed, thread: Some(thread), commits: Some(commits), done }
     }
 }

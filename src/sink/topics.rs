@@ -1,10 +1,12 @@
 //! Output topics as files: `compensation-events`, `late-events` and `dead-letter`.
 //!
-//! Each commit appends to the files and then replaces the progress file, which holds how long each of them is; the
-//! replacement is the atomic step. What lies beyond the length that the progress file names was never committed.
+//! Each commit appends to the files and then replaces the progress file, which holds how long each of them
+//! is; the replacement is the atomic step. What lies beyond the length that the progress file names was never
+//! committed.
 //!
-//! A run that starts over makes new files, and a new *generation* of them: whoever has the old ones open reads nothing of the
-//! new run as if it were of the old one. Without a progress file there is no generation, and nothing to be read.
+//! A run that starts over makes new files, and a new *generation* of them: whoever has the old ones open
+//! reads nothing of the new run as if it were of the old one. Without a progress file there is no generation,
+//! and nothing to be read.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -52,28 +54,32 @@ struct ProgressFile {
 }
 
 impl TopicSink {
-    /// Opens the files `FOLDER/<topic>.ndjson`. With `resume`, what was not committed is cut off; otherwise, or if nothing was
-    /// committed, they are made anew.
+    /// Opens the files `FOLDER/<topic>.ndjson`. With `resume`, what was not committed is cut off; otherwise,
+    /// or if nothing was committed, they are made anew.
     ///
     /// # Errors
     /// The folder or a file in it can't be written, or the progress can't be read.
     pub fn open(folder: &Path, run: &Run, resume: bool) -> anyhow::Result<TopicSink> {
-        std::fs::create_dir_all(folder).with_context(|| format!("can't create the folder {}", folder.display()))?;
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("can't create the folder {}", folder.display()))?;
         files::sweep(folder).with_context(|| format!("can't write to {}", folder.display()))?;
         if !resume {
             forget(folder)?;
         }
         let stored = read(folder)?;
-        let length = |topic: &str| stored.as_ref().map(|stored| stored.lengths.get(topic).copied().unwrap_or(0));
+        let length =
+            |topic: &str| stored.as_ref().map(|stored| stored.lengths.get(topic).copied().unwrap_or(0));
         let open = |topic: &str| TopicFile::open(folder.join(format!("{topic}.ndjson")), length(topic));
         let topics = TOPICS.into_iter().map(open).collect::<anyhow::Result<_>>()?;
-        let generation = stored.as_ref().map_or_else(|| Uuid::new_v4().to_string(), |stored| stored.generation.clone());
+        let generation =
+            stored.as_ref().map_or_else(|| Uuid::new_v4().to_string(), |stored| stored.generation.clone());
         let stored = stored.map(|file| Stored { run: run.clone(), progress: file.into() });
         Ok(TopicSink { folder: folder.to_owned(), generation, topics, stored })
     }
 
     fn write_progress(&self, progress: &Progress) -> anyhow::Result<()> {
-        let lengths = TOPICS.iter().zip(&self.topics).map(|(topic, file)| ((*topic).to_owned(), file.length)).collect();
+        let lengths =
+            TOPICS.iter().zip(&self.topics).map(|(topic, file)| ((*topic).to_owned(), file.length)).collect();
         let stored = ProgressFile {
             epoch: progress.epoch,
             watermarks: progress.watermarks,
@@ -109,7 +115,8 @@ impl Sink for TopicSink {
         for topic in &mut self.topics {
             topic.flush().map_err(|error| cannot("append to", &topic.path, error))?;
         }
-        self.write_progress(&commit.progress).map_err(|error| cannot("write", &self.folder.join(PROGRESS), error))
+        self.write_progress(&commit.progress)
+            .map_err(|error| cannot("write", &self.folder.join(PROGRESS), error))
     }
 }
 
@@ -133,7 +140,8 @@ pub fn committed_lengths(folder: &Path) -> anyhow::Result<Option<(Progress, BTre
     }))
 }
 
-/// Which generation a topic of this folder is of, and how many bytes of it are committed; None while nothing is.
+/// Which generation a topic of this folder is of, and how many bytes of it are committed; None while nothing
+/// is.
 ///
 /// # Errors
 /// The progress file can't be read.
@@ -150,9 +158,9 @@ fn read(folder: &Path) -> anyhow::Result<Option<ProgressFile>> {
         Err(error) => return Err(error).with_context(|| format!("can't read {}", path.display())),
     };
     let stored = serde_json::from_slice(&text);
-    stored
-        .map(Some)
-        .with_context(|| format!("{} is no progress of this version; start over with --fresh", path.display()))
+    stored.map(Some).with_context(|| {
+        format!("{} is no progress of this version; start over with --fresh", path.display())
+    })
 }
 
 /// Forgets what is committed in a folder, for a run that starts over.
@@ -181,7 +189,9 @@ impl TopicFile {
         let open = |length: u64| -> std::io::Result<File> {
             let mut file = files::options().create(true).write(true).open(&path)?;
             if file.metadata()?.len() < length {
-                return Err(std::io::Error::other("it is shorter than what was committed; start over with --fresh"));
+                return Err(std::io::Error::other(
+                    "it is shorter than what was committed; start over with --fresh",
+                ));
             }
             file.set_len(length)?;
             file.seek(SeekFrom::Start(length))?;

@@ -72,7 +72,9 @@ pub fn slow_sinks() -> Vec<String> {
 pub fn writing_sinks() -> Vec<String> {
     let sinks = lock();
     let writing = sinks.iter().filter_map(|(name, sink)| Some((name, sink.writing_since?.elapsed())));
-    writing.map(|(name, taken)| format!("the sink {name} has been committing for {} s", taken.as_secs())).collect()
+    writing
+        .map(|(name, taken)| format!("the sink {name} has been committing for {} s", taken.as_secs()))
+        .collect()
 }
 
 /// Logs, once each, the commits that take long and are not done. To be called every second or so.
@@ -173,7 +175,12 @@ mod tests {
 
     #[test]
     fn a_commit_counts_once_it_has_succeeded_and_progress_is_no_row() {
-        let row = RankingRow { placement: "top".into(), category: "toys".into(), list: Vec::new(), total_campaigns: 1 };
+        let row = RankingRow {
+            placement: "top".into(),
+            category: "toys".into(),
+            list: Vec::new(),
+            total_campaigns: 1,
+        };
         for (mut sink, expected) in [(Full("takes"), (2, 1, 2)), (Full("refuses"), (0, 0, 0))] {
             opened(&sink);
             let epoch = vec![
@@ -192,7 +199,8 @@ mod tests {
 
     #[test]
     fn a_sink_is_slow_while_its_commit_takes_long() {
-        let says = || slow_sinks().iter().any(|slow| slow.starts_with("the sink waits has not committed for "));
+        let says =
+            || slow_sinks().iter().any(|slow| slow.starts_with("the sink waits has not committed for "));
         with("waits", |status| status.writing_since = Some(Instant::now()));
         assert!(!says());
         let before = Instant::now().checked_sub(SLOW).unwrap();

@@ -1,10 +1,11 @@
 //! Topics as files: `DIR/<topic>/<partition>.ndjson`, or `DIR/<topic>.ndjson` for a topic of one partition.
 //!
-//! A line is a record and its number, from 0, is the offset, as it would be in Kafka; an empty line is no record but is
-//! counted. Files are read to their end, or followed as they grow, are rotated and new ones appear; see [`lines`](super::lines).
+//! A line is a record and its number, from 0, is the offset, as it would be in Kafka; an empty line is no
+//! record but is counted. Files are read to their end, or followed as they grow, are rotated and new ones
+//! appear; see [`lines`](super::lines).
 //!
-//! A worker reads next from the partition whose event time is least, so that partitions advance together and no
-//! statement has to hold what one of them is ahead.
+//! A worker reads next from the partition whose event time is least, so that partitions advance together and
+//! no statement has to hold what one of them is ahead.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -39,8 +40,8 @@ pub struct FileSourceConfig {
     pub idle_timeout: Duration,
     /// Let the watermark follow the clock when everything is idle.
     pub idle_advance: bool,
-    /// While it is set, the end of topics that close no windows (campaigns and products) is waited at, though nothing is
-    /// followed: somebody answers to what the closing of the windows has brought.
+    /// While it is set, the end of topics that close no windows (campaigns and products) is waited at, though
+    /// nothing is followed: somebody answers to what the closing of the windows has brought.
     pub hold: Option<Arc<AtomicBool>>,
 }
 
@@ -94,7 +95,11 @@ pub fn topic_files(folder: &Path) -> anyhow::Result<Vec<(Topic, u32, PathBuf)>> 
         if let [(topic, number, one), (other_topic, other_number, other)] = pair
             && (topic, number) == (other_topic, other_number)
         {
-            anyhow::bail!("{} and {} are the same partition; keep one of them", one.display(), other.display());
+            anyhow::bail!(
+                "{} and {} are the same partition; keep one of them",
+                one.display(),
+                other.display()
+            );
         }
     }
     Ok(files)
@@ -154,19 +159,23 @@ pub fn survey(folder: &Path) -> anyhow::Result<Survey> {
 fn is_known(path: &Path) -> bool {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let is_topic = Topic::ALL.iter().any(|topic| topic.name() == name);
-    name.starts_with('.') || is_topic || sink::TOPICS.iter().any(|topic| name.strip_suffix(".ndjson") == Some(topic))
+    name.starts_with('.')
+        || is_topic
+        || sink::TOPICS.iter().any(|topic| name.strip_suffix(".ndjson") == Some(topic))
 }
 
 fn looks_like_data(path: &Path) -> bool {
     const WITHIN: [&str; 4] = [".ndjson", ".jsonl", ".json", ".csv"];
     const AT_END: [&str; 5] = [".gz", ".zst", ".xz", ".bz2", ".lz4"];
     let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
-    path.is_file() && (WITHIN.iter().any(|part| name.contains(part)) || AT_END.iter().any(|end| name.ends_with(end)))
+    path.is_file()
+        && (WITHIN.iter().any(|part| name.contains(part)) || AT_END.iter().any(|end| name.ends_with(end)))
 }
 
 /// Whether a name is a topic's but for its case and what stands between the words.
 fn is_nearly_topic(path: &Path) -> bool {
-    let letters = |name: &str| name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
+    let letters =
+        |name: &str| name.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_lowercase();
     let name = path.file_name().map(|name| letters(&name.to_string_lossy())).unwrap_or_default();
     Topic::ALL.iter().any(|topic| letters(topic.name()) == name)
 }
@@ -378,7 +387,8 @@ impl Partition {
         }
     }
 
-    /// At the end of a file that was rotated away: takes the rest of it and turns to its successor. False if there is none.
+    /// At the end of a file that was rotated away: takes the rest of it and turns to its successor. False if
+    /// there is none.
     fn turn(&mut self, ingest: &mut Ingest) -> anyhow::Result<bool> {
         let Some(successor) = self.lines.successor()? else { return Ok(false) };
         // It may have grown before the successor was begun.
@@ -390,8 +400,8 @@ impl Partition {
         Ok(true)
     }
 
-    /// At the file's end before the end of a replay: the earlier run may have taken a last line without line feed,
-    /// but no more than that.
+    /// At the file's end before the end of a replay: the earlier run may have taken a last line without line
+    /// feed, but no more than that.
     fn replay_rest(&mut self, ingest: &mut Ingest) -> anyhow::Result<()> {
         self.take_rest(ingest);
         anyhow::ensure!(

@@ -15,8 +15,8 @@ pub enum Stage {
     Active,
     /// It is caught up and has been quiet: the others go on without it.
     Idle,
-    /// It is reported as active in this epoch. Once the watermarks of that epoch are known it follows them, and is
-    /// read on.
+    /// It is reported as active in this epoch. Once the watermarks of that epoch are known it follows them,
+    /// and is read on.
     Waking(Epoch),
     /// It has ended.
     Finished,
@@ -64,8 +64,8 @@ impl Life {
         self.changed = true;
     }
 
-    /// Wakes up in this epoch, unless nobody has been told yet that it sleeps: then nobody would know that it wakes, and it
-    /// would not be told what it has to follow.
+    /// Wakes up in this epoch, unless nobody has been told yet that it sleeps: then nobody would know that it
+    /// wakes, and it would not be told what it has to follow.
     pub fn wake(&mut self, epoch: Epoch) {
         if !self.changed {
             self.go(Stage::Waking(epoch));
@@ -92,8 +92,9 @@ impl Life {
         }
     }
 
-    /// Goes on with what an earlier run knew by its last cut: the partition follows the watermarks that it had and those of
-    /// all, as it may be new, or have woken up and not followed them yet; with `sleeps`, it sleeps if it slept.
+    /// Goes on with what an earlier run knew by its last cut: the partition follows the watermarks that it
+    /// had and those of all, as it may be new, or have woken up and not followed them yet; with `sleeps`, it
+    /// sleeps if it slept.
     pub fn resume(
         &mut self,
         key: (Topic, u32),

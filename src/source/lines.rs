@@ -1,8 +1,9 @@
 //! A partition as files of lines: one that grows, and those that were rotated away before it.
 //!
-//! A file is its device and inode, and not its path: when it is renamed and another one is made in its place, it is read to
-//! its end, and then the other one. Line numbers continue, so the offset of a line is how many were appended to the
-//! partition before it, however they are spread over files. A file that has been cut is an error.
+//! A file is its device and inode, and not its path: when it is renamed and another one is made in its place,
+//! it is read to its end, and then the other one. Line numbers continue, so the offset of a line is how many
+//! were appended to the partition before it, however they are spread over files. A file that has been cut is
+//! an error.
 
 use std::fs::{File, Metadata};
 use std::io::Read;
@@ -42,7 +43,8 @@ pub struct Lines {
     /// Bytes read and not yet taken: `buffer[start..]`.
     buffer: Vec<u8>,
     start: usize,
-    /// Of a line that is too large: how many of its bytes were dropped. Its head and last byte are in `buffer`.
+    /// Of a line that is too large: how many of its bytes were dropped. Its head and last byte are in
+    /// `buffer`.
     dropped: u64,
     /// The first bytes of the file, and how many of them the checksum is of.
     head: Vec<u8>,
@@ -88,7 +90,8 @@ impl Lines {
         Lines::of(path, file, 0, over)
     }
 
-    /// Opens the file of which `mark` is known, at its first line: the one at `path`, or one that was rotated away from there.
+    /// Opens the file of which `mark` is known, at its first line: the one at `path`, or one that was rotated
+    /// away from there.
     ///
     /// # Errors
     /// It can't be read, or is not there any more.
@@ -202,7 +205,8 @@ impl Lines {
     /// # Errors
     /// It can't be read, or has been cut.
     pub fn fill(&mut self) -> anyhow::Result<usize> {
-        // Asked for first: to make room for a chunk costs more, and most of the time a topic that is followed has nothing.
+        // Asked for first: to make room for a chunk costs more, and most of the time a topic that is followed
+        // has nothing.
         let there = self.end()?.saturating_sub(self.position);
         if there == 0 {
             return Ok(0);
@@ -224,7 +228,8 @@ impl Lines {
 
     /// Where the file ends, as far as it may be read.
     fn end(&self) -> anyhow::Result<u64> {
-        let length = self.file.metadata().with_context(|| format!("can't read {}", self.path.display()))?.len();
+        let length =
+            self.file.metadata().with_context(|| format!("can't read {}", self.path.display()))?.len();
         if length < self.position.min(self.limit) {
             return Err(self.was_cut());
         }
@@ -250,7 +255,8 @@ impl Lines {
         )
     }
 
-    /// Drops all of a record that is too large but its head and its last byte, which may be a carriage return.
+    /// Drops all of a record that is too large but its head and its last byte, which may be a carriage
+    /// return.
     fn swallow(&mut self) {
         let rest = self.buffer.len() - self.start;
         // One more byte, for the carriage return before a line feed that has not come yet.
@@ -323,7 +329,9 @@ impl Lines {
         let Some(part) = between.first() else {
             // None if it was rotated away in this moment.
             let file = File::open(&self.path).ok();
-            return Ok(file.filter(|file| file.metadata().is_ok_and(|found| identity(&found) == identity(&current))));
+            return Ok(
+                file.filter(|file| file.metadata().is_ok_and(|found| identity(&found) == identity(&current)))
+            );
         };
         ensure!(
             !part.is_compressed,
@@ -354,7 +362,8 @@ struct Part {
     is_compressed: bool,
 }
 
-/// The files that were rotated away from `path`, the oldest first: beside it, its name and a number or date behind it.
+/// The files that were rotated away from `path`, the oldest first: beside it, its name and a number or date
+/// behind it.
 fn rotated(path: &Path) -> anyhow::Result<Vec<Part>> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -398,10 +407,13 @@ pub struct Parts {
 /// # Errors
 /// The folder can't be read.
 pub fn parts(path: &Path, mark: Option<&FileMark>) -> anyhow::Result<Parts> {
-    let Some(mark) = mark else { return Ok(Parts { older: Vec::new(), first: 0, newer: vec![path.to_owned()] }) };
+    let Some(mark) = mark else {
+        return Ok(Parts { older: Vec::new(), first: 0, newer: vec![path.to_owned()] });
+    };
     let mut older = rotated(path)?;
     older.retain(|part| !part.is_compressed);
-    let known = older.iter().position(|part| part.identity == (mark.device, mark.inode)).unwrap_or(older.len());
+    let known =
+        older.iter().position(|part| part.identity == (mark.device, mark.inode)).unwrap_or(older.len());
     let newer = older.split_off(known).into_iter().map(|part| part.path).chain([path.to_owned()]).collect();
     Ok(Parts { older: older.into_iter().map(|part| part.path).collect(), first: mark.first, newer })
 }
@@ -410,7 +422,8 @@ fn identity(metadata: &Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
-/// Whether a file begins as the one of which `mark` is known. Of one of which nothing was read, every file does.
+/// Whether a file begins as the one of which `mark` is known. Of one of which nothing was read, every file
+/// does.
 fn begins_with(file: &File, mark: &FileMark) -> anyhow::Result<bool> {
     let mut head = vec![0; (mark.head_bytes as usize).min(HEAD)];
     Ok(file.read_exact_at(&mut head, 0).is_ok() && crc32fast::hash(&head) == mark.head)

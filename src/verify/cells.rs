@@ -126,13 +126,17 @@ fn lay_out(entries: Vec<Map<String, Value>>, cells: &mut Row) {
     for (at, entry) in entries.iter().enumerate() {
         for name in ["campaign_id", "score", "bid_price", "product_id", "advertiser_id"] {
             let value = entry.get(name).unwrap_or(&Value::Null);
-            // The price must be a number with its two decimals: its text says so. A string would keep its quotes.
+            // The price must be a number with its two decimals: its text says so. A string would keep its
+            // quotes.
             let cell = match name {
                 "score" => value.as_f64().map(Cell::Real),
                 "bid_price" => None,
                 _ => value.as_i64().map(Cell::Integer),
             };
-            cells.push((format!("[{at}].{name}").into(), cell.unwrap_or_else(|| Cell::Text(value.to_string()))));
+            cells.push((
+                format!("[{at}].{name}").into(),
+                cell.unwrap_or_else(|| Cell::Text(value.to_string())),
+            ));
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Compares what was found, row by row, with what must be there. Knows neither where it was found nor what it was computed from.
+//! Compares what was found, row by row, with what must be there. Knows neither where it was found nor what it
+//! was computed from.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -82,7 +83,8 @@ pub fn check(section: &mut Section, key: &str, expected: &Row, found: &Row) {
 pub fn rankings(recomputed: &Recomputed, found: &mut dyn Found) -> anyhow::Result<Section> {
     let mut section = Section::default();
     let rows = recomputed.rankings.iter();
-    let mut expected = Expected::new(rows.map(|((placement, category), row)| (json!([**placement, **category]), row)));
+    let mut expected =
+        Expected::new(rows.map(|((placement, category), row)| (json!([**placement, **category]), row)));
     each_row(found, &RANKINGS, |key, row| {
         let found = ranking_cells(row);
         if let Some(row) = expected.find(&mut section, key, in_full(&found)) {
@@ -95,7 +97,8 @@ pub fn rankings(recomputed: &Recomputed, found: &mut dyn Found) -> anyhow::Resul
 
 /// Named as [`ranking_cells`] names what was found.
 fn ranking_row(row: &RankingRow) -> Row {
-    let mut cells = vec![("total_campaigns".into(), Cell::Integer(i64::try_from(row.total_campaigns).unwrap_or(-1)))];
+    let mut cells =
+        vec![("total_campaigns".into(), Cell::Integer(i64::try_from(row.total_campaigns).unwrap_or(-1)))];
     for (at, entry) in row.list.iter().enumerate() {
         cells.push((format!("[{at}].campaign_id").into(), Cell::Integer(entry.campaign_id)));
         cells.push((format!("[{at}].score").into(), Cell::Real(entry.score.0)));
@@ -153,9 +156,9 @@ pub fn attributions(recomputed: &Recomputed, found: &mut dyn Found) -> anyhow::R
     let mut section = Section::default();
     let stored_text = found.stored_text();
     let rows = recomputed.attributions.rows.iter();
-    let mut expected = Expected::new(
-        rows.map(|((order_id, product_id), row)| (json!([stored_text(order_id), product_id, "LAST_CLICK"]), row)),
-    );
+    let mut expected = Expected::new(rows.map(|((order_id, product_id), row)| {
+        (json!([stored_text(order_id), product_id, "LAST_CLICK"]), row)
+    }));
     each_row(found, &ATTRIBUTIONS, |key, found| {
         if let Some(row) = expected.find(&mut section, key, in_full(&found)) {
             check(&mut section, key, &attribution_row(row, stored_text), &found);
@@ -216,8 +219,8 @@ pub struct LeftOut {
     pub copies: Copies,
 }
 
-/// Reads what the run says of the records that it left out. What is not readable is found by [`late_events`] and
-/// [`dead_letters`].
+/// Reads what the run says of the records that it left out. What is not readable is found by [`late_events`]
+/// and [`dead_letters`].
 ///
 /// # Errors
 /// The topics can't be read.
@@ -242,7 +245,11 @@ pub fn left_out(found: &mut dyn Found) -> anyhow::Result<LeftOut> {
 ///
 /// # Errors
 /// The topic can't be read.
-pub fn late_events(recomputed: &Recomputed, copies: &Copies, found: &mut dyn Found) -> anyhow::Result<Section> {
+pub fn late_events(
+    recomputed: &Recomputed,
+    copies: &Copies,
+    found: &mut dyn Found,
+) -> anyhow::Result<Section> {
     let by_statement = [
         (Statement::PerformanceAggregator, &recomputed.performance.late),
         (Statement::ConversionMatcher, &recomputed.attributions.late),
@@ -250,9 +257,11 @@ pub fn late_events(recomputed: &Recomputed, copies: &Copies, found: &mut dyn Fou
     ];
     let expected = by_statement.iter().flat_map(|(statement, late)| {
         let times = late.times.iter().map(|(time, watermark)| (time.to_string(), watermark.to_string()));
-        late.locations.iter().zip(times).map(move |(Location { topic, partition, offset }, (time, watermark))| {
-            (json!([statement.name(), topic.name(), partition, offset]), late_row(&time, &watermark))
-        })
+        late.locations.iter().zip(times).map(
+            move |(Location { topic, partition, offset }, (time, watermark))| {
+                (json!([statement.name(), topic.name(), partition, offset]), late_row(&time, &watermark))
+            },
+        )
     });
     rejected(found, LATE_EVENTS, copies, Expected::new(expected), |late| {
         let row = vec![
@@ -265,7 +274,8 @@ pub fn late_events(recomputed: &Recomputed, copies: &Copies, found: &mut dyn Fou
 }
 
 fn late_row(time: &str, watermark: &str) -> Row {
-    let reason = format!("its partition's watermark, {watermark}, had passed its deadline and the allowed lateness");
+    let reason =
+        format!("its partition's watermark, {watermark}, had passed its deadline and the allowed lateness");
     vec![
         ("event_time".into(), Cell::Text(time.to_owned())),
         ("watermark".into(), Cell::Text(watermark.to_owned())),
@@ -277,7 +287,11 @@ fn late_row(time: &str, watermark: &str) -> Row {
 ///
 /// # Errors
 /// The topic can't be read.
-pub fn dead_letters(recomputed: &Recomputed, copies: &Copies, found: &mut dyn Found) -> anyhow::Result<Section> {
+pub fn dead_letters(
+    recomputed: &Recomputed,
+    copies: &Copies,
+    found: &mut dyn Found,
+) -> anyhow::Result<Section> {
     let row = |reason: &str| vec![("reason".into(), Cell::Text(reason.to_owned()))];
     let expected = recomputed.bad.iter().map(|(Location { topic, partition, offset }, bad)| {
         (json!([topic.name(), partition, offset]), row(bad.reason))
@@ -287,7 +301,8 @@ pub fn dead_letters(recomputed: &Recomputed, copies: &Copies, found: &mut dyn Fo
     })
 }
 
-/// Compares the records that an output topic names with those it must name, each once, with all that it says of them.
+/// Compares the records that an output topic names with those it must name, each once, with all that it says
+/// of them.
 fn rejected(
     found: &mut dyn Found,
     topic: &str,
@@ -296,20 +311,25 @@ fn rejected(
     row: impl Fn(&Rejected) -> (serde_json::Value, Row),
 ) -> anyhow::Result<Section> {
     let mut section = Section::default();
-    found.each_record(topic, &mut |partition, offset, value| match serde_json::from_slice::<Rejected>(value) {
-        Ok(record) if record.worker.is_some() => {}
-        Ok(record) => {
-            let (key, mut found) = row(&record);
-            let key = key.to_string();
-            let Some(mut expected) = expected.find(&mut section, &key, in_full(&found)).cloned() else { return };
-            if let Some(part) = record.location().and_then(|location| copies.differs(topic, location)) {
-                expected.push((part.into(), Cell::Text("as in the topic".into())));
-                found.push((part.into(), Cell::Text("another".into())));
+    found.each_record(
+        topic,
+        &mut |partition, offset, value| match serde_json::from_slice::<Rejected>(value) {
+            Ok(record) if record.worker.is_some() => {}
+            Ok(record) => {
+                let (key, mut found) = row(&record);
+                let key = key.to_string();
+                let Some(mut expected) = expected.find(&mut section, &key, in_full(&found)).cloned() else {
+                    return;
+                };
+                if let Some(part) = record.location().and_then(|location| copies.differs(topic, location)) {
+                    expected.push((part.into(), Cell::Text("as in the topic".into())));
+                    found.push((part.into(), Cell::Text("another".into())));
+                }
+                check(&mut section, &key, &expected, &found);
             }
-            check(&mut section, &key, &expected, &found);
-        }
-        Err(error) => section.unexpected(format_args!("{topic} [{partition}, {offset}]"), error),
-    })?;
+            Err(error) => section.unexpected(format_args!("{topic} [{partition}, {offset}]"), error),
+        },
+    )?;
     expected.finish(&mut section, in_full);
     Ok(section)
 }

@@ -96,9 +96,12 @@ pub fn verified(sql: &str, compensations: &[String]) -> Report {
 /// What `late-events` says of statement 2 and one of the ads.
 fn late_record(offset: usize, watermark: EventTime) -> String {
     let value = ADS.lines().nth(offset).unwrap();
-    let time =
-        serde_json::from_str::<serde_json::Value>(value).unwrap()["timestamp_field"].as_str().unwrap().to_owned();
-    let reason = format!("its partition's watermark, {watermark}, had passed its deadline and the allowed lateness");
+    let time = serde_json::from_str::<serde_json::Value>(value).unwrap()["timestamp_field"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let reason =
+        format!("its partition's watermark, {watermark}, had passed its deadline and the allowed lateness");
     json!({
         "statement": "performance_aggregator", "topic": "ad-events", "partition": 0, "offset": offset, "reason": reason,
         "event_time": format!("{time}.000"), "watermark": watermark.to_string(), "value": value,
@@ -118,7 +121,8 @@ fn dead() -> String {
 }
 
 fn verified_with(ads: &str, sql: &str, compensations: &[String], late: &str, dead: &str) -> Report {
-    let end = Watermarks { performance: EventTime::MAX, conversions: EventTime::MAX, duplicates: EventTime::MAX };
+    let end =
+        Watermarks { performance: EventTime::MAX, conversions: EventTime::MAX, duplicates: EventTime::MAX };
     verified_at(ads, sql, compensations, late, dead, &progress(ads.lines().count(), end))
 }
 
@@ -137,20 +141,33 @@ fn progress(ads: usize, watermarks: Watermarks) -> Progress {
         file: None,
         judgements: Vec::new(),
     };
-    let reports =
-        [report(Topic::AdEvents, ads as u64), report(Topic::ConversionEvents, 1), report(Topic::CampaignEvents, 1)];
+    let reports = [
+        report(Topic::AdEvents, ads as u64),
+        report(Topic::ConversionEvents, 1),
+        report(Topic::CampaignEvents, 1),
+    ];
     let partitions = reports.into_iter().map(|report| ((report.topic, report.partition), report)).collect();
     Progress { epoch: 7, watermarks: Some(watermarks), partitions }
 }
 
-fn verified_at(ads: &str, sql: &str, compensations: &[String], late: &str, dead: &str, progress: &Progress) -> Report {
+fn verified_at(
+    ads: &str,
+    sql: &str,
+    compensations: &[String],
+    late: &str,
+    dead: &str,
+    progress: &Progress,
+) -> Report {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("in"), dir.path().join("out"));
     write(&from.join("ad-events/0.ndjson"), ads);
     write(&from.join("conversion-events.ndjson"), SALES);
     write(&from.join("campaign-events.ndjson"), CAMPAIGNS);
-    let topics =
-        [("compensation-events", compensations.join("\n")), ("late-events", late.into()), ("dead-letter", dead.into())];
+    let topics = [
+        ("compensation-events", compensations.join("\n")),
+        ("late-events", late.into()),
+        ("dead-letter", dead.into()),
+    ];
     let mut stored = serde_json::to_value(progress).unwrap();
     for (topic, text) in topics {
         write(&to.join(format!("topics/{topic}.ndjson")), &format!("{text}\nnot committed"));
@@ -183,10 +200,13 @@ fn a_right_run_is_verified() {
 
 #[test]
 fn a_wrong_value_is_told_with_its_key() {
-    let report = verified("UPDATE ad_performance_metrics_realtime SET click_count = 4, roas = 1e-9", &whole());
+    let report =
+        verified("UPDATE ad_performance_metrics_realtime SET click_count = 4, roas = 1e-9", &whole());
     assert_eq!(
         report.performance.wrong.lines,
-        [r#"[5,7,"top","1970-01-01 00:00:00"]: expected click_count=3, roas=0.0, found click_count=4, roas=1e-9"#]
+        [
+            r#"[5,7,"top","1970-01-01 00:00:00"]: expected click_count=3, roas=0.0, found click_count=4, roas=1e-9"#
+        ]
     );
     assert_eq!(report.differences(), 1);
     assert!(report.to_string().contains("expected click_count=3"));
@@ -237,11 +257,17 @@ fn what_a_report_shows_of_ids_is_no_code_for_the_terminal() {
 
 #[test]
 fn a_ranking_is_compared_entry_by_entry() {
-    for (from, to) in [("2.00", "2.0"), ("2.00", "\"2.00\""), ("0.02", "0.020000001"), (":9}", ":8}"), ("]", ",{}]")] {
-        let sql = format!("UPDATE rtb_ranking_cache SET ranking_list = replace(ranking_list, '{from}', '{to}')");
+    for (from, to) in
+        [("2.00", "2.0"), ("2.00", "\"2.00\""), ("0.02", "0.020000001"), (":9}", ":8}"), ("]", ",{}]")]
+    {
+        let sql =
+            format!("UPDATE rtb_ranking_cache SET ranking_list = replace(ranking_list, '{from}', '{to}')");
         assert_eq!(verified(&sql, &whole()).rankings.wrong.count, 1, "{to}");
     }
-    assert_eq!(verified("UPDATE rtb_ranking_cache SET ranking_list = '[]'", &whole()).rankings.wrong.count, 1);
+    assert_eq!(
+        verified("UPDATE rtb_ranking_cache SET ranking_list = '[]'", &whole()).rankings.wrong.count,
+        1
+    );
 }
 
 #[test]
@@ -266,7 +292,10 @@ fn the_records_of_a_group_add_up() {
         vec![compensation(3, "3.00").replace("00:00:02", "00:00:01")],
         vec![compensation(3, "3.00").replace("compensation_id\":\"", "compensation_id\":\"x")],
         vec![compensation(3, "3.00").replace("BALANCE", "OTHER")],
-        vec![compensation(3, "3.00"), compensation(2, "1.50").replace("\"device_id\":\"d\"", "\"device_id\":\"e\"")],
+        vec![
+            compensation(3, "3.00"),
+            compensation(2, "1.50").replace("\"device_id\":\"d\"", "\"device_id\":\"e\""),
+        ],
         vec![compensation(3, "3.00"), "{}".into()],
     ] {
         assert!(verified("", &wrong).refunds.differences() > 0, "{wrong:?}");
@@ -279,18 +308,21 @@ fn a_refund_record_that_lists_the_first_of_very_many_clicks_is_right() {
     let click = |ms: i64| first.replace("1970-01-01 00:00:01", &EventTime(ms).to_string()) + "\n";
     // With the three of ADS there are 4003.
     let ads = (0..4000).map(|n| click(3001 + n)).collect::<String>() + ADS;
-    let times = |ms: &mut dyn Iterator<Item = i64>| ms.map(|ms| format!("\"{}\"", EventTime(ms))).collect::<Vec<_>>();
+    let times =
+        |ms: &mut dyn Iterator<Item = i64>| ms.map(|ms| format!("\"{}\"", EventTime(ms))).collect::<Vec<_>>();
     let record = |n: usize, refund: &str, times: Vec<String>, cut: bool| {
         let cut = if cut { r#","timestamps_cut":true"# } else { "" };
         compensation_record(n, &[], refund).replace("[]", &format!("[{}]{cut}", times.join(",")))
     };
     let all = &mut [1000, 2000].into_iter().chain(3000..);
     let first = times(&mut all.take(1000));
-    let verified = |compensations: &[String]| verified_with(&ads, "", compensations, &late(), &dead()).refunds;
+    let verified =
+        |compensations: &[String]| verified_with(&ads, "", compensations, &late(), &dead()).refunds;
     let whole = record(4003, "6003.00", first.clone(), true);
     assert_eq!(verified(std::slice::from_ref(&whole)).differences(), 0);
     // A click that came late is listed by its own record.
-    let two = |late: Vec<String>| [record(4002, "6001.50", first.clone(), true), record(4003, "1.50", late, false)];
+    let two =
+        |late: Vec<String>| [record(4002, "6001.50", first.clone(), true), record(4003, "1.50", late, false)];
     assert_eq!(verified(&two(times(&mut [6000].into_iter()))).differences(), 0);
     for wrong in [
         vec![whole.replace(",\"timestamps_cut\":true", "")],
@@ -311,8 +343,10 @@ fn a_refund_record_whose_device_is_too_long_for_it_is_right() {
     let [whole, cut] = [long.as_str(), &long[..50_000]].map(|device| format!("\"device_id\":\"{device}\""));
     let ads = ADS.replace("\"device_id\":\"d\"", &whole);
     let id = Compensation { device_id: long.as_str().into(), ..group(3) }.id();
-    let record = compensation(3, "3.00").replace(&compensation_id(3), &id).replace("\"device_id\":\"d\"", &cut);
-    let verified = |record: String| verified_with(&ads, "", &[record], &late(), &dead()).refunds.differences();
+    let record =
+        compensation(3, "3.00").replace(&compensation_id(3), &id).replace("\"device_id\":\"d\"", &cut);
+    let verified =
+        |record: String| verified_with(&ads, "", &[record], &late(), &dead()).refunds.differences();
     assert_eq!(verified(record.replace("\"reason\"", "\"truncated\":true,\"reason\"")), 0);
     assert_eq!(verified(record), 2);
 }
@@ -354,7 +388,8 @@ fn every_field_of_late_events_and_dead_letters_is_compared() {
     // Bytes that are no text, and a value of which only the beginning fits a record.
     let hex: String = "not a record".bytes().map(|byte| format!("{byte:02x}")).collect();
     let dead_in_hex = dead().replace("\"value\":\"not a record\"", &format!("\"value_hex\":\"{hex}\""));
-    let head = dead().replace("\"value\":\"not a record\"", "\"value\":\"not a\u{FFFD}\",\"value_truncated\":true");
+    let head =
+        dead().replace("\"value\":\"not a record\"", "\"value\":\"not a\u{FFFD}\",\"value_truncated\":true");
     for right in [dead_in_hex, head] {
         let report = verified_with(ADS, "", &whole(), &late(), &right);
         assert!(report.ok(), "{report}");
@@ -395,8 +430,7 @@ fn up_to(watermark: i64) -> Watermarks {
 fn at_a_cut_only_what_was_read_counts_and_only_what_was_closed_is_final() {
     // One click fewer has been read, and no window is closed: no refund is owed, the row is not final.
     let lines = 3;
-    let sql =
-        "UPDATE ad_performance_metrics_realtime SET click_count = 2, total_spend = '3.00', ctr = 200, is_final = 0";
+    let sql = "UPDATE ad_performance_metrics_realtime SET click_count = 2, total_spend = '3.00', ctr = 200, is_final = 0";
     let open = progress(lines, up_to(299_999));
     let report = verified_at(ADS, sql, &[], "", "", &open);
     assert!(report.ok(), "{report}");
@@ -430,7 +464,8 @@ fn what_was_late_only_because_its_partition_had_slept_is_believed_and_counted() 
     assert_eq!(report.late_by_idleness, 1);
     assert!(report.to_string().contains("late by idleness: 1"), "{report}");
 
-    // A watermark that had not passed its deadline makes nothing late, nor does one that the partition can't have met.
+    // A watermark that had not passed its deadline makes nothing late, nor does one that the partition can't
+    // have met.
     let report = verified_with(ADS, sql, &whole(), &late(deadline), &dead());
     assert_eq!((report.late_events.unexpected.count, report.performance.wrong.count), (1, 1), "{report}");
     let met_less = progress(ADS.lines().count(), up_to(deadline));

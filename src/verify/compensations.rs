@@ -75,7 +75,8 @@ impl<'a> Index<'a> {
         let (advertiser_id, campaign_id, ad_id, device_id, window_start) = said;
         let ad_id = ad_id.to_string();
         let begins = |key: &&&RefundKey| {
-            (key.advertiser_id, key.campaign_id, key.window_start) == (advertiser_id, campaign_id, window_start)
+            (key.advertiser_id, key.campaign_id, key.window_start)
+                == (advertiser_id, campaign_id, window_start)
                 && key.ad_id.to_string().starts_with(&ad_id)
                 && key.device_id.starts_with(&device_id)
         };
@@ -127,7 +128,8 @@ pub fn compare(groups: &Groups, topic: &mut dyn Found) -> anyhow::Result<Compens
             Err(error) => return section.wrong(place, "a compensation", error),
         };
         let Entry::Vacant(free) = records.entry(record.compensation_id.clone()) else {
-            return section.unexpected(place, format_args!("compensation_id {} once more", record.compensation_id));
+            return section
+                .unexpected(place, format_args!("compensation_id {} once more", record.compensation_id));
         };
         let group = group_of(&record, &index, &place, &mut section);
         free.insert(Refunded {
@@ -170,7 +172,12 @@ fn describe(refund: &Refund) -> String {
 }
 
 /// The group of a record: the one of those that it may be of that has its id.
-fn group_of<'a>(record: &RefundRecord, index: &Index<'a>, place: &str, section: &mut Section) -> Option<&'a RefundKey> {
+fn group_of<'a>(
+    record: &RefundRecord,
+    index: &Index<'a>,
+    place: &str,
+    section: &mut Section,
+) -> Option<&'a RefundKey> {
     let candidates = index.candidates(record);
     if candidates.is_empty() {
         section.unexpected(place, record.describe());
@@ -207,7 +214,8 @@ fn id(key: &RefundKey, clicks: u64) -> String {
     compensation.id()
 }
 
-/// Checks all records of a group: each pays the increase since the one before and lists the clicks that are new since then.
+/// Checks all records of a group: each pays the increase since the one before and lists the clicks that are
+/// new since then.
 fn check_group(section: &mut Section, key: &RefundKey, refund: &Refund, mut records: Vec<RefundRecord>) {
     records.sort_by_key(|record| record.duplicate_click_count);
     let (mut before, mut paid) = (0, Money::ZERO);
@@ -227,7 +235,8 @@ fn check_record(section: &mut Section, key: &RefundKey, record: &RefundRecord, b
     let (n, times) = (record.duplicate_click_count, &record.original_click_timestamps);
     let name = || format!("{} n={n}", name(key));
     let new = n.saturating_sub(before);
-    if times.len() as u64 != new.min(LISTED) || !times.is_sorted() || record.timestamps_cut != (new > LISTED) {
+    if times.len() as u64 != new.min(LISTED) || !times.is_sorted() || record.timestamps_cut != (new > LISTED)
+    {
         let cut = if new > LISTED { ", and timestamps_cut" } else { "" };
         let found = format_args!("{} timestamps, timestamps_cut={}", times.len(), record.timestamps_cut);
         section.wrong(name(), format_args!("{} ascending timestamps{cut}", new.min(LISTED)), found);
@@ -243,8 +252,8 @@ fn check_record(section: &mut Section, key: &RefundKey, record: &RefundRecord, b
     }
 }
 
-/// Checks that the records of a group together list its clicks, each once: all of them where no record is cut, and of a group
-/// with one record that is, the first.
+/// Checks that the records of a group together list its clicks, each once: all of them where no record is
+/// cut, and of a group with one record that is, the first.
 fn check_times(section: &mut Section, key: &RefundKey, clicks: &[EventTime], records: &[RefundRecord]) {
     let mut listed: Vec<&str> =
         records.iter().flat_map(|record| &record.original_click_timestamps).map(String::as_str).collect();

@@ -71,15 +71,16 @@ impl Copies {
                 (None, None) => true,
                 _ => false,
             };
-            copy.differs = if !copy.value.as_ref().is_some_and(|part| part.is_of(record.value.unwrap_or_default())) {
-                Some("value")
-            } else if !same_key {
-                Some("key")
-            } else if copy.timestamp.map(EventTime) != record.stamp.time() {
-                Some("timestamp")
-            } else {
-                None
-            };
+            copy.differs =
+                if !copy.value.as_ref().is_some_and(|part| part.is_of(record.value.unwrap_or_default())) {
+                    Some("value")
+                } else if !same_key {
+                    Some("key")
+                } else if copy.timestamp.map(EventTime) != record.stamp.time() {
+                    Some("timestamp")
+                } else {
+                    None
+                };
         }
     }
 }

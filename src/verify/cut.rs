@@ -10,8 +10,8 @@ use adtide_dataflows::oracle::Location;
 use super::input::Offsets;
 use crate::sink::Progress;
 
-/// A moment of a run: the records that it had read, and the watermarks that had taken effect. What a sink holds must be what
-/// comes of exactly these.
+/// A moment of a run: the records that it had read, and the watermarks that had taken effect. What a sink
+/// holds must be what comes of exactly these.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cut {
     /// The watermarks in effect: they say which windows have closed.

@@ -51,7 +51,11 @@ impl<'a> Fields<'a> {
     }
 
     /// The first field that every record of a topic must have. Without it, the record may be an envelope.
-    pub fn first<T>(&self, name: &str, read: impl Fn(&Self, &str) -> Result<Option<T>, Bad>) -> Result<T, Bad> {
+    pub fn first<T>(
+        &self,
+        name: &str,
+        read: impl Fn(&Self, &str) -> Result<Option<T>, Bad>,
+    ) -> Result<T, Bad> {
         let is_object = |name: &str| self.json(name).is_some_and(|json| json.starts_with('{'));
         read(self, name)?.ok_or_else(|| match ENVELOPES.iter().any(|name| is_object(name)) {
             true => Bad::new("looks_like_envelope", format!("{name} is missing, but there is a payload")),
@@ -78,7 +82,11 @@ impl<'a> Fields<'a> {
     }
 
     /// A field that must be there.
-    pub fn required<T>(&self, name: &str, read: impl Fn(&Self, &str) -> Result<Option<T>, Bad>) -> Result<T, Bad> {
+    pub fn required<T>(
+        &self,
+        name: &str,
+        read: impl Fn(&Self, &str) -> Result<Option<T>, Bad>,
+    ) -> Result<T, Bad> {
         read(self, name)?.ok_or_else(|| Bad::missing(name))
     }
 

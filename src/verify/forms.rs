@@ -29,15 +29,20 @@ pub fn time_of_number(number: &str) -> Result<EventTime, Bad> {
 
 fn in_range(ms: i128, first: i128) -> Result<EventTime, Bad> {
     let time = i64::try_from(ms).ok().filter(|_| ms >= first && ms <= i128::from(EventTime::LAST.0));
-    time.map(EventTime).ok_or_else(|| Bad::new("time_out_of_range", format!("the time {ms} ms is out of range")))
+    time.map(EventTime)
+        .ok_or_else(|| Bad::new("time_out_of_range", format!("the time {ms} ms is out of range")))
 }
 
 /// The seconds since 1970, and the digits of the fraction.
 fn seconds(text: &str) -> Option<(i64, &str)> {
-    let part = |from: usize, to: usize| text.get(from..to).filter(|part| part.bytes().all(|b| b.is_ascii_digit()));
+    let part =
+        |from: usize, to: usize| text.get(from..to).filter(|part| part.bytes().all(|b| b.is_ascii_digit()));
     let two = |from: usize| part(from, from + 2)?.parse::<u32>().ok();
     let is_at = |at: usize, these: &[u8]| text.as_bytes().get(at).is_some_and(|byte| these.contains(byte));
-    if ![(4, &b"-"[..]), (7, b"-"), (10, b"Tt "), (13, b":"), (16, b":")].iter().all(|(at, these)| is_at(*at, these)) {
+    if ![(4, &b"-"[..]), (7, b"-"), (10, b"Tt "), (13, b":"), (16, b":")]
+        .iter()
+        .all(|(at, these)| is_at(*at, these))
+    {
         return None;
     }
     let date = NaiveDate::from_ymd_opt(part(0, 4)?.parse().ok()?, two(5)?, two(8)?)?;
@@ -66,7 +71,8 @@ fn zone(text: &str) -> Option<i64> {
         None if offset.len() == 2 => (offset, "00"),
         None => offset.split_at_checked(2)?,
     };
-    let number = |text: &str| if text.len() == 2 && is_digits(text) { text.parse::<i64>().ok() } else { None };
+    let number =
+        |text: &str| if text.len() == 2 && is_digits(text) { text.parse::<i64>().ok() } else { None };
     let (hours, minutes) = (number(hours)?, number(minutes)?);
     (minutes < 60 && hours * 60 + minutes <= 18 * 60).then_some(sign * (hours * 3600 + minutes * 60))
 }
@@ -81,7 +87,10 @@ pub fn money(text: &str, max: Money) -> Result<Money, Bad> {
     };
     let unsigned = mantissa.strip_prefix('-').unwrap_or(mantissa);
     let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, "0"));
-    if !is_digits(whole) || !is_digits(fraction) || !is_digits(exponent.strip_prefix(['+', '-']).unwrap_or(exponent)) {
+    if !is_digits(whole)
+        || !is_digits(fraction)
+        || !is_digits(exponent.strip_prefix(['+', '-']).unwrap_or(exponent))
+    {
         return Err(no_number());
     }
     let mut digits = [whole, fraction].concat();
@@ -100,8 +109,11 @@ pub fn money(text: &str, max: Money) -> Result<Money, Bad> {
     }
     let zeros = usize::try_from(2 - decimals).map_err(|_| bad("finer than a cent"))?;
     let digits = digits.trim_start_matches('0');
-    let minor =
-        if digits.len().saturating_add(zeros) > 30 { None } else { format!("{digits}{:0<zeros$}", "").parse().ok() };
+    let minor = if digits.len().saturating_add(zeros) > 30 {
+        None
+    } else {
+        format!("{digits}{:0<zeros$}", "").parse().ok()
+    };
     let minor = minor.filter(|minor| *minor <= max.0);
     minor.map(Money).ok_or_else(|| bad("too much"))
 }

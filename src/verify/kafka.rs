@@ -40,11 +40,14 @@ impl Reader {
     /// The brokers can't be reached, or there is no such topic.
     pub fn bounds(&self, topic: &str) -> anyhow::Result<BTreeMap<u32, Bounds>> {
         let Reader { config, consumer } = self;
-        persist("asking Kafka where its topics end", Some(config.connect_timeout), || bounds(config, consumer, topic))
+        persist("asking Kafka where its topics end", Some(config.connect_timeout), || {
+            bounds(config, consumer, topic)
+        })
     }
 
-    /// Calls `each` with the committed records before the offsets, within a partition in order. Offsets have gaps: where
-    /// compaction has removed records, where transactions were aborted, and at the marks of transactions.
+    /// Calls `each` with the committed records before the offsets, within a partition in order. Offsets have
+    /// gaps: where compaction has removed records, where transactions were aborted, and at the marks of
+    /// transactions.
     ///
     /// # Errors
     /// The brokers can't be reached, or a partition ends before its offset.
@@ -58,7 +61,8 @@ impl Reader {
         let name = self.config.topic(topic);
         let mut open = Offsets::new();
         for (&partition, &until) in until {
-            let Bounds { start, end } = bounds.get(&partition).copied().unwrap_or(Bounds { start: 0, end: 0 });
+            let Bounds { start, end } =
+                bounds.get(&partition).copied().unwrap_or(Bounds { start: 0, end: 0 });
             ensure!(
                 end >= until,
                 "{name} [{partition}] ends at offset {end}, but results rest on what was before {until}: the topic was made anew"
@@ -110,7 +114,11 @@ impl Reader {
     fn judge(&self, error: KafkaError) -> anyhow::Result<()> {
         match (error.rdkafka_error_code(), self.config.fault(error)) {
             (Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange), fault) => {
-                bail!(fault.into_error().context("records were deleted from Kafka while they were read; verify again"))
+                bail!(
+                    fault
+                        .into_error()
+                        .context("records were deleted from Kafka while they were read; verify again")
+                )
             }
             (_, Fault::Lasting(error)) => Err(error),
             (_, Fault::Passing(_)) => Ok(()),
@@ -126,7 +134,8 @@ fn consumer(config: &KafkaConfig) -> anyhow::Result<Client> {
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("enable.partition.eof", "true")
-        // The end of a partition is told when a fetch has waited for more: half a second unless it is told not to.
+        // The end of a partition is told when a fetch has waited for more: half a second unless it is told
+        // not to.
         .set("fetch.wait.max.ms", "10")
         .set("isolation.level", "read_committed")
         .set("auto.offset.reset", "error");
@@ -139,7 +148,8 @@ fn take(
     open: &Offsets,
     each: &mut dyn FnMut(u32, u64, &BorrowedMessage<'_>),
 ) -> Option<i32> {
-    let (Ok(partition), Ok(offset)) = (u32::try_from(message.partition()), u64::try_from(message.offset())) else {
+    let (Ok(partition), Ok(offset)) = (u32::try_from(message.partition()), u64::try_from(message.offset()))
+    else {
         return None;
     };
     let until = *open.get(&partition)?;

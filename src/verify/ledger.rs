@@ -75,9 +75,11 @@ impl Ledger {
         if offsets.is_empty() {
             return Ok(None);
         }
-        let (ad_events, compensation_events) = (found.topic(Topic::AdEvents.name()), found.topic(COMPENSATION_EVENTS));
+        let (ad_events, compensation_events) =
+            (found.topic(Topic::AdEvents.name()), found.topic(COMPENSATION_EVENTS));
         let campaign_events = found.topic(Topic::CampaignEvents.name());
-        let followed = offsets.get(&(CAMPAIGN_STATUS.to_owned(), campaign_events)).cloned().unwrap_or_default();
+        let followed =
+            offsets.get(&(CAMPAIGN_STATUS.to_owned(), campaign_events)).cloned().unwrap_or_default();
         let owners = Owners::new(followed, settings);
         let mut ledger = Ledger {
             ad_events,
@@ -192,9 +194,16 @@ impl Ledger {
                     compare(&mut report.debits, &mut debits, &key, &cells);
                 }
                 Cell::Text(text) if text == "CREDIT" => {
-                    compare(&mut report.credits, &mut credits, &compensation_id.to_json().to_string(), &cells);
+                    compare(
+                        &mut report.credits,
+                        &mut credits,
+                        &compensation_id.to_json().to_string(),
+                        &cells,
+                    );
                     let Cell::Text(id) = compensation_id else { return };
-                    if let Some(group) = compensations.records.get(id).and_then(|refunded| refunded.group.as_ref()) {
+                    if let Some(group) =
+                        compensations.records.get(id).and_then(|refunded| refunded.group.as_ref())
+                    {
                         *by_group.entry(group).or_default() += amount;
                     }
                 }
@@ -246,8 +255,10 @@ impl Ledger {
             }
         }
         let rows = sums.into_iter().map(|(campaign_id, (spent, refunded))| {
-            let row: Row =
-                vec![("spent".into(), Cell::Text(text(spent))), ("refunded".into(), Cell::Text(text(refunded)))];
+            let row: Row = vec![
+                ("spent".into(), Cell::Text(text(spent))),
+                ("refunded".into(), Cell::Text(text(refunded))),
+            ];
             (json!([campaign_id]), row)
         });
         let mut expected = Expected::new(rows);

@@ -65,15 +65,28 @@ fn without_a_ledger_the_report_says_so() {
 fn a_balance_is_the_opening_balance_less_debits_plus_credits() {
     let wrong = "UPDATE advertisers SET balance = '0.50' WHERE advertiser_id = 9";
     assert_found(wrong, [1, 0, 0, 0], "expected a balance of 1.00 - 4.50 + 3.00 = -0.50, found 0.50");
-    assert_found("UPDATE advertisers SET balance = '7' WHERE advertiser_id = 10", [1, 0, 0, 0], "two amounts");
-    assert_found("DELETE FROM advertisers WHERE advertiser_id = 9", [1, 0, 0, 0], "debits of 4.50 and credits of 3.00");
+    assert_found(
+        "UPDATE advertisers SET balance = '7' WHERE advertiser_id = 10",
+        [1, 0, 0, 0],
+        "two amounts",
+    );
+    assert_found(
+        "DELETE FROM advertisers WHERE advertiser_id = 9",
+        [1, 0, 0, 0],
+        "debits of 4.50 and credits of 3.00",
+    );
 }
 
 #[test]
 fn each_click_before_the_workers_offset_is_debited_once() {
     // Each changes the sums too.
-    assert_found("DELETE FROM balance_ledger WHERE entry_id = 2", [1, 1, 0, 1], r#"["ad-events",0,2]: expected"#);
-    let again = "INSERT INTO balance_ledger SELECT 9, entry_type, advertiser_id, campaign_id, amount, event_time,
+    assert_found(
+        "DELETE FROM balance_ledger WHERE entry_id = 2",
+        [1, 1, 0, 1],
+        r#"["ad-events",0,2]: expected"#,
+    );
+    let again =
+        "INSERT INTO balance_ledger SELECT 9, entry_type, advertiser_id, campaign_id, amount, event_time,
         topic, partition, \"offset\", compensation_id FROM balance_ledger WHERE entry_id = 2";
     assert_found(again, [1, 1, 0, 1], "it once more");
     let other = "UPDATE balance_ledger SET amount = '1.49' WHERE entry_id = 2";
@@ -88,7 +101,11 @@ fn each_click_before_the_workers_offset_is_debited_once() {
         [0, 1, 0, 0],
         "expected nothing",
     );
-    assert_found("UPDATE balance_ledger SET entry_type = 'GIFT' WHERE entry_id = 1", [0, 2, 0, 0], "an entry of type");
+    assert_found(
+        "UPDATE balance_ledger SET entry_type = 'GIFT' WHERE entry_id = 1",
+        [0, 2, 0, 0],
+        "an entry of type",
+    );
 }
 
 #[test]
@@ -97,7 +114,8 @@ fn each_compensation_before_the_workers_offset_is_credited_once_and_no_group_get
     let invented = "INSERT INTO balance_ledger VALUES (9, 'CREDIT', 9, 5, '0.01', '1970-01-01 00:00:00.000',
         'compensation-events', 0, 5, 'x')";
     assert_found(invented, [1, 0, 1, 1], r#""x": expected nothing"#);
-    let again = "INSERT INTO balance_ledger SELECT 9, entry_type, advertiser_id, campaign_id, amount, event_time,
+    let again =
+        "INSERT INTO balance_ledger SELECT 9, entry_type, advertiser_id, campaign_id, amount, event_time,
         topic, partition, \"offset\", compensation_id FROM balance_ledger WHERE entry_id = 4";
     assert_found(again, [1, 0, 2, 1], "expected credits of at most 3.00, found 6.00");
     let behind = "UPDATE worker_offsets SET next_offset = 0 WHERE worker = 'compensation'";
@@ -106,7 +124,11 @@ fn each_compensation_before_the_workers_offset_is_credited_once_and_no_group_get
 
 #[test]
 fn campaigns_and_budgets_sum_up_what_their_workers_have_taken() {
-    assert_found("UPDATE campaigns SET debits = '4.51' WHERE campaign_id = 5", [0, 0, 0, 1], "debits=\"4.50\"");
+    assert_found(
+        "UPDATE campaigns SET debits = '4.51' WHERE campaign_id = 5",
+        [0, 0, 0, 1],
+        "debits=\"4.50\"",
+    );
     assert_found("DELETE FROM campaigns WHERE campaign_id = 5", [0, 0, 0, 1], "found nothing");
     assert_found("UPDATE campaign_budget SET spent = '3.01'", [0, 0, 0, 1], r#"expected spent="3.00""#);
     assert_found("DELETE FROM campaign_budget", [0, 0, 0, 1], "missing: 1");

@@ -93,7 +93,11 @@ fn marks(sinks: &Sinks) -> input::Marks {
     reports.into_iter().filter_map(|report| Some(((report.topic, report.partition), report.file?))).collect()
 }
 
-fn check(input: &mut dyn Input, found: &mut dyn Found, watch: &mut dyn FnMut(u64, u64)) -> anyhow::Result<Report> {
+fn check(
+    input: &mut dyn Input,
+    found: &mut dyn Found,
+    watch: &mut dyn FnMut(u64, u64),
+) -> anyhow::Result<Report> {
     let sinks = found.sinks().clone();
     let standings = [&sinks.rankings, &sinks.tables, &sinks.topics];
     let at = standings.map(|standing| Cut::of(standing.progress.as_ref()));
@@ -150,7 +154,12 @@ impl TopicEnds {
     }
 
     /// How many lie behind these offsets.
-    fn behind_offsets(&mut self, input: &mut dyn Input, topic: Topic, offsets: &Offsets) -> anyhow::Result<u64> {
+    fn behind_offsets(
+        &mut self,
+        input: &mut dyn Input,
+        topic: Topic,
+        offsets: &Offsets,
+    ) -> anyhow::Result<u64> {
         let ends = match self.0.entry(topic) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(unknown) => unknown.insert(input.ends(topic)?),
@@ -163,7 +172,12 @@ impl TopicEnds {
 }
 
 /// Where each sink stood, a sink once.
-fn moments(sinks: &Sinks, at: &[Cut; 3], behind: &[u64], [rankings, tables, records]: [&Recomputed; 3]) -> Vec<Moment> {
+fn moments(
+    sinks: &Sinks,
+    at: &[Cut; 3],
+    behind: &[u64],
+    [rankings, tables, records]: [&Recomputed; 3],
+) -> Vec<Moment> {
     let parts = [(&sinks.rankings, rankings), (&sinks.tables, tables), (&sinks.topics, records)];
     let mut moments: Vec<Moment> = Vec::new();
     for (((standing, recomputed), cut), behind) in parts.into_iter().zip(at).zip(behind) {
@@ -177,12 +191,16 @@ fn moments(sinks: &Sinks, at: &[Cut; 3], behind: &[u64], [rankings, tables, reco
 
 fn describe(standing: &Standing, cut: &Cut, recomputed: &Recomputed) -> String {
     let Some(progress) = &standing.progress else { return "its start: nothing is committed yet".to_owned() };
-    let epoch = format!("epoch {} ({})", progress.epoch, EventTime(progress.epoch.try_into().unwrap_or(i64::MAX)));
+    let epoch =
+        format!("epoch {} ({})", progress.epoch, EventTime(progress.epoch.try_into().unwrap_or(i64::MAX)));
     if cut.has_ended() {
         return format!("{epoch}: the input had ended, everything is closed");
     }
     let (open, pending) = (recomputed.open_windows, recomputed.refunds.pending);
-    format!("{epoch}: watermark {}, {open} windows open, {pending} refunds in them", cut.watermarks.performance)
+    format!(
+        "{epoch}: watermark {}, {open} windows open, {pending} refunds in them",
+        cut.watermarks.performance
+    )
 }
 
 /// What the positions of the sinks mean for how much the report says.

@@ -57,7 +57,8 @@ impl Owners {
         self.newest.keys().copied()
     }
 
-    /// What stands in `campaigns`, where texts are held so, of an owner's newest event. What a campaign bids for is in it only while it is active.
+    /// What stands in `campaigns`, where texts are held so, of an owner's newest event. What a campaign bids
+    /// for is in it only while it is active.
     pub fn columns(&self, campaign: i64, held_text: fn(&str) -> Cow<'_, str>) -> Row {
         let mut row = Row::new();
         let Some(Newest { order: (time, partition, offset), event }) = self.newest.get(&campaign) else {

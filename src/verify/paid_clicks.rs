@@ -32,7 +32,9 @@ impl PaidClicks {
     /// Takes an ad event; keeps clicks before the workers' offsets.
     pub fn add(&mut self, located: &Located<AdEvent>) {
         let Located { partition, offset, event } = located;
-        let (AdEventType::Click, Some(advertiser_id)) = (event.event_type, event.advertiser_id) else { return };
+        let (AdEventType::Click, Some(advertiser_id)) = (event.event_type, event.advertiser_id) else {
+            return;
+        };
         if self.until.get(partition).is_some_and(|until| offset < until) {
             let (campaign_id, price, time) = (event.campaign_id, event.actual_price, event.time);
             let click = PaidClick { advertiser_id, campaign_id, price, time };
@@ -42,7 +44,8 @@ impl PaidClicks {
 
     /// Those before a worker's offsets.
     pub fn before(&self, until: &Offsets) -> impl Iterator<Item = (&(u32, u64), &PaidClick)> {
-        let is_before = |(partition, offset): &(u32, u64)| until.get(partition).is_some_and(|until| offset < until);
+        let is_before =
+            |(partition, offset): &(u32, u64)| until.get(partition).is_some_and(|until| offset < until);
         self.clicks.iter().filter(move |(at, _)| is_before(at))
     }
 }

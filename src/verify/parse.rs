@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use adtide_dataflows::model::{
-    ActiveCampaign, AdEvent, AdEventType, CampaignEvent, CampaignEventType, ConversionEvent, Money, ProductMeta,
-    ProductMetrics, Topic,
+    ActiveCampaign, AdEvent, AdEventType, CampaignEvent, CampaignEventType, ConversionEvent, Money,
+    ProductMeta, ProductMetrics, Topic,
 };
 use adtide_dataflows::oracle::Location;
 
@@ -131,11 +131,13 @@ pub fn ad_event(value: &[u8], rules: &Rules<'_>) -> Result<AdEvent, Bad> {
             ad_id: fields.ad_id("ad_id")?,
             device_id: fields.id_text("device_id")?,
             session_id: fields.id_text("session_id")?,
-            actual_price: fields.required("actual_price", |fields, name| fields.money(name, Money::MAX_PRICE))?,
+            actual_price: fields
+                .required("actual_price", |fields, name| fields.money(name, Money::MAX_PRICE))?,
             ..shown
         },
         AdEventType::Conversion => AdEvent {
-            revenue_amount: fields.required("revenue_amount", |fields, name| fields.money(name, Money::MAX_REVENUE))?,
+            revenue_amount: fields
+                .required("revenue_amount", |fields, name| fields.money(name, Money::MAX_REVENUE))?,
             ..shown
         },
     };
@@ -147,7 +149,15 @@ pub fn conversion_event(value: &[u8], rules: &Rules<'_>) -> Result<ConversionEve
     let fields = Fields::read(
         value,
         rules,
-        &["event_type", "timestamp_field", "device_id", "session_id", "order_id", "product_id", "revenue_amount"],
+        &[
+            "event_type",
+            "timestamp_field",
+            "device_id",
+            "session_id",
+            "order_id",
+            "product_id",
+            "revenue_amount",
+        ],
     )?;
     let event_type = fields.first("event_type", Fields::text)?;
     if event_type != "CONVERSION" {
@@ -159,7 +169,8 @@ pub fn conversion_event(value: &[u8], rules: &Rules<'_>) -> Result<ConversionEve
         session_id: fields.id_text("session_id")?,
         order_id: fields.required("order_id", Fields::id_text)?,
         product_id: fields.first("product_id", Fields::bigint)?,
-        revenue_amount: fields.required("revenue_amount", |fields, name| fields.money(name, Money::MAX_REVENUE))?,
+        revenue_amount: fields
+            .required("revenue_amount", |fields, name| fields.money(name, Money::MAX_REVENUE))?,
     };
     fields.believed(event.time, event)
 }

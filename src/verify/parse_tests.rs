@@ -66,7 +66,8 @@ fn partitions_are_the_numbered_files_of_a_folder() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("ad-events");
     std::fs::create_dir(&folder).unwrap();
-    for (name, text) in [("10.ndjson", "x\n"), ("2.ndjson", "y\n"), ("notes.ndjson", "n\n"), ("3.txt", "n\n")] {
+    for (name, text) in [("10.ndjson", "x\n"), ("2.ndjson", "y\n"), ("notes.ndjson", "n\n"), ("3.txt", "n\n")]
+    {
         std::fs::write(folder.join(name), text).unwrap();
     }
     assert_eq!(lines(dir.path(), &[(2, 1), (10, 1)]).unwrap(), [(2, 0, "y".into()), (10, 0, "x".into())]);
@@ -80,13 +81,15 @@ fn bad_lines_are_told_from_good_ones() {
     let dir = tempfile::tempdir().unwrap();
     let long = format!("{CLICK},\"other\":\"{}\"}}\n", "x".repeat(1 << 20));
     let good = format!("{CLICK}}}\n");
-    let lines = [good.as_bytes(), b"[]\n", b"{\n", b"{} {}\n", b"\xff\n", b" \n", long.as_bytes(), good.as_bytes()];
+    let lines =
+        [good.as_bytes(), b"[]\n", b"{\n", b"{} {}\n", b"\xff\n", b" \n", long.as_bytes(), good.as_bytes()];
     std::fs::write(dir.path().join("ad-events.ndjson"), lines.concat()).unwrap();
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     let mut input = TopicFiles::new(dir.path()).unwrap();
     let all = Offsets::from([(0, 8)]);
     let read = input.each_record(Topic::AdEvents, &all, &mut |record| {
-        let offsets = if read(Topic::AdEvents, &record, &RULES, ad_event).is_ok() { &mut good } else { &mut bad };
+        let offsets =
+            if read(Topic::AdEvents, &record, &RULES, ad_event).is_ok() { &mut good } else { &mut bad };
         offsets.push(record.offset);
     });
     read.unwrap();
@@ -133,7 +136,9 @@ fn bigints_are_integers_or_strings_that_are() {
     ] {
         assert_eq!(click(&format!(r#","campaign_id":{json}"#)).unwrap().campaign_id, Some(id), "{json}");
     }
-    for json in ["3.5", "3e0", r#""+3""#, r#"" 3""#, r#""3.0""#, r#""-""#, "9223372036854775808", "true", "[]", "{}"] {
+    for json in
+        ["3.5", "3e0", r#""+3""#, r#"" 3""#, r#""3.0""#, r#""-""#, "9223372036854775808", "true", "[]", "{}"]
+    {
         assert_eq!(reason(click(&format!(r#","campaign_id":{json}"#))), "ill_typed_field", "{json}");
     }
 }
@@ -156,10 +161,16 @@ fn textual_ids_are_strings_or_integers_as_they_stand() {
 
 #[test]
 fn ids_that_are_unknown_are_none() {
-    for json in
-        ["null", r#""""#, r#""NULL""#, r#""n/a""#, r#""Undefined""#, r#""00000000-0000-0000-0000-000000000000""#]
-    {
-        let event = click(&format!(r#","device_id":{json},"session_id":{json},"ad_id":{json},"campaign_id":{json}"#));
+    for json in [
+        "null",
+        r#""""#,
+        r#""NULL""#,
+        r#""n/a""#,
+        r#""Undefined""#,
+        r#""00000000-0000-0000-0000-000000000000""#,
+    ] {
+        let event =
+            click(&format!(r#","device_id":{json},"session_id":{json},"ad_id":{json},"campaign_id":{json}"#));
         let event = event.unwrap();
         assert_eq!(
             (event.device_id, event.session_id, event.ad_id, event.campaign_id),
@@ -170,8 +181,9 @@ fn ids_that_are_unknown_are_none() {
         assert_eq!(reason(click(&format!(r#","product_id":{json}"#))), "missing_field", "{json}");
     }
     let unknown = ["0".to_owned(), "нет".to_owned()];
-    let read =
-        |more: &str| ad_event(format!("{CLICK}{more}}}").as_bytes(), &Rules { latest: clock(), unknown: &unknown });
+    let read = |more: &str| {
+        ad_event(format!("{CLICK}{more}}}").as_bytes(), &Rules { latest: clock(), unknown: &unknown })
+    };
     let event = read(r#","device_id":"НЕТ","session_id":0,"ad_id":0,"campaign_id":0.0"#).unwrap();
     assert_eq!((event.device_id, event.session_id, event.ad_id, event.campaign_id), (None, None, None, None));
     let event = read(r#","device_id":"null","session_id":"00","ad_id":"00","campaign_id":1"#).unwrap();
@@ -213,9 +225,14 @@ fn times_are_texts_or_epoch_milliseconds_not_too_far_ahead() {
     ] {
         assert_eq!(reason(time(json)), "ill_typed_field", "{json}");
     }
-    for json in
-        ["-1", "0", "1767600000", "946684799999", "253402300800000", "99999999999999999999999999999999999999999999"]
-    {
+    for json in [
+        "-1",
+        "0",
+        "1767600000",
+        "946684799999",
+        "253402300800000",
+        "99999999999999999999999999999999999999999999",
+    ] {
         assert_eq!(reason(time(json)), "time_out_of_range", "{json}");
     }
     assert_eq!(reason(time(r#""1969-12-31T23:59:59.9999Z""#)), "time_out_of_range");
@@ -240,9 +257,15 @@ fn money_is_read_to_minor_units_and_bounded() {
     ] {
         assert_eq!(price(json), Ok(Money(minor)), "{json}");
     }
-    for json in
-        ["0.291", "1e-3", "1e-99999999999999999999", "100000000", "1e99999999999999999999", r#"" 1""#, r#"".5""#]
-    {
+    for json in [
+        "0.291",
+        "1e-3",
+        "1e-99999999999999999999",
+        "100000000",
+        "1e99999999999999999999",
+        r#"" 1""#,
+        r#"".5""#,
+    ] {
         assert_eq!(reason(price(json)), "bad_money", "{json}");
     }
     for json in ["-1", "-0.001", "-1e99"] {
@@ -274,8 +297,7 @@ fn a_byte_order_mark_is_skipped_and_other_formats_are_named() {
 #[test]
 fn an_ad_event_has_what_its_type_requires() {
     let event = |json: &str| by_default(ad_event, json);
-    let shown =
-        r#"{"event_type":"IMPRESSION","timestamp_field":"1970-01-01 00:00:01","product_id":7,"placement":"top"}"#;
+    let shown = r#"{"event_type":"IMPRESSION","timestamp_field":"1970-01-01 00:00:01","product_id":7,"placement":"top"}"#;
     assert_eq!(event(shown).unwrap().actual_price, Money::ZERO);
     for (types, other) in [("IMPRESSION", "CLICK"), ("IMPRESSION", "CONVERSION"), ("IMPRESSION", "click")] {
         assert!(event(&shown.replace(types, other)).is_err(), "{other}");
@@ -283,7 +305,9 @@ fn an_ad_event_has_what_its_type_requires() {
     for name in ["event_type", "timestamp_field", "product_id", "placement"] {
         assert!(event(&shown.replace(name, "other")).is_err(), "{name}");
     }
-    assert!(event(&shown.replace("IMPRESSION", "CONVERSION").replace('}', r#","revenue_amount":"6"}"#)).is_ok());
+    assert!(
+        event(&shown.replace("IMPRESSION", "CONVERSION").replace('}', r#","revenue_amount":"6"}"#)).is_ok()
+    );
     assert!(click(r#","advertiser_id":null"#).is_err());
 }
 
@@ -292,7 +316,9 @@ fn an_ill_typed_field_makes_the_record_bad_only_if_its_event_uses_it() {
     let unused = r#""category":1,"user_id":1.5,"revenue_amount":-1"#;
     assert!(click(&format!(",{unused}")).is_ok());
     assert!(click(r#","session_id":[]"#).is_err());
-    let shown = format!("{CLICK},{unused},\"ad_id\":{{}},\"device_id\":1.5,\"session_id\":[],\"actual_price\":\"x\"}}");
+    let shown = format!(
+        "{CLICK},{unused},\"ad_id\":{{}},\"device_id\":1.5,\"session_id\":[],\"actual_price\":\"x\"}}"
+    );
     let shown = by_default(ad_event, &shown.replace("CLICK", "IMPRESSION")).unwrap();
     assert_eq!((shown.device_id, shown.ad_id, shown.actual_price), (None, None, Money::ZERO));
     assert!(click(r#","campaign_id":1.5"#).is_err());
@@ -329,10 +355,12 @@ fn a_conversion_event_has_all_but_its_ids() {
 
 #[test]
 fn product_metrics_have_both_rates_or_neither() {
-    let rates = |json: &str| by_default(product_metrics, &format!(r#"{{"product_id":7{json}}}"#)).map(|m| m.rates);
+    let rates =
+        |json: &str| by_default(product_metrics, &format!(r#"{{"product_id":7{json}}}"#)).map(|m| m.rates);
     assert_eq!(rates(r#","ctr":0.1,"cvr":"2e-1""#), Ok(Some((0.1, 0.2))));
     assert_eq!(rates(r#","ctr":null"#), Ok(None));
-    for json in [r#","ctr":1"#, r#","ctr":-1,"cvr":1"#, r#","ctr":1e999,"cvr":1"#, r#","ctr":"NaN","cvr":1"#] {
+    for json in [r#","ctr":1"#, r#","ctr":-1,"cvr":1"#, r#","ctr":1e999,"cvr":1"#, r#","ctr":"NaN","cvr":1"#]
+    {
         assert!(rates(json).is_err(), "{json}");
     }
 }

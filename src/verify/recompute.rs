@@ -63,8 +63,10 @@ pub fn recompute(
     let Task { cuts, settings, claims, watch } = task;
     let mut parts: Vec<_> = cuts.iter().map(|cut| Part::new(cut, claims)).collect();
     let until = |topic| cuts.iter().fold(Offsets::new(), |until, cut| further(until, cut.offsets(topic)));
-    let until_ads = further(until(Topic::AdEvents), paid.as_ref().map(|paid| paid.until.clone()).unwrap_or_default());
-    let total = Topic::ALL.map(|topic| if topic == Topic::AdEvents { until_ads.clone() } else { until(topic) });
+    let until_ads =
+        further(until(Topic::AdEvents), paid.as_ref().map(|paid| paid.until.clone()).unwrap_or_default());
+    let total =
+        Topic::ALL.map(|topic| if topic == Topic::AdEvents { until_ads.clone() } else { until(topic) });
     let total = total.iter().flat_map(Offsets::values).sum();
     let unknown = settings.unknown_ids.texts();
     let skew = settings.max_future_skew;
@@ -199,7 +201,8 @@ struct Events {
 
 /// The events that a cut holds.
 fn held<E: Clone>(cut: &Cut, topic: Topic, events: &[Located<E>]) -> Vec<Located<E>> {
-    let holds = |event: &&Located<E>| cut.holds(Location { topic, partition: event.partition, offset: event.offset });
+    let holds =
+        |event: &&Located<E>| cut.holds(Location { topic, partition: event.partition, offset: event.offset });
     events.iter().filter(holds).cloned().collect()
 }
 

@@ -56,7 +56,12 @@ impl Section {
         [("wrong", &self.wrong), ("missing", &self.missing), ("unexpected", &self.unexpected)]
     }
 
-    pub(super) fn wrong(&mut self, key: impl fmt::Display, expected: impl fmt::Display, found: impl fmt::Display) {
+    pub(super) fn wrong(
+        &mut self,
+        key: impl fmt::Display,
+        expected: impl fmt::Display,
+        found: impl fmt::Display,
+    ) {
         self.wrong.add(|| format!("{key}: expected {expected}, found {found}"));
     }
 
@@ -174,7 +179,10 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.differences() {
             0 if self.compared() == 0 => {
-                writeln!(f, "NOTHING verified: there are no rows, neither of the run nor in the recomputation")?;
+                writeln!(
+                    f,
+                    "NOTHING verified: there are no rows, neither of the run nor in the recomputation"
+                )?;
             }
             0 => match self.behind() {
                 0 => writeln!(f, "verified up to the topics' ends: every row equals its recomputation")?,
@@ -191,10 +199,19 @@ impl fmt::Display for Report {
         let mut shown = shares(&sections).into_iter();
         let mut hidden = self.differences();
         for (name, section) in sections {
-            write!(f, "  {name:<13}{:>10} compared {:>8} different", section.compared, section.differences())?;
+            write!(
+                f,
+                "  {name:<13}{:>10} compared {:>8} different",
+                section.compared,
+                section.differences()
+            )?;
             let there = section.kinds().into_iter().filter(|(_, found)| found.count > 0);
             let counts: Vec<_> = there.map(|(kind, found)| format!("{kind}: {}", found.count)).collect();
-            writeln!(f, "{}", if counts.is_empty() { String::new() } else { format!(" ({})", counts.join(", ")) })?;
+            writeln!(
+                f,
+                "{}",
+                if counts.is_empty() { String::new() } else { format!(" ({})", counts.join(", ")) }
+            )?;
             for (kind, found) in section.kinds() {
                 for line in found.lines.iter().take(shown.next().unwrap_or_default()) {
                     writeln!(f, "    {kind} {}", shortened(line))?;
@@ -212,7 +229,8 @@ impl fmt::Display for Report {
             writeln!(f, "  {sink} as of {at}; {} behind the topics' ends", records(*behind))?;
         }
         if let Some(ledger) = &self.ledger {
-            let behind: Vec<_> = ledger.behind.iter().map(|(worker, behind)| format!("{worker} {behind}")).collect();
+            let behind: Vec<_> =
+                ledger.behind.iter().map(|(worker, behind)| format!("{worker} {behind}")).collect();
             writeln!(f, "  ledger, records behind the topics' ends: {}", behind.join(", "))?;
         }
         if self.late_by_idleness > 0 {
@@ -240,7 +258,8 @@ fn records(count: u64) -> String {
 
 /// How many lines each kind of difference of each section gets: they take turns until there are enough.
 fn shares(sections: &[(&'static str, &Section)]) -> Vec<usize> {
-    let kinds: Vec<_> = sections.iter().flat_map(|(_, section)| section.kinds()).map(|(_, found)| found).collect();
+    let kinds: Vec<_> =
+        sections.iter().flat_map(|(_, section)| section.kinds()).map(|(_, found)| found).collect();
     let total: u64 = kinds.iter().map(|found| found.count).sum();
     // The last line says how many more there are.
     let mut left = if total > LINES as u64 { LINES - 1 } else { LINES };

@@ -1,5 +1,5 @@
-//! Rounds of kill -9 and SIGSTOP of one of three processes of a cluster: each time all are started again and go on, and at the
-//! end every result and every account is right.
+//! Rounds of kill -9 and SIGSTOP of one of three processes of a cluster: each time all are started again and
+//! go on, and at the end every result and every account is right.
 
 use std::fs;
 use std::path::Path;
@@ -58,7 +58,8 @@ impl Cluster<'_> {
     }
 
     fn signal(&self, process: u64, signal: Signal) {
-        let record = fs::read_to_string(self.deployment.path(&format!("cluster/run/process-{process}"))).unwrap();
+        let record =
+            fs::read_to_string(self.deployment.path(&format!("cluster/run/process-{process}"))).unwrap();
         let pid = record.split(' ').next().unwrap().parse().unwrap();
         kill(Pid::from_raw(pid), signal).unwrap();
     }
@@ -70,14 +71,15 @@ impl Drop for Cluster<'_> {
     }
 }
 
-/// Waits until events are processed that were read at least a second from now. Epochs are named by the clock, while what is
-/// replayed has the names that it had before.
+/// Waits until events are processed that were read at least a second from now. Epochs are named by the clock,
+/// while what is replayed has the names that it had before.
 #[track_caller]
 fn processes_again(deployment: &Deployment, cluster: &Cluster<'_>) {
     let wanted = adtide::now().0 + 1000;
     let mut postgres = deployment.postgres();
-    let mut committed =
-        || -> Option<i64> { postgres.query_one("SELECT max(epoch) FROM adtide_progress", &[]).unwrap().get(0) };
+    let mut committed = || -> Option<i64> {
+        postgres.query_one("SELECT max(epoch) FROM adtide_progress", &[]).unwrap().get(0)
+    };
     let again = eventually(|| committed().is_some_and(|epoch| epoch >= wanted));
     assert!(again, "it does not go on\n{}", cluster.log());
 }

@@ -1,5 +1,5 @@
-//! A server that is frozen under load: it keeps its connections and answers nothing. Who asks is told so, the log has it, and
-//! all resumes by itself when the server does.
+//! A server that is frozen under load: it keeps its connections and answers nothing. Who asks is told so, the
+//! log has it, and all resumes by itself when the server does.
 
 use std::time::{Duration, Instant};
 
@@ -16,13 +16,16 @@ const RATE: u64 = 2_000;
 /// For how many seconds each server is frozen, unless ADTIDE_CHAOS_FREEZE says otherwise.
 const FROZEN: u64 = 12;
 
-/// What may pass before all have said that the server does not answer. The figure is 15 s, and 10 s until all is caught up after
-/// its return; what it was is printed, as a machine that runs tests may be busy.
+/// What may pass before all have said that the server does not answer. The figure is 15 s, and 10 s until all
+/// is caught up after its return; what it was is printed, as a machine that runs tests may be busy.
 const TOLD: Duration = Duration::from_secs(60);
 
 /// A server, how a cause of not being ready names it, and what in a warning does.
-const SERVERS: [(&str, &[&str]); 3] =
-    [("postgres", &["PostgreSQL", "postgres"]), ("redis", &["Redis", "redis"]), ("kafka", &["Kafka", "kafka"])];
+const SERVERS: [(&str, &[&str]); 3] = [
+    ("postgres", &["PostgreSQL", "postgres"]),
+    ("redis", &["Redis", "redis"]),
+    ("kafka", &["Kafka", "kafka"]),
+];
 
 #[test]
 fn each_server_may_freeze_for_a_while() {
@@ -48,14 +51,23 @@ fn each_server_may_freeze_for_a_while() {
     deployment.verified();
 }
 
-fn freeze(servers: &Servers, system: &mut System<'_>, server: &'static str, names: &[&str], frozen: Duration) {
+fn freeze(
+    servers: &Servers,
+    system: &mut System<'_>,
+    server: &'static str,
+    names: &[&str],
+    frozen: Duration,
+) {
     let logged = [system.run.stderr().len(), system.workers.stderr().len()];
     let began = Instant::now();
     servers.signal_all(server, Signal::SIGSTOP);
-    let is_told = |(status, said): (u16, String)| status == 503 && names.iter().any(|name| said.contains(name));
+    let is_told =
+        |(status, said): (u16, String)| status == 503 && names.iter().any(|name| said.contains(name));
     let is_warned = |process: &Running, before: usize| {
         let log = process.stderr();
-        log[before..].lines().any(|line| line.contains("WARN") && names.iter().any(|name| line.contains(name)))
+        log[before..]
+            .lines()
+            .any(|line| line.contains("WARN") && names.iter().any(|name| line.contains(name)))
     };
     // When each has said so: the run and the workers by /readyz, and both in their logs.
     let mut told: [Option<Duration>; 4] = [None; 4];

@@ -1,8 +1,8 @@
 //! Everything that can die is killed, or is away for a while, and nothing may be lost or doubled.
 //!
-//! These tests kill servers, so they start some of their own with `scripts/services`, and they take minutes. They run
-//! only with ADTIDE_TEST_CHAOS=1, one at a time:
-//! `ADTIDE_TEST_CHAOS=1 cargo test --test chaos -- --test-threads=1 --nocapture`.
+//! These tests kill servers, so they start some of their own with `scripts/services`, and they take minutes.
+//! They run only with ADTIDE_TEST_CHAOS=1, one at a time: `ADTIDE_TEST_CHAOS=1 cargo test --test chaos --
+//! --test-threads=1 --nocapture`.
 //!
 //! | variable | what |
 //! |---|---|
@@ -35,10 +35,12 @@ fn number(variable: &str) -> Option<u64> {
     Some(value.parse().unwrap_or_else(|_| panic!("{variable}={value} is no number")))
 }
 
-/// Begins to send `rate` ad events a second for so many seconds, in each of which two minutes of event time pass.
+/// Begins to send `rate` ad events a second for so many seconds, in each of which two minutes of event time
+/// pass.
 fn steady_traffic(deployment: &Deployment, seconds: u64, rate: u64) -> Running {
     const SPEED: u64 = 120;
     let (span, events) = (seconds * SPEED, seconds * rate);
-    let how = format!("--speed {SPEED} --span {span}s --ad-events {events} --set generator.daily_curve=false");
+    let how =
+        format!("--speed {SPEED} --span {span}s --ad-events {events} --set generator.daily_curve=false");
     deployment.start("generate", &format!("generate --to-kafka {how}"))
 }

@@ -1,5 +1,5 @@
-//! A server that is away for a while under load: memory stays bounded, who asks is told why nothing moves, and all goes
-//! on by itself when it is back.
+//! A server that is away for a while under load: memory stays bounded, who asks is told why nothing moves,
+//! and all goes on by itself when it is back.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -52,7 +52,11 @@ fn outage(server: &'static str, cause: &str) {
     servers.stop(server);
     let told = |system: &System<'_>| matches!(system.ready(), (503, said) if said.contains(cause));
     system.awaits(&format!("it does not tell that {server} is away"), told);
-    eprintln!("  {:.1?} after {server} was stopped: {}", began.elapsed(), system.ready().1.trim().replace('\n', ": "));
+    eprintln!(
+        "  {:.1?} after {server} was stopped: {}",
+        began.elapsed(),
+        system.ready().1.trim().replace('\n', ": ")
+    );
     while began.elapsed() < Duration::from_secs(away) {
         system.look_after();
         assert!(told(&system), "{server} is away, and it says: {:?}", system.ready());
@@ -61,7 +65,9 @@ fn outage(server: &'static str, cause: &str) {
     system.commits_before = system.commits();
     servers.up(server);
     let back = Instant::now();
-    system.awaits("it does not go on", |system| system.ready().0 == 200 && system.commits() > system.commits_before);
+    system.awaits("it does not go on", |system| {
+        system.ready().0 == 200 && system.commits() > system.commits_before
+    });
     eprintln!("  ready again {:.1?} after {server} was", back.elapsed());
     system.awaits("the traffic does not end", |_| traffic.ended().is_some());
     traffic.finish().succeeded();
@@ -101,7 +107,11 @@ impl System<'_> {
     pub fn look_after(&mut self) {
         for (name, process) in [("run", &mut self.run), ("workers", &mut self.workers)] {
             let Some(status) = process.ended() else { continue };
-            assert!(self.may_die && died_in_librdkafka(status), "{name} has ended: {status}\n{}", process.stderr());
+            assert!(
+                self.may_die && died_in_librdkafka(status),
+                "{name} has ended: {status}\n{}",
+                process.stderr()
+            );
             eprintln!("  {name} died in librdkafka, and is started again: {status}");
             self.starts += 1;
             if name == "run" {
@@ -147,7 +157,10 @@ impl System<'_> {
 
     /// Records that were not read yet; infinite if it does not tell.
     pub fn lag(&self) -> f64 {
-        self.metric("adtide_source_lag_records").into_iter().reduce(|one, other| one + other).unwrap_or(f64::INFINITY)
+        self.metric("adtide_source_lag_records")
+            .into_iter()
+            .reduce(|one, other| one + other)
+            .unwrap_or(f64::INFINITY)
     }
 
     /// Stops both. They must not have taken too much memory.
@@ -194,6 +207,7 @@ fn get(address: &str, page: &str) -> std::io::Result<(u16, String)> {
 
 fn peak_memory(process: &Running) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", process.pid())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")).unwrap();
+    let peak =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")).unwrap();
     peak.parse::<u64>().unwrap() * 1024
 }

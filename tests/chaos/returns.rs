@@ -1,7 +1,8 @@
 //! A broker that is killed again and again: how often that kills who reads from it, and what it costs.
 //!
-//! librdkafka may die when a broker comes back (see `connect::fill_fresh_memory`). To see how often without the way around
-//! that: `ADTIDE_CHAOS_PLAIN=1`. The log then has no line of a partition 2139062143, which is what filled memory reads as.
+//! librdkafka may die when a broker comes back (see `connect::fill_fresh_memory`). To see how often without
+//! the way around that: `ADTIDE_CHAOS_PLAIN=1`. The log then has no line of a partition 2139062143, which is
+//! what filled memory reads as.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,8 @@ const MET: &str = "2139062143";
 fn a_broker_may_be_killed_again_and_again() {
     let Some(mut servers) = Servers::start() else { return };
     let kills = number("ADTIDE_CHAOS_KILLS").unwrap_or(KILLS);
-    let deployment = Deployment::new(&servers.addresses, 0, "log.level = 'info,adtide::connect::kafka=debug'\n");
+    let deployment =
+        Deployment::new(&servers.addresses, 0, "log.level = 'info,adtide::connect::kafka=debug'\n");
     let mut traffic = steady_traffic(&deployment, ROUND * kills + 20, RATE);
     let mut processes = Supervisor::new(&deployment);
     processes.start("run", "run -w 2");
@@ -44,7 +46,10 @@ fn a_broker_may_be_killed_again_and_again() {
         let deaths = processes.failures.len();
         servers.kill("kafka", Duration::from_millis(200 * (round % 5)));
         let began = Instant::now();
-        assert!(eventually(|| !processes.look_after() && servers.look_after()), "the broker does not come back");
+        assert!(
+            eventually(|| !processes.look_after() && servers.look_after()),
+            "the broker does not come back"
+        );
         let wanted = adtide::now().0 + 1000;
         assert!(eventually(|| !processes.look_after() && processed(wanted)), "it does not process again");
         let of_this = processes.failures.len() - deaths;
@@ -52,7 +57,8 @@ fn a_broker_may_be_killed_again_and_again() {
         eprintln!("  kill {round}: {of_this} deaths, processing again after {:.1?}", began.elapsed());
     }
     let mean = |all: &[Duration]| all.iter().sum::<Duration>() / u32::try_from(all.len().max(1)).unwrap();
-    let logs = ["run.stderr", "workers.stderr"].map(|log| std::fs::read_to_string(deployment.path(log)).unwrap());
+    let logs =
+        ["run.stderr", "workers.stderr"].map(|log| std::fs::read_to_string(deployment.path(log)).unwrap());
     let met = logs.iter().flat_map(|log| log.lines()).filter(|line| line.contains(MET)).count();
     eprintln!(
         "  {kills} kills: {} with a death; processing again after {:.1?} without one, {:.1?} with one; {met} partitions passed over",

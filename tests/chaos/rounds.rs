@@ -84,7 +84,8 @@ fn whatever_is_killed_nothing_is_lost_and_nothing_is_doubled() {
 fn round(servers: &mut Servers, plan: &Plan) {
     let deployment = Deployment::new(&servers.addresses, 1 + plan.seed % 60, SETTINGS);
     let run = format!("run -w {}", plan.workers);
-    let mut traffic = deployment.start("generate", &format!("generate --to-kafka --speed 1200 --seed {}", plan.seed));
+    let mut traffic =
+        deployment.start("generate", &format!("generate --to-kafka --speed 1200 --seed {}", plan.seed));
     let mut processes = Supervisor::new(&deployment);
     processes.start("run", &run);
     for worker in ["balance", "budget", "campaign-status", "compensation"] {
@@ -110,7 +111,8 @@ fn round(servers: &mut Servers, plan: &Plan) {
     eprintln!("  {:.2?}: the traffic is complete", began.elapsed());
     processes.stop();
     assert!(eventually(|| processes.look_after()), "the processes do not stop");
-    let is_explained = |status| died_in_librdkafka(status) && plan.kills.iter().any(|kill| kill.victim == "kafka");
+    let is_explained =
+        |status| died_in_librdkafka(status) && plan.kills.iter().any(|kill| kill.victim == "kafka");
     let (explained, failures): (Vec<_>, Vec<_>) =
         processes.failures.iter().partition(|(_, status)| is_explained(*status));
     for (name, status) in explained {

@@ -39,7 +39,9 @@ impl Servers {
     /// Starts them. None, and a word about it, unless these tests are wanted.
     pub fn start() -> Option<Servers> {
         if std::env::var("ADTIDE_TEST_CHAOS").is_err() {
-            eprintln!("SKIPPED: ADTIDE_TEST_CHAOS is not set; these tests take minutes and start servers of their own");
+            eprintln!(
+                "SKIPPED: ADTIDE_TEST_CHAOS is not set; these tests take minutes and start servers of their own"
+            );
             return None;
         }
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -50,8 +52,9 @@ impl Servers {
         servers.run(&["reset"]);
         let env = fs::read_to_string(servers.folder.join("env")).unwrap();
         let variable = |name: &str| {
-            let value =
-                env.lines().find_map(|line| line.strip_prefix("export ")?.strip_prefix(name)?.strip_prefix('='));
+            let value = env
+                .lines()
+                .find_map(|line| line.strip_prefix("export ")?.strip_prefix(name)?.strip_prefix('='));
             value.map(|value| value.trim_matches('\'').to_owned())
         };
         servers.addresses = Addresses::find(variable).expect("all three are up");
@@ -145,7 +148,8 @@ fn with_children(pid: Pid) -> Vec<Pid> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<i32>().ok()
     };
-    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
+    let processes =
+        fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
     let children = processes.filter(|name| parent_of(name) == Some(pid.as_raw()));
     std::iter::once(pid).chain(children.filter_map(|name| name.parse().ok()).map(Pid::from_raw)).collect()
 }

@@ -7,9 +7,9 @@ use nix::sys::signal::Signal;
 
 use crate::deployment::{Deployment, Running};
 
-/// Whether a process has died of a fault of librdkafka: when a broker comes back that does not know the leaders of its
-/// partitions yet, it may read past the end of an array (issue 5280 there, in all versions from 2.5 to 2.12.1 at least).
-/// What started the process starts it again, as after any other kill.
+/// Whether a process has died of a fault of librdkafka: when a broker comes back that does not know the
+/// leaders of its partitions yet, it may read past the end of an array (issue 5280 there, in all versions
+/// from 2.5 to 2.12.1 at least). What started the process starts it again, as after any other kill.
 pub fn died_in_librdkafka(status: ExitStatus) -> bool {
     status.signal() == Some(Signal::SIGSEGV as i32)
 }

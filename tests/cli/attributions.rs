@@ -26,7 +26,8 @@ const ROWS: &str = "SELECT order_id, revenue_amount FROM conversion_attribution_
 
 /// Follows the topics, and stops.
 fn follow(place: &Place, while_it_runs: impl FnOnce()) {
-    let mut running: Running = place.start("follow", "--from in --data-dir out --follow --epoch-interval 20ms");
+    let mut running: Running =
+        place.start("follow", "--from in --data-dir out --follow --epoch-interval 20ms");
     while_it_runs();
     running.end(Signal::SIGTERM).succeeded();
 }

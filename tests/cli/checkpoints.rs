@@ -8,11 +8,13 @@ use nix::sys::signal::Signal;
 use crate::cluster::free_addresses;
 use crate::support::{Place, eventually};
 
-const RUN: &str = "run --from in --data-dir out --follow --set checkpoint.interval=200ms --set idle_timeout=1h";
+const RUN: &str =
+    "run --from in --data-dir out --follow --set checkpoint.interval=200ms --set idle_timeout=1h";
 
 const TRAFFIC: &str = "--ad-events 4000 --campaigns 100 --campaign-events 300 --span 1h";
 
-/// A place with two checkpoints, each of a run that was stopped in order; what the second run read came after the first.
+/// A place with two checkpoints, each of a run that was stopped in order; what the second run read came after
+/// the first.
 fn stopped() -> Place {
     let place = Place::new();
     place.run(&format!("generate --to in {TRAFFIC}")).succeeded();
@@ -26,7 +28,9 @@ fn stopped() -> Place {
 /// Appends traffic of another hour to partitions.
 fn append(place: &Place, hour: u32, partitions: &[&str]) {
     let more = format!("more-{hour}");
-    place.run(&format!("generate --to {more} --start 2026-01-05T{hour:02}:00:00Z --seed {hour} {TRAFFIC}")).succeeded();
+    place
+        .run(&format!("generate --to {more} --start 2026-01-05T{hour:02}:00:00Z --seed {hour} {TRAFFIC}"))
+        .succeeded();
     for partition in partitions {
         let bytes = fs::read(place.path(&format!("{more}/{partition}.ndjson"))).unwrap();
         place.append(&format!("in/{partition}.ndjson"), bytes);
@@ -66,7 +70,14 @@ fn a_restart_goes_on_from_the_last_checkpoint_on_any_number_of_workers() {
 
 #[test]
 fn two_workers_one_three_one_and_two_processes_make_what_one_run_makes_row_by_row() {
-    let all = ["ad-events/0", "ad-events/1", "ad-events/2", "ad-events/3", "campaign-events/0", "conversion-events/1"];
+    let all = [
+        "ad-events/0",
+        "ad-events/1",
+        "ad-events/2",
+        "ad-events/3",
+        "campaign-events/0",
+        "conversion-events/1",
+    ];
     let place = Place::new();
     place.run(&format!("generate --to in --partitions 4 {TRAFFIC}")).succeeded();
     for (hour, workers) in [(9, 2), (10, 1), (11, 3), (12, 1)] {
@@ -91,7 +102,10 @@ fn a_checkpoint_that_is_named_is_gone_on_from_and_the_sinks_are_told_nothing_twi
     let place = stopped();
     let old = files(&place, "manifests")[0].file_stem().unwrap().to_str().unwrap().parse::<u64>().unwrap();
     let said = finish(&place, &format!("-w 1 --from-checkpoint {old}"));
-    assert!(said.contains(&format!("checkpoint=Some({old})")) && !said.contains("replay_through=[]"), "{said}");
+    assert!(
+        said.contains(&format!("checkpoint=Some({old})")) && !said.contains("replay_through=[]"),
+        "{said}"
+    );
 }
 
 #[test]
@@ -118,7 +132,9 @@ fn what_may_be_changed_is_taken_and_what_may_not_is_refused_with_what_to_do() {
         .failed_saying(&["rtb.product_metrics", "--from-checkpoint none"]);
     place.run(&format!("{RUN} --from-checkpoint 7")).failed_saying(&["no usable checkpoint of epoch 7"]);
     place.run(&format!("{RUN} --from-checkpoint yes")).exited_with(2);
-    place.run(&format!("{RUN} --backfill-from 2026-01-01T00:00:00Z")).failed_saying(&["read from their start"]);
+    place
+        .run(&format!("{RUN} --backfill-from 2026-01-01T00:00:00Z"))
+        .failed_saying(&["read from their start"]);
     place.run(&format!("{RUN} --set checkpoint.url=ftp://a")).refused_saying(&["checkpoint.url", "s3://"]);
     // Its windows are closed: a shorter lateness changes nothing of them.
     let said = finish(&place, "--allowed-lateness 9m");
@@ -173,10 +189,15 @@ fn checkpoints_of_results_that_are_not_there_are_left_alone_and_named() {
     place.run(RUN).failed_saying(&["there are checkpoints of them", "--fresh", "--from-checkpoint none"]);
     assert_eq!((files(&place, "manifests"), files(&place, "segments")), before);
 
-    // Results that start over are of another generation: its checkpoints are kept apart from the old ones, which stay.
+    // Results that start over are of another generation: its checkpoints are kept apart from the old ones,
+    // which stay.
     let mut anew = place.start("anew", &format!("{RUN} --from-checkpoint none"));
     let is_new = |line: &str| line.contains("INFO checkpoint epoch=") && !line.ends_with(" written=0");
-    assert!(eventually(|| anew.stderr().lines().filter(|line| is_new(line)).count() > 0), "{}", anew.stderr());
+    assert!(
+        eventually(|| anew.stderr().lines().filter(|line| is_new(line)).count() > 0),
+        "{}",
+        anew.stderr()
+    );
     anew.end(Signal::SIGTERM).succeeded();
     assert!(before.0.iter().all(|manifest| manifest.is_file()), "{:?}", files(&place, "manifests"));
     place.run("checkpoint verify --data-dir out --all").succeeded();

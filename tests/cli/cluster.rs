@@ -26,7 +26,8 @@ fn start(place: &Place, processes: usize, more: &str) -> Vec<Running> {
     }
     place.write("hosts", free_addresses(processes));
     let start = |process| {
-        let arguments = format!("--from in --data-dir out --follow -n {processes} -h hosts -p {process} {more}");
+        let arguments =
+            format!("--from in --data-dir out --follow -n {processes} -h hosts -p {process} {more}");
         place.start(&format!("process-{process}"), &arguments)
     };
     (0..processes).map(start).collect()
@@ -42,8 +43,9 @@ fn two_processes_write_what_one_writes() {
     place.run("--from in --data-dir one -w 1").succeeded();
     place.write("hosts", free_addresses(2));
     let common = "--from in --data-dir out -w 2 -n 2 -h hosts";
-    let mut processes: Vec<_> =
-        (0..2).map(|process| place.start(&format!("process-{process}"), &format!("{common} -p {process}"))).collect();
+    let mut processes: Vec<_> = (0..2)
+        .map(|process| place.start(&format!("process-{process}"), &format!("{common} -p {process}")))
+        .collect();
     let outcomes: Vec<_> = processes.iter_mut().map(|process| process.finish().succeeded()).collect();
     assert!(place.tables("one") == place.tables("out"), "the tables differ");
     place.run("verify --from in --data-dir out").verified(&[]);
@@ -87,8 +89,9 @@ fn a_process_that_waits_for_others_says_for_whom_and_can_be_stopped() {
     place.write("in/ad-events/0.ndjson", impression("10:00:00", 1));
     place.write("hosts", free_addresses(3));
     let mut process = place.start("alone", "--from in --data-dir out --follow -n 3 -h hosts -p 1");
-    let both =
-        |said: &str| said.contains("waiting for process 0 (127.0.0.1:") && said.contains("waiting for process 2");
+    let both = |said: &str| {
+        said.contains("waiting for process 0 (127.0.0.1:") && said.contains("waiting for process 2")
+    };
     assert!(eventually(|| both(&process.stderr())), "{}", process.stderr());
     process.end(Signal::SIGTERM).succeeded();
 }
@@ -126,8 +129,9 @@ fn processes_that_were_started_differently_say_so() {
     let mut processes = [0, 1].map(|process| {
         place.start(&format!("process-{process}"), &format!("{common} -p {process} -w {}", 1 + process))
     });
-    let said =
-        processes.each_mut().map(|process| process.finish().failed_saying(&["start all processes alike"]).stderr);
+    let said = processes
+        .each_mut()
+        .map(|process| process.finish().failed_saying(&["start all processes alike"]).stderr);
     assert!(said[0].contains("process 1 runs with -w 2, and this one with -w 1"), "{}", said[0]);
     assert!(said[1].contains("process 0 runs with -w 1, and this one with -w 2"), "{}", said[1]);
 }
@@ -163,7 +167,8 @@ fn a_killed_process_ends_the_others_with_75_and_one_message() {
     processes[1].signal(Signal::SIGKILL);
     for at in [0, 2] {
         let said = processes[at].finish().exited_with(75).stderr;
-        let address = std::fs::read_to_string(place.path("hosts")).unwrap().lines().nth(1).unwrap().to_owned();
+        let address =
+            std::fs::read_to_string(place.path("hosts")).unwrap().lines().nth(1).unwrap().to_owned();
         assert!(said.contains(&format!("adtide: error: process 1 ({address}) has ended")), "{said}");
         assert!(!said.contains("panicked"), "{said}");
         assert_eq!(said.matches("all processes have to be started again").count(), 1, "{said}");
@@ -190,7 +195,11 @@ fn wrong_numbers_of_processes_and_workers_are_refused() {
     place.write("in/ad-events.ndjson", "");
     place.write("hosts", "127.0.0.1:4001\n\n");
     let run = |arguments| place.run(&format!("--from in --data-dir out {arguments}"));
-    run("-n 2 -p 0 -h hosts").failed_saying(&["hostfile hosts names too few addresses, 1,", "-n is 2", "host:port"]);
+    run("-n 2 -p 0 -h hosts").failed_saying(&[
+        "hostfile hosts names too few addresses, 1,",
+        "-n is 2",
+        "host:port",
+    ]);
     run("-n 2 -p 0 -h nothing").failed_saying(&["can't read the hostfile nothing"]);
     run("-n 2 -p 2 -h hosts").refused_saying(&["must be less than -n"]);
     run("-p 1").refused_saying(&["must be less than -n"]);
@@ -213,8 +222,9 @@ fn a_cluster_that_has_run_is_started_again_for_as_long_as_it_takes() {
         command.stdout(Stdio::null()).status().unwrap()
     };
     assert!(cluster(&["up", "-n", "1"]).success());
-    let starts =
-        || fs::read_to_string(place.path("cluster/run/starts")).unwrap_or_default().trim().parse().unwrap_or(0);
+    let starts = || {
+        fs::read_to_string(place.path("cluster/run/starts")).unwrap_or_default().trim().parse().unwrap_or(0)
+    };
     let is_kept_up = eventually(|| starts() >= 5);
     let log = fs::read_to_string(place.path("cluster/log/supervisor.log")).unwrap();
     cluster(&["down"]);

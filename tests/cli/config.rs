@@ -78,8 +78,13 @@ fn what_is_shown_is_itself_a_configuration() {
 fn wrong_variables_and_arguments_are_named() {
     let place = Place::new();
     let check = |name, value| place.run_with("config check", &[(name, value)]);
-    check("ADTIDE_RANKING__LIMIT", "many").failed_saying(&["ADTIDE_RANKING__LIMIT", "ranking.limit", "integer"]);
-    check("ADTIDE_RANKING__LIMT", "3").failed_saying(&["ADTIDE_RANKING__LIMT", "did you mean ranking.limit?"]);
+    check("ADTIDE_RANKING__LIMIT", "many").failed_saying(&[
+        "ADTIDE_RANKING__LIMIT",
+        "ranking.limit",
+        "integer",
+    ]);
+    check("ADTIDE_RANKING__LIMT", "3")
+        .failed_saying(&["ADTIDE_RANKING__LIMT", "did you mean ranking.limit?"]);
     check("ADTIDE_HOME", "/somewhere").succeeded();
     let wrong = |arguments, words: &[&str]| drop(place.run(arguments).refused_saying(words));
     wrong("config check --set ranking.limt=3", &["command line", "did you mean ranking.limit?"]);
@@ -118,7 +123,12 @@ fn a_file_may_refer_to_the_environment() {
     outcome.says(&["data_dir = \"/results/today\"", "from = \"in\""]);
     let outcome = place.run_with(show, &[("RESULTS", "/results"), ("TOPICS", "/topics")]).succeeded();
     outcome.says(&["from = \"/topics\""]);
-    place.run(show).failed_saying(&["adtide.toml", "sink.data_dir", "RESULTS is not set", "${RESULTS:-default}"]);
+    place.run(show).failed_saying(&[
+        "adtide.toml",
+        "sink.data_dir",
+        "RESULTS is not set",
+        "${RESULTS:-default}",
+    ]);
 }
 
 #[test]

@@ -6,7 +6,8 @@ use nix::sys::signal::Signal;
 
 use crate::support::{PERFORMANCE, Place, eventually};
 
-const SECTIONS: [&str; 6] = ["rankings", "performance", "attributions", "refunds", "late events", "dead letters"];
+const SECTIONS: [&str; 6] =
+    ["rankings", "performance", "attributions", "refunds", "late events", "dead letters"];
 const DEMO: &str = "--data-dir out -w 2 --set generator.ad_events=20000";
 
 #[test]
@@ -14,7 +15,12 @@ fn it_shows_all_four_results_and_verifies_them_and_can_be_repeated() {
     let place = Place::new();
     for _ in 0..2 {
         let outcome = place.run(DEMO).succeeded();
-        outcome.says(&["1  RTB rankings: ", "2  Performance: ", "3  Last-click attributions: ", "4  Refunds "]);
+        outcome.says(&[
+            "1  RTB rankings: ",
+            "2  Performance: ",
+            "3  Last-click attributions: ",
+            "4  Refunds ",
+        ]);
         outcome.says(&["ad-events", "from out/topics", "not_json", "events without campaign"]);
         outcome.says(&["out/adtide.db and out/topics"]);
         outcome.verified(&SECTIONS);
@@ -38,7 +44,8 @@ fn it_shows_the_same_figures_each_time_on_any_number_of_workers_in_a_used_folder
     let mut first = None;
     for round in 0..rounds {
         let workers = [2, 1, 4, 3, 8][round % 5];
-        let outcome = place.run(&format!("--data-dir out -w {workers} --set generator.ad_events=60000")).succeeded();
+        let outcome =
+            place.run(&format!("--data-dir out -w {workers} --set generator.ad_events=60000")).succeeded();
         let shown = figures(&outcome.stdout);
         outcome.says(&["verified", "credits", " came back"]);
         assert!(!shown.contains(" 0 came back"), "{shown}");
@@ -73,8 +80,9 @@ fn it_refuses_a_folder_of_other_topics_and_leaves_them_alone() {
 fn live_traffic_goes_on_until_it_is_interrupted() {
     let place = Place::new();
     let mut running = place.start("live", "--live --data-dir out -w 2 --set generator.ad_events=1000000");
-    let arrived =
-        eventually(|| !place.rows(PERFORMANCE).is_empty() && !place.rows("SELECT * FROM rtb_ranking_cache").is_empty());
+    let arrived = eventually(|| {
+        !place.rows(PERFORMANCE).is_empty() && !place.rows("SELECT * FROM rtb_ranking_cache").is_empty()
+    });
     let outcome = running.end(Signal::SIGINT).succeeded();
     assert!(arrived, "{}{}", outcome.stdout, outcome.stderr);
     outcome.says(&["1  RTB rankings: ", "2  Performance: ", " from out/topics"]);
@@ -97,7 +105,8 @@ fn the_commands_of_the_readme_work_one_after_the_other() {
     let readme = include_str!("../../README.md");
     let section = readme.split("## On files").nth(1).unwrap();
     let block = section.split("```console\n").nth(1).unwrap().split("```").next().unwrap();
-    let commands: Vec<_> = block.lines().filter_map(|line| line.split('#').next()?.strip_prefix("adtide ")).collect();
+    let commands: Vec<_> =
+        block.lines().filter_map(|line| line.split('#').next()?.strip_prefix("adtide ")).collect();
     assert!(commands.len() >= 6 && commands[0].contains("--ad-events 1000000"), "{block}");
     let place = Place::new();
     for (at, command) in commands.iter().enumerate() {

@@ -15,7 +15,9 @@ fn dead(place: &Place) -> Vec<String> {
     let mut letters: Vec<_> = place
         .topic("dead-letter")
         .iter()
-        .map(|letter| format!("{} {} {} {}", letter["topic"], letter["partition"], letter["offset"], letter["reason"]))
+        .map(|letter| {
+            format!("{} {} {} {}", letter["topic"], letter["partition"], letter["offset"], letter["reason"])
+        })
         .map(|letter| letter.replace('"', ""))
         .collect();
     letters.sort();
@@ -47,7 +49,8 @@ fn a_topic_may_be_one_file() {
         ["o-1 20 60"]
     );
     // 2.00 * 0.5 + 0.1 * 0.5 * 0.1 * 100
-    let score = "SELECT round(json_extract(ranking_list, '$[0].score'), 9), total_campaigns FROM rtb_ranking_cache";
+    let score =
+        "SELECT round(json_extract(ranking_list, '$[0].score'), 9), total_campaigns FROM rtb_ranking_cache";
     assert_eq!(place.rows(score), ["1.5 1"]);
     assert_eq!(place.topic("compensation-events")[0]["refund_amount"].to_string(), "0.50");
 }
@@ -82,10 +85,17 @@ fn a_folder_without_topics_is_an_error_and_replaces_nothing() {
     place.write("strays/ad-events/1.ndjson.gz", "compressed");
     place.write("strays/Campaign-Events.ndjson", "");
     place.write("strays/README.md", "");
-    let outcome =
-        read("strays").failed_saying(&["ad_events", "0.jsonl", "1.ndjson.gz", "Campaign-Events", "are not read"]);
+    let outcome = read("strays").failed_saying(&[
+        "ad_events",
+        "0.jsonl",
+        "1.ndjson.gz",
+        "Campaign-Events",
+        "are not read",
+    ]);
     assert!(!outcome.stderr.contains("README"), "{}", outcome.stderr);
-    place.run("worker all --from strays --data-dir out --until-end").failed_saying(&["ad_events", "are not read"]);
+    place
+        .run("worker all --from strays --data-dir out --until-end")
+        .failed_saying(&["ad_events", "are not read"]);
     assert_eq!(place.tables("out"), before);
     // Beside topics they are named, and the topics are read.
     place.write("strays/ad-events/0.ndjson", impression("10:00:00", 1));
@@ -175,8 +185,15 @@ fn garbage_is_dead_and_what_follows_lives() {
     place.write("in/ad-events.ndjson", bytes);
     run(&place);
     assert_eq!(place.rows(PERFORMANCE), ["1 10:00 1 0 1"]);
-    let reasons =
-        ["looks_like_schema_registry", "not_utf8", "not_json", "not_json", "not_json", "not_json", "missing_field"];
+    let reasons = [
+        "looks_like_schema_registry",
+        "not_utf8",
+        "not_json",
+        "not_json",
+        "not_json",
+        "not_json",
+        "missing_field",
+    ];
     let expected: Vec<_> =
         reasons.iter().enumerate().map(|(offset, reason)| format!("ad-events 0 {offset} {reason}")).collect();
     assert_eq!(dead(&place), expected);
@@ -188,7 +205,11 @@ fn a_topic_may_not_be_there_in_both_forms() {
     let place = Place::new();
     place.write("in/ad-events.ndjson", "");
     place.write("in/ad-events/0.ndjson", "");
-    place.run("--from in --data-dir out").failed_saying(&["in/ad-events.ndjson", "in/ad-events ", "keep one"]);
+    place.run("--from in --data-dir out").failed_saying(&[
+        "in/ad-events.ndjson",
+        "in/ad-events ",
+        "keep one",
+    ]);
 }
 
 #[test]
@@ -216,5 +237,10 @@ fn a_partition_is_there_once() {
     let place = Place::new();
     place.write("in/ad-events/1.ndjson", impression("10:00:00", 1));
     place.write("in/ad-events/01.ndjson", impression("10:00:00", 1));
-    place.run("--from in --data-dir out").failed_saying(&["1.ndjson", "01.ndjson", "same partition", "keep one"]);
+    place.run("--from in --data-dir out").failed_saying(&[
+        "1.ndjson",
+        "01.ndjson",
+        "same partition",
+        "keep one",
+    ]);
 }

@@ -4,7 +4,8 @@ use nix::sys::signal::Signal;
 
 use crate::support::{PERFORMANCE, Place, Running, campaign, click, conversion, eventually, impression};
 
-const IDLE: &str = "SELECT topic, partition FROM adtide_progress_partitions WHERE state LIKE '%Idle%' ORDER BY 1, 2";
+const IDLE: &str =
+    "SELECT topic, partition FROM adtide_progress_partitions WHERE state LIKE '%Idle%' ORDER BY 1, 2";
 
 /// Follows the topics in `in`, quick to see that a partition is idle.
 fn follow(place: &Place, more: &str) -> Running {
@@ -122,7 +123,8 @@ fn whoever_comes_first_makes_the_database() {
 #[test]
 fn links_are_not_followed_and_results_are_not_for_everybody() {
     use std::os::unix::fs::{PermissionsExt, symlink};
-    let names = [".adtide.lock", "adtide.db", "topics/compensation-events.ndjson", "topics/.adtide-progress.json"];
+    let names =
+        [".adtide.lock", "adtide.db", "topics/compensation-events.ndjson", "topics/.adtide-progress.json"];
     for (at, name) in names.into_iter().enumerate() {
         let place = Place::new();
         place.write("in/ad-events.ndjson", impression("10:00:00", 1));
@@ -135,7 +137,8 @@ fn links_are_not_followed_and_results_are_not_for_everybody() {
         } else {
             outcome.succeeded();
             for name in names {
-                let mode = std::fs::symlink_metadata(place.path("out").join(name)).unwrap().permissions().mode();
+                let mode =
+                    std::fs::symlink_metadata(place.path("out").join(name)).unwrap().permissions().mode();
                 assert_eq!(mode & 0o137, 0, "{name} {mode:o}");
             }
         }
@@ -177,7 +180,8 @@ fn a_file_that_is_rotated_is_read_to_its_end_and_then_its_successor() {
     place.await_rows(PERFORMANCE, &["1 10:00 3 0 0"]);
     place.append(file, "bad\n");
     assert!(eventually(|| place.topic("dead-letter").len() == 2));
-    let offsets: Vec<_> = place.topic("dead-letter").iter().map(|letter| letter["offset"].to_string()).collect();
+    let offsets: Vec<_> =
+        place.topic("dead-letter").iter().map(|letter| letter["offset"].to_string()).collect();
     assert_eq!(offsets, ["2", "4"]);
     place.run("verify --from in --data-dir out").verified(&["performance", "dead letters"]);
     running.end(Signal::SIGTERM).succeeded();
@@ -202,7 +206,11 @@ fn a_file_that_is_rotated_is_read_to_its_end_and_then_its_successor() {
     place.append(file, impression("10:06:01", 1));
     place.await_rows(PERFORMANCE, &["1 10:00 5 0 1", "1 10:05 2 0 0"]);
     running.end(Signal::SIGTERM).succeeded();
-    place.run("verify --from in --data-dir out").failed_saying(&[file, "rotated away", "put those files back"]);
+    place.run("verify --from in --data-dir out").failed_saying(&[
+        file,
+        "rotated away",
+        "put those files back",
+    ]);
     // But a part that was not read is not passed over, and neither is its beginning without a checkpoint.
     std::fs::remove_dir_all(place.path("out/checkpoints")).unwrap();
     follow(&place, "").finish().failed_saying(&[file, "rotated away", "--fresh"]);
@@ -318,7 +326,10 @@ fn a_partition_that_wakes_up_finds_closed_what_the_others_have_closed() {
 
     // Half an hour on it can't any more.
     place.append("in/ad-events/0.ndjson", impression("10:30:00", 1));
-    place.await_rows("SELECT is_final FROM ad_performance_metrics_realtime WHERE metric_time LIKE '%10:05%'", &["1"]);
+    place.await_rows(
+        "SELECT is_final FROM ad_performance_metrics_realtime WHERE metric_time LIKE '%10:05%'",
+        &["1"],
+    );
     place.append("in/ad-events/1.ndjson", click("10:04:30", 2, "d-1"));
     assert!(eventually(|| place.topic("late-events").len() == 2));
     running.end(Signal::SIGINT).succeeded();
@@ -326,7 +337,9 @@ fn a_partition_that_wakes_up_finds_closed_what_the_others_have_closed() {
     let mut late: Vec<_> = place
         .topic("late-events")
         .iter()
-        .map(|late| format!("{} {} {} {}", late["statement"], late["partition"], late["offset"], late["watermark"]))
+        .map(|late| {
+            format!("{} {} {} {}", late["statement"], late["partition"], late["offset"], late["watermark"])
+        })
         .collect();
     late.sort();
     assert_eq!(

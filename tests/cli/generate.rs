@@ -5,13 +5,16 @@ use std::fs;
 
 use crate::support::Place;
 
-const SMALL: &str = "--campaign-events 50 --campaigns 20 --set generator.products=20 --set generator.devices=100";
+const SMALL: &str =
+    "--campaign-events 50 --campaigns 20 --set generator.products=20 --set generator.devices=100";
 
 /// All topic files of a folder.
 fn files(place: &Place, folder: &str) -> BTreeMap<String, String> {
     let mut files = BTreeMap::new();
-    for topic in
-        fs::read_dir(place.path(folder)).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir())
+    for topic in fs::read_dir(place.path(folder))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_dir())
     {
         for file in fs::read_dir(topic).unwrap().map(|entry| entry.unwrap().path()) {
             let name = file.strip_prefix(place.path(folder)).unwrap().display().to_string();
@@ -56,7 +59,9 @@ fn a_rate_is_by_the_second_of_the_span() {
     let in_span = ad_events(&made).filter(|line| line.contains("2026-03-01 00:0")).count();
     assert!(in_span > 1400, "only {in_span} of 1500 events lie in the span");
     for rate in ["0", "-1", "NaN"] {
-        place.run(&format!("generate --to other --rate={rate}")).failed_saying(&["--rate must be more than 0"]);
+        place
+            .run(&format!("generate --to other --rate={rate}"))
+            .failed_saying(&["--rate must be more than 0"]);
     }
     place.run("generate --to other --rate 1 --ad-events 1").exited_with(2);
     assert!(!place.path("other").exists());
@@ -69,7 +74,9 @@ fn traffic_replaces_traffic_and_nothing_else() {
     place.run(&format!("generate --to in --ad-events 500 --partitions 1 {SMALL}")).succeeded();
     assert_eq!(files(&place, "in").len(), 5);
     place.write("mine/ad-events.ndjson", "mine");
-    place.run(&format!("generate --to mine {SMALL}")).failed_saying(&["mine holds topics", "did not generate"]);
+    place
+        .run(&format!("generate --to mine {SMALL}"))
+        .failed_saying(&["mine holds topics", "did not generate"]);
     assert_eq!(fs::read_to_string(place.path("mine/ad-events.ndjson")).unwrap(), "mine");
     assert_eq!(fs::read_dir(place.path("mine")).unwrap().count(), 1);
 }

@@ -8,7 +8,9 @@ use crate::support::Place;
 /// Every command: its words, and its flags.
 fn commands() -> Vec<(String, Vec<String>)> {
     fn add(command: &clap::Command, words: &str, all: &mut Vec<(String, Vec<String>)>) {
-        let flags = command.get_arguments().filter_map(|argument| argument.get_long().map(|long| format!("--{long}")));
+        let flags = command
+            .get_arguments()
+            .filter_map(|argument| argument.get_long().map(|long| format!("--{long}")));
         all.push((words.to_owned(), flags.collect()));
         for inner in command.get_subcommands() {
             add(inner, &format!("{words} {}", inner.get_name()), all);
@@ -59,13 +61,21 @@ fn the_letter_of_the_hostfile_shows_the_way_to_help() {
     let place = Place::new();
     for words in ["-h", "run -h", "verify -h"] {
         let outcome = place.run(words).exited_with(2);
-        assert!(outcome.stderr.contains("hostfile") && outcome.stderr.contains("use --help"), "{}", outcome.stderr);
+        assert!(
+            outcome.stderr.contains("hostfile") && outcome.stderr.contains("use --help"),
+            "{}",
+            outcome.stderr
+        );
     }
 }
 
 #[test]
 fn a_negative_duration_is_refused_as_a_duration() {
     let outcome = Place::new().run("--from in --allowed-lateness -5m");
-    assert!(!outcome.status.success() && outcome.stderr.contains("key allowed_lateness"), "{}", outcome.stderr);
+    assert!(
+        !outcome.status.success() && outcome.stderr.contains("key allowed_lateness"),
+        "{}",
+        outcome.stderr
+    );
     assert!(outcome.stderr.contains("-5m") && outcome.stderr.contains("such as"), "{}", outcome.stderr);
 }

@@ -1,5 +1,5 @@
-//! The binary from end to end, as somebody at a terminal uses it: arguments and files in; tables, topics, messages
-//! and exit codes out.
+//! The binary from end to end, as somebody at a terminal uses it: arguments and files in; tables, topics,
+//! messages and exit codes out.
 
 #![cfg(unix)]
 

@@ -1,5 +1,5 @@
-//! Hosts as network namespaces, and one of them cut off. Needs the rights of root and `ip` of iproute2; without, it says so and
-//! is skipped.
+//! Hosts as network namespaces, and one of them cut off. Needs the rights of root and `ip` of iproute2;
+//! without, it says so and is skipped.
 
 use std::fs;
 use std::path::Path;
@@ -10,8 +10,8 @@ use nix::sys::signal::Signal;
 
 use crate::support::{Place, Running, eventually};
 
-/// Three hosts at one switch. Each is a namespace, and so is the switch, so nothing outside of them is touched. They go away
-/// with this value.
+/// Three hosts at one switch. Each is a namespace, and so is the switch, so nothing outside of them is
+/// touched. They go away with this value.
 struct Network {
     prefix: String,
 }
@@ -75,7 +75,8 @@ fn address(host: usize) -> String {
 }
 
 fn ip(arguments: &str) -> Result<(), String> {
-    let output = Command::new("ip").args(arguments.split(' ')).output().map_err(|error| format!("ip: {error}"))?;
+    let output =
+        Command::new("ip").args(arguments.split(' ')).output().map_err(|error| format!("ip: {error}"))?;
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     if output.status.success() { Ok(()) } else { Err(format!("ip {arguments}: {said}")) }
 }
@@ -126,7 +127,8 @@ fn start(place: &Place, network: &Network, round: u32) -> Vec<Running> {
 fn a_host_that_is_cut_off_ends_and_so_do_the_others_and_all_go_on_when_it_is_back() {
     let Some(network) = Network::build() else { return };
     let place = Place::with_traffic();
-    let later: Vec<_> = ["ad-events", "conversion-events"].iter().flat_map(|topic| hold_back(&place, topic)).collect();
+    let later: Vec<_> =
+        ["ad-events", "conversion-events"].iter().flat_map(|topic| hold_back(&place, topic)).collect();
     place.write("hosts", (0..HOSTS).map(|host| format!("{}:2101\n", address(host))).collect::<String>());
     let rows = || place.rows("SELECT count(*) FROM ad_performance_metrics_realtime");
     let mut hosts = start(&place, &network, 1);

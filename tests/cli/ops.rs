@@ -24,7 +24,9 @@ fn events(address: &str) -> f64 {
     let (status, text) = get(address, "/metrics");
     assert_eq!(status, 200, "{text}");
     let good = text.lines().filter(|line| line.starts_with("adtide_events_total{topic=\"ad-events\""));
-    good.filter(|line| line.contains("good")).map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap()).sum()
+    good.filter(|line| line.contains("good"))
+        .map(|line| line.rsplit_once(' ').unwrap().1.parse::<f64>().unwrap())
+        .sum()
 }
 
 /// The address that the log names.
@@ -44,7 +46,11 @@ fn a_run_tells_its_metrics_and_that_it_is_well() {
     let place = Place::new();
     let mut running = place.start("live", LIVE);
     let address = address(&running);
-    assert!(eventually(|| get(&address, "/readyz") == (200, "ready\n".to_owned())), "{:?}", get(&address, "/readyz"));
+    assert!(
+        eventually(|| get(&address, "/readyz") == (200, "ready\n".to_owned())),
+        "{:?}",
+        get(&address, "/readyz")
+    );
     assert_eq!(get(&address, "/healthz"), (200, "alive\n".to_owned()));
     let before = events(&address);
     assert!(eventually(|| events(&address) > before), "no more than {before} events");
@@ -89,10 +95,17 @@ fn a_log_of_json_is_nothing_but_json() {
         .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
         .collect();
     for message in ["starting", "restart plan", "sink opened: it is new", "committed", "stopped"] {
-        assert!(lines.iter().any(|line| line["message"] == message), "{message:?} is not in {}", outcome.stderr);
+        assert!(
+            lines.iter().any(|line| line["message"] == message),
+            "{message:?} is not in {}",
+            outcome.stderr
+        );
     }
     let committed = lines.iter().find(|line| line["message"] == "committed").unwrap();
-    assert!(committed["sink"].is_string() && committed["epoch"].is_u64() && committed["rows"].is_u64(), "{committed}");
+    assert!(
+        committed["sink"].is_string() && committed["epoch"].is_u64() && committed["rows"].is_u64(),
+        "{committed}"
+    );
     // What ends a run is JSON too.
     place.write("in/ad-events/first.ndjson", "{}\n");
     let outcome = place.run("--from in --data-dir other --set log.format=json").exited_with(1);

@@ -7,7 +7,8 @@ use nix::sys::signal::Signal;
 use crate::support::{PERFORMANCE, Place, click, conversion, eventually, impression};
 
 /// Epochs so small that a crash finds many of them on their way.
-const SMALL_EPOCHS: &str = "--epoch-interval 5ms --set epoch.catch_up_interval=5ms --set epoch.max_bytes=200000";
+const SMALL_EPOCHS: &str =
+    "--epoch-interval 5ms --set epoch.catch_up_interval=5ms --set epoch.max_bytes=200000";
 
 /// Crashes in a round; each round has a seed of its own, which says when they come and with how many workers.
 const CRASHES: u64 = 6;
@@ -42,7 +43,8 @@ fn a_followed_topic_is_gone_on_with_where_it_was_left() {
     let (click, again) = (click("10:00:00", 1, "d-1"), click("10:00:01", 1, "d-1"));
     place.write("in/ad-events.ndjson", click + &again + &impression("10:06:00", 1));
     place.append("in/conversion-events.ndjson", conversion("10:04:00", "o-1", "d-1"));
-    let refunds = || place.topic(COMPENSATIONS).iter().map(|record| record["refund_amount"].to_string()).collect();
+    let refunds =
+        || place.topic(COMPENSATIONS).iter().map(|record| record["refund_amount"].to_string()).collect();
     let attributions = || place.rows("SELECT order_id, click_time FROM conversion_attribution_results");
 
     let mut running = place.start("first", "--from in --data-dir out --follow");
@@ -88,7 +90,11 @@ fn results_that_it_cant_go_on_with_are_named_with_what_to_do() {
     place.write("other/ad-events.ndjson", impression("10:00:00", 1));
     place.run("--from in --data-dir out").succeeded();
     let resume = |more: &str| place.run(&format!("--from in --data-dir out --resume {more}"));
-    resume("--product-metrics live").failed_saying(&["rtb.product_metrics = Topic", "now it is Live", "--fresh"]);
+    resume("--product-metrics live").failed_saying(&[
+        "rtb.product_metrics = Topic",
+        "now it is Live",
+        "--fresh",
+    ]);
     resume("--set ids.unknown=none,0").failed_saying(&[
         "ids.unknown = [\"00000000-",
         "now it is [\"0\", \"none\"]",
@@ -110,7 +116,10 @@ fn what_was_too_far_in_the_future_is_rejected_in_a_replay_though_the_clock_has_r
     let place = Place::new();
     let now = adtide::now().0;
     let follow = "--from in --data-dir out --follow --set max_future_skew=5s --set checkpoint.interval=10m";
-    place.write("in/ad-events.ndjson", click(now, 1, "d-1") + &click(now + 20_000, 1, "d-1") + &click(now, 1, "d-2"));
+    place.write(
+        "in/ad-events.ndjson",
+        click(now, 1, "d-1") + &click(now + 20_000, 1, "d-1") + &click(now, 1, "d-2"),
+    );
     let mut running = place.start("first", follow);
     assert!(eventually(|| place.topic("dead-letter").len() == 1));
     let clicks = "SELECT sum(click_count) FROM ad_performance_metrics_realtime";

@@ -47,7 +47,8 @@ fn settings_change_the_results_and_they_stay_right() {
 fn a_ranking_has_as_many_campaigns_as_its_limit_says() {
     let place = Place::with_traffic();
     place.run("--from in --data-dir out --ranking-limit 3").succeeded();
-    let lengths = "SELECT DISTINCT json_array_length(ranking_list) = min(3, total_campaigns) FROM rtb_ranking_cache";
+    let lengths =
+        "SELECT DISTINCT json_array_length(ranking_list) = min(3, total_campaigns) FROM rtb_ranking_cache";
     assert_eq!(place.rows(lengths), ["1"]);
 }
 
@@ -82,7 +83,8 @@ fn without_a_sink_nothing_is_written() {
 #[test]
 fn a_reader_of_the_output_may_go_away() {
     let place = Place::with_traffic();
-    for arguments in ["--from in --data-dir out", "verify --from in --data-dir out", "config show", "--help"] {
+    for arguments in ["--from in --data-dir out", "verify --from in --data-dir out", "config show", "--help"]
+    {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let mut command = place.command(arguments);
@@ -120,7 +122,9 @@ fn an_id_that_no_click_has_is_missed_once_and_counted() {
         "no id      11,000 clicks without device, 11,000 clicks without session, 1 conversions without session",
     ]);
     let verified = place.run("verify --from in --data-dir out").succeeded();
-    verified.says(&["no id: 11000 clicks without device, 11000 clicks without session, 1 conversions without session"]);
+    verified.says(&[
+        "no id: 11000 clicks without device, 11000 clicks without session, 1 conversions without session",
+    ]);
     // With devices, that no click has a session is said still.
     place.write("in/ad-events.ndjson", clicks);
     let outcome = place.run("--from in --data-dir out").succeeded();

@@ -1,5 +1,5 @@
-//! What neither answers nor goes away: servers that accept connections and say nothing, strangers that connect and send
-//! nothing, and a reader of the log that has gone away.
+//! What neither answers nor goes away: servers that accept connections and say nothing, strangers that
+//! connect and send nothing, and a reader of the log that has gone away.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream};
@@ -49,7 +49,8 @@ fn a_start_against_servers_that_never_answer_ends_by_its_deadline() {
     let (_listener, address) = silent();
     let place = Place::new();
     let settings = everything_at(&address);
-    let timeout = "--set kafka.connect_timeout=2s --set postgres.connect_timeout=2s --set redis.connect_timeout=2s";
+    let timeout =
+        "--set kafka.connect_timeout=2s --set postgres.connect_timeout=2s --set redis.connect_timeout=2s";
     for command in ["run", "migrate", "init-demo"] {
         let started = Instant::now();
         place.run(&format!("{command} {settings} {timeout}")).failed_saying(&[&address]);
@@ -60,7 +61,8 @@ fn a_start_against_servers_that_never_answer_ends_by_its_deadline() {
 #[test]
 fn strangers_that_connect_and_send_nothing_are_shown_out() {
     let place = Place::new();
-    let mut running = place.start("live", "--live --data-dir out --set generator.ad_events=20000 --listen 127.0.0.1:0");
+    let mut running =
+        place.start("live", "--live --data-dir out --set generator.ad_events=20000 --listen 127.0.0.1:0");
     let mut address = None;
     let named = eventually(|| {
         let log = running.stderr();
@@ -79,7 +81,10 @@ fn strangers_that_connect_and_send_nothing_are_shown_out() {
     for mut stranger in [&strangers[0], &strangers[399]] {
         stranger.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let read = stranger.read(&mut [0; 256]);
-        assert!(!read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "it is still connected");
+        assert!(
+            !read.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock),
+            "it is still connected"
+        );
     }
     assert_eq!(ready(), 200);
     running.end(Signal::SIGTERM).succeeded();

@@ -20,7 +20,9 @@ fn it_stops_a_run_in_order_and_waits_for_its_end() {
     place.run("stop --data-dir out").succeeded().says(&["stopping adtide, process ", "stopped after "]);
     running.finish().succeeded();
     assert_eq!(fs::read_dir(place.path("out/run")).unwrap().count(), 0);
-    place.run("stop --data-dir out").failed_saying(&["no run of \"adtide\" keeps its files in out", "--data-dir"]);
+    place
+        .run("stop --data-dir out")
+        .failed_saying(&["no run of \"adtide\" keeps its files in out", "--data-dir"]);
 }
 
 #[test]
@@ -38,7 +40,11 @@ fn a_run_that_does_not_end_in_time_is_named() {
     let mut running = start(&place, "");
     running.signal(Signal::SIGSTOP);
     let pid = running.pid().to_string();
-    place.run("stop --data-dir out --timeout 200ms").failed_saying(&[&pid, "has not ended within 200ms", "--timeout"]);
+    place.run("stop --data-dir out --timeout 200ms").failed_saying(&[
+        &pid,
+        "has not ended within 200ms",
+        "--timeout",
+    ]);
     running.end(Signal::SIGCONT).succeeded();
 }
 
@@ -48,7 +54,8 @@ fn a_file_that_nobody_holds_names_nobody() {
     let place = Place::new();
     let mut running = start(&place, "");
     running.end(Signal::SIGKILL);
-    let left: Vec<_> = fs::read_dir(place.path("out/run")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let left: Vec<_> =
+        fs::read_dir(place.path("out/run")).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(left.len(), 1);
     let own = std::process::id();
     fs::rename(&left[0], place.path(&format!("out/run/adtide.{own}"))).unwrap();

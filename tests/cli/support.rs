@@ -1,4 +1,5 @@
-//! What the tests share: a folder of their own, the binary run in it, its tables and topics, and tiny records.
+//! What the tests share: a folder of their own, the binary run in it, its tables and topics, and tiny
+//! records.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -26,7 +27,8 @@ pub const TABLES: [&str; 3] =
     ["rtb_ranking_cache", "ad_performance_metrics_realtime", "conversion_attribution_results"];
 
 /// Performance rows: campaign, window, impressions, clicks, is_final.
-pub const PERFORMANCE: &str = "SELECT campaign_id, substr(metric_time, 12, 5), impression_count, click_count, is_final
+pub const PERFORMANCE: &str =
+    "SELECT campaign_id, substr(metric_time, 12, 5), impression_count, click_count, is_final
      FROM ad_performance_metrics_realtime ORDER BY 1, 2";
 
 /// A folder that goes away with the test. Topics are in `in`, results in `out`; the binary runs in it.
@@ -103,7 +105,8 @@ impl Place {
         Outcome { status: output.status, stdout: text(output.stdout), stderr: text(output.stderr) }
     }
 
-    /// The same when no file may become larger than so many KiB: what is written beyond fails, as on a full disk.
+    /// The same when no file may become larger than so many KiB: what is written beyond fails, as on a full
+    /// disk.
     pub fn run_with_little_room(&self, arguments: &str, kib: u32) -> Outcome {
         let mut command = Command::new("bash");
         command.args(["-c", &format!("trap '' XFSZ; ulimit -f {kib}; exec \"$0\" \"$@\""), ADTIDE]);
@@ -119,7 +122,10 @@ impl Place {
 
     fn start_command(&self, name: &str, mut command: Command) -> Running {
         let (stdout, stderr) = (self.path(&format!("{name}.stdout")), self.path(&format!("{name}.stderr")));
-        command.stdout(File::create(&stdout).unwrap()).stderr(File::create(&stderr).unwrap()).stdin(Stdio::null());
+        command
+            .stdout(File::create(&stdout).unwrap())
+            .stderr(File::create(&stderr).unwrap())
+            .stdin(Stdio::null());
         Running { child: command.spawn().unwrap(), stdout, stderr }
     }
 
@@ -163,14 +169,17 @@ impl Place {
         query(&self.path(out).join("adtide.db"), sql).unwrap_or_default()
     }
 
-    /// All tables of a folder of results, without the columns that tell when and in which order rows were written.
+    /// All tables of a folder of results, without the columns that tell when and in which order rows were
+    /// written.
     pub fn tables(&self, out: &str) -> BTreeMap<&'static str, Vec<String>> {
         let database = self.path(out).join("adtide.db");
         let rows = |table: &str| {
             let columns = format!("SELECT name FROM pragma_table_info('{table}')");
             let columns: Vec<_> = query(&database, &columns).unwrap();
-            let columns: Vec<_> =
-                columns.into_iter().filter(|name| !["id", "updated_at", "processed_at"].contains(&&**name)).collect();
+            let columns: Vec<_> = columns
+                .into_iter()
+                .filter(|name| !["id", "updated_at", "processed_at"].contains(&&**name))
+                .collect();
             let mut rows = query(&database, &format!("SELECT {} FROM {table}", columns.join(", "))).unwrap();
             rows.sort();
             rows
@@ -288,7 +297,11 @@ impl Outcome {
         outcome.says(&["verified up to ", ": every row equals its recomputation"]);
         for (name, (compared, different)) in outcome.sections() {
             assert_eq!(different, 0, "{}", outcome.stdout);
-            assert!(compared > 0 || !with_rows.contains(&name), "no {name} were compared: {}", outcome.stdout);
+            assert!(
+                compared > 0 || !with_rows.contains(&name),
+                "no {name} were compared: {}",
+                outcome.stdout
+            );
         }
     }
 }
@@ -339,7 +352,8 @@ impl Drop for Running {
     }
 }
 
-/// A record of `ad-events`, with its line feed; the time as `HH:mm:ss` of a fixed day, or as epoch milliseconds.
+/// A record of `ad-events`, with its line feed; the time as `HH:mm:ss` of a fixed day, or as epoch
+/// milliseconds.
 pub fn impression(at: impl Display, campaign: u32) -> String {
     ad_event("IMPRESSION", at, campaign, "d-1")
 }

@@ -71,7 +71,8 @@ fn a_wrong_cell_is_found_in_every_table() {
         ("attributions", "conversion_attribution_results", "time_to_conversion", "time_to_conversion + 1"),
     ];
     for (section, table, column, value) in faults {
-        let sql = format!("UPDATE {table} SET {column} = {value} WHERE rowid = (SELECT max(rowid) FROM {table})");
+        let sql =
+            format!("UPDATE {table} SET {column} = {value} WHERE rowid = (SELECT max(rowid) FROM {table})");
         assert_found(verify_after(&place, &sql), section, &["wrong: 1", column]);
     }
     place.run("verify --from in --data-dir out").verified(&[]);
@@ -165,13 +166,22 @@ fn a_run_that_was_interrupted_or_still_goes_on_is_verified_where_it_stands() {
     verify().verified(&all);
     running.end(Signal::SIGKILL);
     let outcome = verify();
-    outcome.says(&["sqlite as of epoch", "topics as of epoch", "watermark 2026-01-05 10:06:51.000", "1 windows open"]);
+    outcome.says(&[
+        "sqlite as of epoch",
+        "topics as of epoch",
+        "watermark 2026-01-05 10:06:51.000",
+        "1 windows open",
+    ]);
     outcome.verified(&all);
 
-    let set = |sql: &str| assert_eq!(Connection::open(place.path("out/adtide.db")).unwrap().execute(sql, []), Ok(1));
+    let set = |sql: &str| {
+        assert_eq!(Connection::open(place.path("out/adtide.db")).unwrap().execute(sql, []), Ok(1))
+    };
     set("UPDATE ad_performance_metrics_realtime SET is_final = 1 WHERE is_final = 0");
     assert_found(verify(), "performance", &["expected is_final=0, found is_final=1"]);
-    set("UPDATE ad_performance_metrics_realtime SET is_final = 0 WHERE click_count = 2 AND metric_time LIKE '%10:05%'");
+    set(
+        "UPDATE ad_performance_metrics_realtime SET is_final = 0 WHERE click_count = 2 AND metric_time LIKE '%10:05%'",
+    );
     verify().verified(&all);
     set("UPDATE adtide_progress SET watermarks = NULL");
     assert_found(verify(), "performance", &["expected is_final=0, found is_final=1"]);
@@ -181,7 +191,8 @@ fn a_run_that_was_interrupted_or_still_goes_on_is_verified_where_it_stands() {
 fn windows_that_only_show_when_closed_are_verified_at_any_moment() {
     let place = Place::new();
     place.write("in/ad-events.ndjson", impression("10:00:00", 1) + &impression("10:07:00", 1));
-    let mut running = place.start("follow", "--from in --data-dir out --follow --emit on_close --product-metrics live");
+    let mut running =
+        place.start("follow", "--from in --data-dir out --follow --emit on_close --product-metrics live");
     place.await_rows(PERFORMANCE, &["1 10:00 1 0 1"]);
     running.end(Signal::SIGTERM).succeeded();
     let outcome = place.run("verify --from in --data-dir out").succeeded();
@@ -230,7 +241,10 @@ fn it_says_how_far_what_it_has_verified_lies_behind_the_topics() {
     place.run("worker all --from in --data-dir out --until-end").succeeded();
     let verify = "verify --from in --data-dir out";
     let at_end = place.run(verify).succeeded();
-    at_end.says(&["verified up to the topics' ends:", "balance 0, budget 0, campaign-status 0, compensation 0"]);
+    at_end.says(&[
+        "verified up to the topics' ends:",
+        "balance 0, budget 0, campaign-status 0, compensation 0",
+    ]);
     place.append("in/ad-events.ndjson", click("10:00:02", 1, "d-1"));
     place.run("worker balance --from in --data-dir out --until-end").succeeded();
     let behind = [

@@ -10,7 +10,8 @@ use crate::support::{Place, campaign, click, eventually, impression};
 const ALL: &str = "worker --from in --data-dir out --until-end";
 
 /// What the ledger holds: type, number, sum in cents.
-const LEDGER: &str = "SELECT entry_type, count(*), sum(CAST(replace(amount, '.', '') AS INTEGER)) FROM balance_ledger
+const LEDGER: &str =
+    "SELECT entry_type, count(*), sum(CAST(replace(amount, '.', '') AS INTEGER)) FROM balance_ledger
      GROUP BY entry_type ORDER BY entry_type DESC";
 
 /// Advertisers whose balance is not opening balance - debits + credits, in cents.
@@ -22,9 +23,13 @@ const UNBALANCED: &str = "SELECT advertiser_id FROM advertisers a
 /// Writes the compensations of the statements: three clicks of one device are two too many, which is 1.00.
 fn with_refund() -> Place {
     let place = Place::new();
-    let clicks = [click("10:00:00", 1, "d-1"), click("10:00:01", 1, "d-1"), click("10:00:02", 1, "d-1")].concat();
+    let clicks =
+        [click("10:00:00", 1, "d-1"), click("10:00:01", 1, "d-1"), click("10:00:02", 1, "d-1")].concat();
     place.write("in/ad-events.ndjson", clicks + &click("10:00:03", 2, "d-2") + &impression("10:06:00", 1));
-    place.write("in/campaign-events.ndjson", campaign("09:00:00", 1, "1.25") + &campaign("09:00:00", 2, "1.25"));
+    place.write(
+        "in/campaign-events.ndjson",
+        campaign("09:00:00", 1, "1.25") + &campaign("09:00:00", 2, "1.25"),
+    );
     place
 }
 
@@ -137,8 +142,11 @@ fn an_exhausted_campaign_leaves_its_ranking_and_a_refund_brings_it_back() {
     assert_eq!(paused.len(), 1, "{paused:?}");
     assert_eq!(paused[0]["event_type"], "CAMPAIGN_PAUSE");
     assert_eq!(paused[0]["campaign_id"], 1);
-    let ranked =
-        || place.rows("SELECT json_extract(value, '$.campaign_id') FROM rtb_ranking_cache, json_each(ranking_list)");
+    let ranked = || {
+        place.rows(
+            "SELECT json_extract(value, '$.campaign_id') FROM rtb_ranking_cache, json_each(ranking_list)",
+        )
+    };
     place.run("--from in --data-dir out").succeeded();
     assert_eq!(ranked(), ["2"]);
 
@@ -185,7 +193,10 @@ fn an_owners_last_line_without_line_feed_stays_whole() {
     let text = std::fs::read_to_string(place.path("in/campaign-events.ndjson")).unwrap();
     assert!(text.starts_with(&owners), "{text}");
     assert_eq!(told(&place, "in/campaign-events.ndjson").len(), 1);
-    assert_eq!(place.rows("SELECT campaign_id FROM campaigns WHERE status = 'ACTIVE' ORDER BY 1"), ["1", "2"]);
+    assert_eq!(
+        place.rows("SELECT campaign_id FROM campaigns WHERE status = 'ACTIVE' ORDER BY 1"),
+        ["1", "2"]
+    );
 }
 
 #[test]
@@ -194,11 +205,14 @@ fn what_is_left_out_is_kept_and_large_refunds_and_odd_texts_are_not() {
     place.append("in/ad-events.ndjson", "no record\n");
     place.append("in/campaign-events.ndjson", campaign("09:00:00", 3, "1.25").replace("top", "t\\u0000p"));
     place.run("--from in --data-dir out").succeeded();
-    // Refunds as nobody but adtide writes them, and behind what it has committed: the progress is made to cover them.
+    // Refunds as nobody but adtide writes them, and behind what it has committed: the progress is made to
+    // cover them.
     let path = "out/topics/compensation-events.ndjson";
     let first = std::fs::read_to_string(place.path(path)).unwrap();
     let refund = |id: &str, amount: &str| {
-        first.replace("1.00", amount).replace("\"compensation_id\":\"", &format!("\"compensation_id\":\"{id}"))
+        first
+            .replace("1.00", amount)
+            .replace("\"compensation_id\":\"", &format!("\"compensation_id\":\"{id}"))
     };
     let large = "10000000000000.01";
     let more = [
@@ -214,8 +228,13 @@ fn what_is_left_out_is_kept_and_large_refunds_and_odd_texts_are_not() {
     progress["lengths"]["compensation-events"] = std::fs::metadata(place.path(path)).unwrap().len().into();
     std::fs::write(place.path("out/topics/.adtide-progress.json"), progress.to_string()).unwrap();
     let outcome = place.run(ALL).succeeded();
-    assert!(outcome.stderr.contains("WARN") && outcome.stderr.contains("worker_dead_letters"), "{}", outcome.stderr);
-    let credits = "SELECT amount FROM balance_ledger WHERE entry_type = 'CREDIT' ORDER BY partition, \"offset\"";
+    assert!(
+        outcome.stderr.contains("WARN") && outcome.stderr.contains("worker_dead_letters"),
+        "{}",
+        outcome.stderr
+    );
+    let credits =
+        "SELECT amount FROM balance_ledger WHERE entry_type = 'CREDIT' ORDER BY partition, \"offset\"";
     assert_eq!(place.rows(credits), ["1.00", large, large]);
     assert_eq!(place.rows("SELECT balance FROM advertisers"), ["19999999999999.02"]);
     let left_out = "SELECT worker, topic, \"offset\", reason FROM worker_dead_letters ORDER BY 1, 2, 3";
@@ -272,7 +291,8 @@ fn killed_at_any_moment_no_click_is_lost_and_none_counted_twice() {
     assert!(caught_at_work > 0, "it was never killed at work");
     place.run("worker all --from in --data-dir out --until-end").succeeded();
     assert_eq!(place.rows(UNBALANCED), Vec::<String>::new());
-    let entries = "SELECT topic, partition, \"offset\", advertiser_id, campaign_id, amount FROM balance_ledger
+    let entries =
+        "SELECT topic, partition, \"offset\", advertiser_id, campaign_id, amount FROM balance_ledger
          WHERE entry_type = 'DEBIT' ORDER BY 1, 2, 3";
     let whole = place.rows_in("whole", entries);
     assert!(whole.len() > 4000, "{}", whole.len());
@@ -281,7 +301,10 @@ fn killed_at_any_moment_no_click_is_lost_and_none_counted_twice() {
     assert_eq!(place.rows(spent), place.rows_in("whole", spent));
     let refunds = place.topic("compensation-events").len();
     assert!(refunds > 0);
-    assert_eq!(place.rows("SELECT count(*) FROM balance_ledger WHERE entry_type = 'CREDIT'"), [refunds.to_string()]);
+    assert_eq!(
+        place.rows("SELECT count(*) FROM balance_ledger WHERE entry_type = 'CREDIT'"),
+        [refunds.to_string()]
+    );
 }
 
 #[test]
@@ -292,7 +315,10 @@ fn the_demonstration_exhausts_some_budgets() {
     place.run("init-demo --data-dir out").succeeded();
     let before = place.rows("SELECT count(*), sum(CAST(replace(budget, '.', '') AS INTEGER)) FROM campaigns");
     place.run("init-demo --data-dir out").succeeded();
-    assert_eq!(place.rows("SELECT count(*), sum(CAST(replace(budget, '.', '') AS INTEGER)) FROM campaigns"), before);
+    assert_eq!(
+        place.rows("SELECT count(*), sum(CAST(replace(budget, '.', '') AS INTEGER)) FROM campaigns"),
+        before
+    );
     // First the debits alone, so that those are seen which refunds bring back.
     let exhausted = || {
         let rows = place.rows("SELECT count(*) FROM campaigns WHERE budget_status = 'BUDGET_EXHAUSTED'");
@@ -315,10 +341,14 @@ fn a_run_that_starts_over_beside_the_ledger_pays_each_refund_once() {
     let place = Place::new();
     // Refunds of 200 devices, in another order by each number of workers, and more that come late.
     let clicks = |at: &str, partition: u32| -> String {
-        (0..200).filter(|device| device % 4 == partition).map(|device| click(at, 1, &format!("d-{device}"))).collect()
+        (0..200)
+            .filter(|device| device % 4 == partition)
+            .map(|device| click(at, 1, &format!("d-{device}")))
+            .collect()
     };
     for partition in 0..4 {
-        let on_time = clicks("10:00:00", partition) + &clicks("10:00:01", partition) + &impression("10:06:00", 1);
+        let on_time =
+            clicks("10:00:00", partition) + &clicks("10:00:01", partition) + &impression("10:06:00", 1);
         let late = clicks("10:00:02", partition) + &impression("10:20:00", 1);
         place.write(&format!("in/ad-events/{partition}.ndjson"), on_time + &late);
     }
@@ -369,7 +399,11 @@ fn the_ledger_follows_files_that_are_rotated() {
 fn what_workers_cant_work_on_is_named() {
     let place = with_refund();
     place.run("worker --data-dir out").failed_saying(&["source.from", "--from"]);
-    place.run("worker --from in --set sink.kind=none").failed_saying(&["source.kind", "sink.kind", "embedded"]);
+    place.run("worker --from in --set sink.kind=none").failed_saying(&[
+        "source.kind",
+        "sink.kind",
+        "embedded",
+    ]);
     place.run(ALL).succeeded();
     place.write("in/ad-events.ndjson", click("10:00:00", 1, "d-1"));
     place.run(ALL).failed_saying(&["in/ad-events.ndjson", "written anew", "another data folder"]);

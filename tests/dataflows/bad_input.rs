@@ -10,8 +10,8 @@ use adtide_dataflows::{Ingest, dataflow};
 use timely::dataflow::operators::{Inspect, Probe};
 
 use crate::support::{
-    Dice, History, Line, MINUTE, NOW, Run, Step, campaign, click, impression, metrics, mutated, price, sale, small,
-    sold,
+    Dice, History, Line, MINUTE, NOW, Run, Step, campaign, click, impression, metrics, mutated, price, sale,
+    small, sold,
 };
 
 /// A good record of every kind.
@@ -64,7 +64,11 @@ fn a_flood_of_bad_records_stops_nothing() {
             inputs.send(flood.ingest.batch());
             inputs.advance_to(epoch);
             worker.step_while(|| probe.less_than(&epoch));
-            assert!(expected.borrow().is_empty(), "every bad record is a dead letter: {:?}", expected.borrow());
+            assert!(
+                expected.borrow().is_empty(),
+                "every bad record is a dead letter: {:?}",
+                expected.borrow()
+            );
         }
         let bad: u64 = flood.ingest.counts().bad.values().sum();
         assert!(bad > RECORDS as u64 / 4, "most of them are bad: {:?}", flood.ingest.counts());
@@ -101,8 +105,9 @@ impl Flood {
         let (_, handle, offset) = &mut self.partitions[topic as usize];
         let at = *offset;
         *offset += 1;
-        let counted =
-            |ingest: &Ingest| (ingest.counts().good[topic as usize], ingest.counts().bad.values().sum::<u64>());
+        let counted = |ingest: &Ingest| {
+            (ingest.counts().good[topic as usize], ingest.counts().bad.values().sum::<u64>())
+        };
         let before = counted(&self.ingest);
         self.ingest.record(*handle, at, &bytes);
         let after = counted(&self.ingest);

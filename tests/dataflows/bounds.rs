@@ -18,7 +18,8 @@ fn traffic(hours: i64) -> History {
         for second in (0..60).step_by(2) {
             let time = minute * MINUTE + second * SECOND;
             let line = if dice.below(2) == 0 { click(time) } else { impression(time) };
-            let line = line.with("campaign_id", 1 + dice.below(3)).with("placement", *dice.pick(&["top", "side"]));
+            let line =
+                line.with("campaign_id", 1 + dice.below(3)).with("placement", *dice.pick(&["top", "side"]));
             lines.push(line.with("device_id", format!("d{}", dice.below(20))));
             if second % 20 == 0 {
                 let device = format!("d{}", dice.below(20));
@@ -73,7 +74,10 @@ fn state_is_let_go_when_traffic_pauses_for_longer_than_the_lookback() {
         1,
         true,
     );
-    assert_eq!((run.held[1].performance_rows, run.held[1].clicks, run.held[1].duplicate_groups), (61, 60, 60));
+    assert_eq!(
+        (run.held[1].performance_rows, run.held[1].clicks, run.held[1].duplicate_groups),
+        (61, 60, 60)
+    );
     assert_eq!((run.held[2].clicks, run.held[2].duplicate_groups, run.held[2].closed_conversions), (0, 0, 0));
     // The last impression and the last sale are still open.
     assert_eq!((run.held[2].performance_rows, run.held[2].open_conversions), (1, 1));
@@ -91,13 +95,18 @@ fn very_many_clicks_of_one_device_out_of_order_match_as_ever() {
             let now = minute * MINUTE + half * 500;
             let time = (now - dice.below(60) as i64 * SECOND).max(0);
             let device = if dice.below(10) == 0 { "e" } else { "d" };
-            let line = click(time).with("device_id", device).with("ad_id", dice.below(5)).with("campaign_id", ());
+            let line =
+                click(time).with("device_id", device).with("ad_id", dice.below(5)).with("campaign_id", ());
             lines.push(if dice.below(4) == 0 { line.with("session_id", "s") } else { line });
         }
         for second in [10, 50] {
             let time = minute * MINUTE + second * SECOND - dice.below(70) as i64 * SECOND;
             let sale = sale(&format!("o{minute}-{second}"), time.max(0));
-            lines.push(if dice.below(3) == 0 { sale.with("device_id", ()).with("session_id", "s") } else { sale });
+            lines.push(if dice.below(3) == 0 {
+                sale.with("device_id", ()).with("session_id", "s")
+            } else {
+                sale
+            });
         }
         history = history.epoch(lines);
     }
@@ -137,7 +146,8 @@ fn more_clicks_than_a_chunk_takes_within_seconds_and_again_after_their_expiry() 
             })
         })
     };
-    let turn = |records: Vec<MatchEvent>, watermark: i64| Turn { records, watermark: Some(EventTime(watermark)) };
+    let turn =
+        |records: Vec<MatchEvent>, watermark: i64| Turn { records, watermark: Some(EventTime(watermark)) };
     let turns = vec![
         turn(burst(0).chain(sales("a", MINUTE)).collect(), 0),
         turn(Vec::new(), HOUR),
@@ -147,7 +157,14 @@ fn more_clicks_than_a_chunk_takes_within_seconds_and_again_after_their_expiry() 
         turn(sales("c", HOUR - 1).collect(), HOUR),
     ];
     let [rows] = nets(turns, |streams, _| {
-        [conversion_matcher(streams.to_match(), streams.marks, &small(), RoutingKey::default(), &DeltaLog::off()).0]
+        [conversion_matcher(
+            streams.to_match(),
+            streams.marks,
+            &small(),
+            RoutingKey::default(),
+            &DeltaLog::off(),
+        )
+        .0]
     });
     assert_eq!(rows.len(), 2 * DEVICES as usize);
     for ((epoch, row), count) in rows {
@@ -162,7 +179,10 @@ fn more_clicks_than_a_chunk_takes_within_seconds_and_again_after_their_expiry() 
 fn device_click(device: &str, time: i64) -> MatchEvent {
     let keys = keys(7, Some(device), None);
     let click_time = EventTime(time);
-    MatchEvent::Click((route(7), StoredClick { keys, click_time, ad_id: None, campaign_id: None, advertiser_id: 9 }))
+    MatchEvent::Click((
+        route(7),
+        StoredClick { keys, click_time, ad_id: None, campaign_id: None, advertiser_id: 9 },
+    ))
 }
 
 /// The click times of the conversions of device d at `sale_time`, in this setting: its click at 0 has
@@ -177,12 +197,20 @@ fn matched_after_reuse(reuse: MatchEvent, sale_time: i64) -> Vec<i64> {
         product_id: 7,
         revenue_amount: Money(1),
     };
-    let turns = [device_click("d", 0), device_click("d", 690 * SECOND), reuse, MatchEvent::Conversion(conversion)];
+    let turns =
+        [device_click("d", 0), device_click("d", 690 * SECOND), reuse, MatchEvent::Conversion(conversion)];
     let watermarks = [None, Some(EventTime(expires)), None, None];
     let turns = turns.into_iter().zip(watermarks);
     let turns = turns.map(|(record, watermark)| Turn { records: vec![record], watermark }).collect();
     let [rows] = nets(turns, |streams, _| {
-        [conversion_matcher(streams.to_match(), streams.marks, &small(), RoutingKey::default(), &DeltaLog::off()).0]
+        [conversion_matcher(
+            streams.to_match(),
+            streams.marks,
+            &small(),
+            RoutingKey::default(),
+            &DeltaLog::off(),
+        )
+        .0]
     });
     rows.into_keys().map(|(_, row)| row.click_time.0).collect()
 }

@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 
 use crate::support::{
-    Changes, Checkpoint, Dice, Disorder, Held, History, Line, MINUTE, Plan, Run, SECOND, Step, check, click, histories,
-    impression, refund_sums, sale, settings, small,
+    Changes, Checkpoint, Dice, Disorder, Held, History, Line, MINUTE, Plan, Run, SECOND, Step, check, click,
+    histories, impression, refund_sums, sale, settings, small,
 };
 
 /// How a run goes on.
@@ -161,8 +161,8 @@ fn behind_the_cut_of_each_sink_a_restored_run_goes_on_as_if_nothing_had_happened
         let (again, names) = history.replayed(&cuts, || more.next() == Some(true));
         let read = names.iter().position(|name| *name == from.epoch + 1).expect("its end is a cut") + 1;
         let passed = cuts.iter().filter(|cut| **cut > from.epoch);
-        let passed =
-            passed.map(|&epoch| Cut { epoch, watermarks: one.watermarks_at(epoch).unwrap_or(Watermarks::MIN) });
+        let passed = passed
+            .map(|&epoch| Cut { epoch, watermarks: one.watermarks_at(epoch).unwrap_or(Watermarks::MIN) });
         let plan = Plan {
             settles: false,
             names: names[read..].to_vec(),

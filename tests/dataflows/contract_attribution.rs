@@ -26,7 +26,9 @@ fn matches(click: Line, sale: Line) -> bool {
 #[test]
 fn one_row_a_conversion_with_what_the_click_and_the_conversion_say() {
     let click = click(2 * SECOND).with("advertiser_id", 11).with("campaign_id", 12).with("ad_id", "banner");
-    let run = History::new().epoch([click, sale("a", 9 * SECOND + 999).with("revenue_amount", "7.25")]).run(&small());
+    let run = History::new()
+        .epoch([click, sale("a", 9 * SECOND + 999).with("revenue_amount", "7.25")])
+        .run(&small());
     let row = AttributionRow {
         order_id: "a".into(),
         product_id: 7,
@@ -43,7 +45,8 @@ fn one_row_a_conversion_with_what_the_click_and_the_conversion_say() {
 
 #[test]
 fn candidates_have_the_same_product_and_the_same_device_or_the_same_session() {
-    let on = |line: Line, device: &str, session: &str| line.with("device_id", device).with("session_id", session);
+    let on =
+        |line: Line, device: &str, session: &str| line.with("device_id", device).with("session_id", session);
     let sale = on(sale("a", 10), "d", "s");
     assert!(matches(on(click(0), "d", "other"), sale.clone()));
     assert!(matches(on(click(0), "other", "s"), sale.clone()));
@@ -62,9 +65,12 @@ fn only_clicks_are_candidates() {
 #[test]
 fn click_time_is_at_most_conversion_time_and_that_at_most_click_time_and_lookback() {
     let lookback = small().lookback;
-    for (click_time, conversion_time, is_candidate) in
-        [(1000, 1000, true), (1001, 1000, false), (1000, 1000 + lookback, true), (1000, 1001 + lookback, false)]
-    {
+    for (click_time, conversion_time, is_candidate) in [
+        (1000, 1000, true),
+        (1001, 1000, false),
+        (1000, 1000 + lookback, true),
+        (1000, 1001 + lookback, false),
+    ] {
         // Nothing is late here: the sale is all there is in its topic, and so is the click.
         assert_eq!(matches(click(click_time), sale("a", conversion_time)), is_candidate, "{click_time}");
     }
@@ -76,7 +82,10 @@ fn null_ids_match_nothing() {
     assert!(!matches(nobody(click(0)), nobody(sale("a", 10))));
     assert!(!matches(click(0), nobody(sale("a", 10))));
     assert!(!matches(nobody(click(0)), sale("a", 10)));
-    assert!(!matches(click(0).with("device_id", ""), sale("a", 10).with("device_id", "")), "the empty text is no id");
+    assert!(
+        !matches(click(0).with("device_id", ""), sale("a", 10).with("device_id", "")),
+        "the empty text is no id"
+    );
 }
 
 #[test]
@@ -91,7 +100,8 @@ fn the_candidate_with_the_latest_click_time_wins() {
 #[test]
 fn on_a_tie_the_greatest_ad_id_and_campaign_id_wins() {
     let winner = |clicks: &[(&str, i64)]| {
-        let clicks = clicks.iter().map(|(ad, campaign)| click(0).with("ad_id", *ad).with("campaign_id", *campaign));
+        let clicks =
+            clicks.iter().map(|(ad, campaign)| click(0).with("ad_id", *ad).with("campaign_id", *campaign));
         let run = History::new().epoch(clicks.chain([sale("a", 10)])).run(&small());
         let row = run.attributions.last().remove(0);
         (row.ad_id.map(|id| id.to_string()).unwrap_or_default(), row.campaign_id.unwrap_or_default())
@@ -111,7 +121,8 @@ fn a_conversion_is_identified_by_order_and_product() {
         .epoch([click(0), click(0).with("product_id", 8)])
         .epoch([sale("a", 10), sale("b", 10), sale("a", 10).with("product_id", 8)])
         .run(&small());
-    let rows: Vec<_> = run.attributions.last().iter().map(|row| (row.order_id.to_string(), row.product_id)).collect();
+    let rows: Vec<_> =
+        run.attributions.last().iter().map(|row| (row.order_id.to_string(), row.product_id)).collect();
     assert_eq!(rows, [("a".to_owned(), 7), ("a".to_owned(), 8), ("b".to_owned(), 7)]);
     assert_eq!(run.repeats, 0);
 }
@@ -134,7 +145,8 @@ fn a_repeat_is_counted_and_ignored_the_earliest_stands() {
 #[test]
 fn among_repeats_of_one_time_the_least_partition_and_offset_stands() {
     let sale = |revenue: &str| sale("a", 10).with("revenue_amount", revenue);
-    let run = History::new().epoch([click(1), sale("3").to(1)]).epoch([sale("1")]).epoch([sale("2")]).run(&small());
+    let run =
+        History::new().epoch([click(1), sale("3").to(1)]).epoch([sale("1")]).epoch([sale("2")]).run(&small());
     let revenue = [0, 1, 2].map(|epoch| run.attributions.at(epoch)[0].revenue_amount);
     assert_eq!(revenue, [300, 100, 100].map(Money));
 }
@@ -169,8 +181,10 @@ fn revenue(run: &Run, epoch: Epoch) -> Vec<i64> {
 fn a_record_opens_a_conversion_if_it_is_more_than_repeat_within_after_the_last_that_did() {
     let settings = Settings { repeat_within: Some(MINUTE), ..small() };
     let sale = |time: i64, revenue: &str| sale("a", time).with("revenue_amount", revenue);
-    // The second and third are repeats of the first; the fourth is within a minute of a repeat, and opens all the same.
-    let records = [sale(1000, "1"), sale(31_000, "2"), sale(61_000, "3"), sale(61_001, "4"), sale(121_001, "5")];
+    // The second and third are repeats of the first; the fourth is within a minute of a repeat, and opens all
+    // the same.
+    let records =
+        [sale(1000, "1"), sale(31_000, "2"), sale(61_000, "3"), sale(61_001, "4"), sale(121_001, "5")];
     let history = History::new().epoch([click(0)]).epoch(records);
     for history in [history.clone(), history.recut(|| false), history.recut(|| true)] {
         let run = history.run(&settings);
@@ -217,7 +231,8 @@ fn the_row_is_that_of_the_newest_conversion_that_has_a_candidate() {
     let settings = Settings { repeat_within: Some(10 * SECOND), ..small() };
     let at = |time, device: &str| sale("a", time).with("device_id", device);
     let other = |time| sale("z", time).with("device_id", "z");
-    // The one of 9 minutes has a click until one that has none comes before it. By then its forerunner has expired, or not.
+    // The one of 9 minutes has a click until one that has none comes before it. By then its forerunner has
+    // expired, or not.
     for later in [30 * SECOND, 9 * MINUTE] {
         let run = History::new()
             .epoch([click(0), at(1000, "d")])
@@ -227,7 +242,8 @@ fn the_row_is_that_of_the_newest_conversion_that_has_a_candidate() {
             .epoch([at(later - SECOND, "nobody")])
             .epoch([])
             .run(&settings);
-        let times = |epoch| run.table_of_attributions(epoch).into_values().map(|row| row.conversion_time.0).collect();
+        let times =
+            |epoch| run.table_of_attributions(epoch).into_values().map(|row| row.conversion_time.0).collect();
         let table: [Vec<i64>; 4] = [0, 3, 4, Epoch::MAX].map(times);
         assert_eq!(table, [vec![1000], vec![later], vec![1000], vec![1000]]);
     }
@@ -235,8 +251,11 @@ fn the_row_is_that_of_the_newest_conversion_that_has_a_candidate() {
 
 #[test]
 fn a_late_click_that_is_a_better_match_replaces_the_row() {
-    let run =
-        History::new().epoch([click(1), sale("a", 10)]).epoch([click(8)]).epoch([click(4), click(11)]).run(&small());
+    let run = History::new()
+        .epoch([click(1), sale("a", 10)])
+        .epoch([click(8)])
+        .epoch([click(4), click(11)])
+        .run(&small());
     assert_eq!(click_times(&run, 0), [of("a", 1)]);
     assert_eq!(click_times(&run, 1), [of("a", 8)]);
     assert_eq!(run.attributions.epochs(), [0, 1]);
@@ -265,8 +284,11 @@ fn a_conversion_that_has_no_click_yet_gets_its_row_when_the_click_arrives() {
 
 #[test]
 fn one_click_may_win_many_conversions() {
-    let run =
-        History::new().epoch([sale("a", 10), sale("b", 12)]).epoch([click(8)]).epoch([sale("c", 9)]).run(&small());
+    let run = History::new()
+        .epoch([sale("a", 10), sale("b", 12)])
+        .epoch([click(8)])
+        .epoch([sale("c", 9)])
+        .run(&small());
     assert_eq!(click_times(&run, 2), [of("a", 8), of("b", 8), of("c", 8)]);
 }
 

@@ -1,7 +1,8 @@
 //! Every form in which times, amounts and ids come, or may not come.
 //!
-//! Each row is read by the flat scanner and by the full parser; and the record goes through the dataflow and, with a parser of
-//! its own, through the batch recomputation, which must agree on the results and on the reason.
+//! Each row is read by the flat scanner and by the full parser; and the record goes through the dataflow and,
+//! with a parser of its own, through the batch recomputation, which must agree on the results and on the
+//! reason.
 
 use adtide_dataflows::Settings;
 use adtide_dataflows::model::{AdEvent, Topic, UnknownIds};
@@ -26,7 +27,8 @@ const CLICK: [(&str, &str); 11] = [
 
 /// A click with this JSON text as the value of a field.
 fn click_with(field: &str, json: &str) -> String {
-    let members = CLICK.map(|(name, value)| format!(r#""{name}":{}"#, if name == field { json } else { value }));
+    let members =
+        CLICK.map(|(name, value)| format!(r#""{name}":{}"#, if name == field { json } else { value }));
     format!("{{{}}}", members.join(","))
 }
 
@@ -34,7 +36,12 @@ fn click_with(field: &str, json: &str) -> String {
 type Expected<'a> = Result<&'a str, (&'a str, &'a str)>;
 
 /// Reads clicks whose field has these forms.
-fn assert_forms(settings: &Settings, field: &str, show: fn(&AdEvent<&str>) -> String, forms: &[(&str, Expected<'_>)]) {
+fn assert_forms(
+    settings: &Settings,
+    field: &str,
+    show: fn(&AdEvent<&str>) -> String,
+    forms: &[(&str, Expected<'_>)],
+) {
     let mut history = History::new();
     for (json, expected) in forms {
         let click = click_with(field, json);
@@ -113,7 +120,10 @@ fn times() {
         ("-99999999999999999999", RANGE),
         (
             "1000000000",
-            Err(("time_out_of_range", "the number 1000000000 would be 1970-01-12 13:46:40.000: is it in seconds?")),
+            Err((
+                "time_out_of_range",
+                "the number 1000000000 would be 1970-01-12 13:46:40.000: is it in seconds?",
+            )),
         ),
         ("946684799999", Err(("time_out_of_range", "is it in seconds?"))),
         ("0", Err(("time_out_of_range", "is it in seconds?"))),
@@ -258,7 +268,8 @@ fn ids_that_are_texts() {
     ];
     forms.extend(NONE.map(|none| (none, Ok("None"))));
     assert_forms(&small(), "device_id", |event| format!("{:?}", event.device_id), &forms);
-    let session: Vec<_> = NONE.map(|none| (none, Ok("None"))).into_iter().chain([("7", Ok("Some(\"7\")"))]).collect();
+    let session: Vec<_> =
+        NONE.map(|none| (none, Ok("None"))).into_iter().chain([("7", Ok("Some(\"7\")"))]).collect();
     assert_forms(&small(), "session_id", |event| format!("{:?}", event.session_id), &session);
 }
 
@@ -300,8 +311,20 @@ fn ids_that_are_unknown_by_a_list_of_ones_own() {
 
 #[test]
 fn a_field_that_the_event_does_not_use_has_any_value() {
-    let odd = ["-1", "0.001", "1e99", "true", "[]", "{}", r#""odd""#, "17.5", r#""\ud800""#, "99999999999999999999"];
-    let impression = ["ad_id", "device_id", "session_id", "user_id", "category", "actual_price", "revenue_amount"];
+    let odd = [
+        "-1",
+        "0.001",
+        "1e99",
+        "true",
+        "[]",
+        "{}",
+        r#""odd""#,
+        "17.5",
+        r#""\ud800""#,
+        "99999999999999999999",
+    ];
+    let impression =
+        ["ad_id", "device_id", "session_id", "user_id", "category", "actual_price", "revenue_amount"];
     let conversion = ["ad_id", "device_id", "session_id", "user_id", "category", "actual_price"];
     let click = ["user_id", "category", "revenue_amount"];
     let owned = |fields: &[&'static str]| fields.to_vec();
@@ -374,7 +397,8 @@ fn a_byte_order_mark_is_skipped() {
         format!("\u{feff} {click}"),
         format!("\u{feff}{}", click.replace("top", "t\\u006fp")),
     ] {
-        let run = History::new().bytes(Topic::AdEvents, record).bytes(Topic::AdEvents, click.clone()).run(&small());
+        let run =
+            History::new().bytes(Topic::AdEvents, record).bytes(Topic::AdEvents, click.clone()).run(&small());
         assert_eq!((run.dead.len(), run.compensations.last().len()), (0, 1));
     }
     assert_eq!(refused(format!("\u{feff}\u{feff}{click}").as_bytes()).0, "not_json");
@@ -396,16 +420,22 @@ fn what_looks_like_an_envelope_or_another_format_says_so() {
         );
         assert_eq!(refused(record.as_bytes()), ("looks_like_envelope".into(), sentence));
     }
-    for record in
-        [r#"{"payload":"text"}"#, r#"{"after":null}"#, r#"{"payload":{},"payload":[]}"#, r#"{"a":{"payload":{}}}"#]
-    {
+    for record in [
+        r#"{"payload":"text"}"#,
+        r#"{"after":null}"#,
+        r#"{"payload":{},"payload":[]}"#,
+        r#"{"a":{"payload":{}}}"#,
+    ] {
         assert_eq!(refused(record.as_bytes()).0, "missing_field", "{record}");
     }
     // A record that has its fields may have such an object too.
     let with_payload = click.replacen('{', r#"{"payload":{"a":1},"#, 1);
     assert!(History::new().bytes(Topic::AdEvents, with_payload.clone()).run(&small()).dead.is_empty());
     let without_price = with_payload.replace("actual_price", "price");
-    assert_eq!(refused(without_price.as_bytes()), ("missing_field".into(), "field actual_price is missing".into()));
+    assert_eq!(
+        refused(without_price.as_bytes()),
+        ("missing_field".into(), "field actual_price is missing".into())
+    );
     let product = History::new().bytes(Topic::ProductMeta, r#"{"after":{"product_id":7}}"#).run(&small());
     assert_eq!(product.dead[0].0.reason, "looks_like_envelope");
 
@@ -423,16 +453,20 @@ fn what_an_unknown_id_identifies_matches_nothing() {
     let settings = small();
     for none in NONE {
         // Two people's clicks, and a third one's conversion.
-        let click = click_with("device_id", none).replace(r#""session_id":"s""#, &format!(r#""session_id":{none}"#));
+        let click =
+            click_with("device_id", none).replace(r#""session_id":"s""#, &format!(r#""session_id":{none}"#));
         let sale = format!(
             r#"{{"event_type":"CONVERSION","timestamp_field":"2001-09-09 01:01:00","device_id":{none},"session_id":{none},"order_id":"o","product_id":7,"revenue_amount":1}}"#
         );
         let history = History::new().bytes(Topic::AdEvents, click.clone()).bytes(Topic::AdEvents, click);
         let run = history.bytes(Topic::ConversionEvents, sale).run(&settings);
-        assert!(run.dead.is_empty() && run.compensations.last().is_empty() && run.attributions.last().is_empty());
+        assert!(
+            run.dead.is_empty() && run.compensations.last().is_empty() && run.attributions.last().is_empty()
+        );
         assert_eq!(run.performance.last()[0].sums.clicks, 2, "they are clicks all the same");
         let on_ad = click_with("ad_id", none);
-        let run = History::new().bytes(Topic::AdEvents, on_ad.clone()).bytes(Topic::AdEvents, on_ad).run(&settings);
+        let run =
+            History::new().bytes(Topic::AdEvents, on_ad.clone()).bytes(Topic::AdEvents, on_ad).run(&settings);
         assert!(run.dead.is_empty() && run.compensations.last().is_empty());
     }
 }

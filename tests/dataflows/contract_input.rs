@@ -46,11 +46,13 @@ fn it_goes_to_dead_letter_with_its_bytes_topic_partition_offset_and_reason_and_s
 
 #[test]
 fn what_is_not_json_or_no_object() {
-    for bytes in ["{", "WARN", "[]", "1", "null", "\"a\"", "{} {}", r#"{"a":01}"#, r#"{"a":1,}"#, r#"{"a":"\x"}"#, " "]
+    for bytes in
+        ["{", "WARN", "[]", "1", "null", "\"a\"", "{} {}", r#"{"a":01}"#, r#"{"a":1,}"#, r#"{"a":"\x"}"#, " "]
     {
         assert_eq!(dead_letter(Topic::AdEvents, bytes).reason, "not_json", "{bytes}");
     }
-    let nested = click(0).json().replacen('{', &format!("{{\"deep\":{}{},", "[".repeat(127), "]".repeat(127)), 1);
+    let nested =
+        click(0).json().replacen('{', &format!("{{\"deep\":{}{},", "[".repeat(127), "]".repeat(127)), 1);
     let dead = dead_letter(Topic::AdEvents, nested);
     assert_eq!(
         (dead.reason.as_str(), dead.detail.as_str()),
@@ -154,7 +156,8 @@ fn a_time_out_of_range() {
 
 #[test]
 fn a_time_in_the_future() {
-    let detail = "timestamp_field 2999-01-01 00:00:00.000 lies further in the future than max_future_skew allows";
+    let detail =
+        "timestamp_field 2999-01-01 00:00:00.000 lies further in the future than max_future_skew allows";
     for line in [click(0), sale("a", 0), campaign(1, 0)] {
         assert_bad(&line.with("timestamp_field", "2999-01-01 00:00:00"), "time_in_future", detail);
     }
@@ -171,7 +174,11 @@ fn negative_money() {
 #[test]
 fn money_with_more_than_two_decimals_or_too_large_or_none_at_all() {
     let of = |amount: &str, why: &str| {
-        assert_bad(&campaign(1, 0).with("bid_price", amount), "bad_money", &format!("field bid_price: {why}"));
+        assert_bad(
+            &campaign(1, 0).with("bid_price", amount),
+            "bad_money",
+            &format!("field bid_price: {why}"),
+        );
     };
     of("0.001", "more than two decimals");
     of("1.105", "more than two decimals");
@@ -202,7 +209,11 @@ fn unknown_fields_are_ignored() {
 
 #[test]
 fn bigints_may_come_as_numbers_or_numeric_strings() {
-    let texts = click(0).with("campaign_id", "5").with("advertiser_id", "9").with("product_id", "7").with("ad_id", "1");
+    let texts = click(0)
+        .with("campaign_id", "5")
+        .with("advertiser_id", "9")
+        .with("product_id", "7")
+        .with("ad_id", "1");
     let run = History::new().epoch([click(0), texts]).run(&small());
     assert_eq!(run.performance.last()[0].sums.clicks, 2);
     assert_eq!(run.compensations.last()[0].refund_amount, Money(150));
@@ -211,7 +222,8 @@ fn bigints_may_come_as_numbers_or_numeric_strings() {
 #[test]
 fn times_come_as_sql_text_as_iso_8601_or_as_epoch_milliseconds() {
     let at = |time: &str| click(0).with("timestamp_field", time);
-    let times = [at("2001-09-09 01:46:40.5"), at("2001-09-09T01:46:40.500Z"), at("2001-09-09T03:46:40.5+02:00")];
+    let times =
+        [at("2001-09-09 01:46:40.5"), at("2001-09-09T01:46:40.500Z"), at("2001-09-09T03:46:40.5+02:00")];
     let number = click(0).with("timestamp_field", 1_000_000_000_500_i64);
     let run = History::new().epoch(times.into_iter().chain([number])).run(&small());
     let times: Vec<_> = run.compensations.last()[0].click_times.iter().map(|time| time.0).collect();
@@ -224,7 +236,8 @@ fn money_comes_as_numbers_or_strings_without_passing_through_a_float() {
         let number: serde_json::Number = price.parse().expect("a number");
         click(0).with("actual_price", serde_json::Value::Number(number))
     });
-    let run = History::new().epoch(prices.into_iter().chain([click(0).with("actual_price", "0.29")])).run(&small());
+    let run =
+        History::new().epoch(prices.into_iter().chain([click(0).with("actual_price", "0.29")])).run(&small());
     assert_eq!(run.performance.last()[0].sums.spend, Money(4 * 29));
 }
 

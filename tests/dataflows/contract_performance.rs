@@ -14,7 +14,16 @@ fn rows(run: &Run, epoch: Epoch) -> Vec<Row> {
         let (key, sums) = (row.key, row.sums);
         let counts = (sums.impressions, sums.clicks, sums.conversions);
         let start = key.window_start.0;
-        (key.campaign_id, key.product_id, key.placement.to_string(), start, counts.0, counts.1, counts.2, row.is_final)
+        (
+            key.campaign_id,
+            key.product_id,
+            key.placement.to_string(),
+            start,
+            counts.0,
+            counts.1,
+            counts.2,
+            row.is_final,
+        )
     };
     run.performance.at(epoch).into_iter().map(of).collect()
 }
@@ -47,7 +56,8 @@ fn tumbling_5_minute_windows_aligned_to_the_epoch_per_campaign_product_and_place
 
 #[test]
 fn events_without_campaign_id_are_left_out_and_counted() {
-    let run = History::new().epoch([click(0).with("campaign_id", ()), click(0).without("campaign_id"), click(0)]);
+    let run =
+        History::new().epoch([click(0).with("campaign_id", ()), click(0).without("campaign_id"), click(0)]);
     let run = run.run(&small());
     assert_eq!(rows(&run, Epoch::MAX), [row(0, 0, 1, 0, true)]);
     assert_eq!(run.counts.without_campaign, 2);
@@ -60,7 +70,8 @@ fn total_spend_is_of_clicks_and_total_revenue_of_conversions() {
         .epoch([click(0).with("revenue_amount", "9.99"), click(1).with("actual_price", "0.51")])
         .epoch([sold(0).with("actual_price", "9.99"), sold(1).with("revenue_amount", "0.03")])
         .run(&small());
-    let sums = PerformanceSums { impressions: 1, clicks: 2, conversions: 2, spend: Money(201), revenue: Money(603) };
+    let sums =
+        PerformanceSums { impressions: 1, clicks: 2, conversions: 2, spend: Money(201), revenue: Money(603) };
     assert_eq!(run.performance.last()[0].sums, sums);
 }
 
@@ -68,7 +79,10 @@ fn total_spend_is_of_clicks_and_total_revenue_of_conversions() {
 fn ctr_cvr_and_roas_are_each_0_where_the_divisor_is_0() {
     let sums = |lines: Vec<_>| History::new().epoch(lines).run(&small()).performance.last()[0].sums;
     let nothing_but_a_sale = sums(vec![sold(0)]);
-    assert_eq!((nothing_but_a_sale.ctr(), nothing_but_a_sale.cvr(), nothing_but_a_sale.roas()), (0.0, 0.0, 0.0));
+    assert_eq!(
+        (nothing_but_a_sale.ctr(), nothing_but_a_sale.cvr(), nothing_but_a_sale.roas()),
+        (0.0, 0.0, 0.0)
+    );
     let free_click = sums(vec![click(0).with("actual_price", 0), sold(0)]);
     assert_eq!((free_click.ctr(), free_click.cvr(), free_click.roas()), (0.0, 100.0, 0.0));
     let all = sums(vec![impression(0), impression(0), impression(0), impression(0), click(0), sold(0)]);
@@ -126,8 +140,13 @@ fn past_the_allowed_lateness_the_event_goes_to_late_events_and_is_counted() {
     let late = click(7).with("device_id", ()).with("session_id", "s");
     let run = History::new().epoch([impression(0), impression(reach(watermark)), late.clone()]).run(&small());
     assert_eq!(rows(&run, Epoch::MAX), [row(0, 1, 0, 0, true), row(5 * MINUTE, 1, 0, 0, true)]);
-    let [(of_2, _), (of_3, _)] = &run.late[..] else { panic!("statements 2 and 3 leave it out: {:?}", run.late) };
-    assert_eq!((of_2.statement, of_3.statement), (Statement::PerformanceAggregator, Statement::ConversionMatcher));
+    let [(of_2, _), (of_3, _)] = &run.late[..] else {
+        panic!("statements 2 and 3 leave it out: {:?}", run.late)
+    };
+    assert_eq!(
+        (of_2.statement, of_3.statement),
+        (Statement::PerformanceAggregator, Statement::ConversionMatcher)
+    );
     assert_eq!((of_2.partition, of_2.offset, of_2.event_time), (0, 2, EventTime(7)));
     assert_eq!((of_2.watermark, &of_2.value), (EventTime(watermark), &late.json().into_bytes()));
     assert_eq!(run.counts.late[&Statement::PerformanceAggregator], 1);
@@ -136,8 +155,8 @@ fn past_the_allowed_lateness_the_event_goes_to_late_events_and_is_counted() {
 #[test]
 fn allowed_lateness_0_gives_flinks_drop_behaviour() {
     let settings = Settings { allowed_lateness: 0, ..small() };
-    // Flink keeps a record until the watermark, which for it is the greatest event time less the bound, has passed
-    // the window's last millisecond.
+    // Flink keeps a record until the watermark, which for it is the greatest event time less the bound, has
+    // passed the window's last millisecond.
     let run = |watermark| History::new().epoch([impression(reach(watermark)), impression(0)]).run(&settings);
     assert!(run(window_end(0) - 1).late.is_empty());
     assert_eq!(run(window_end(0)).counts.late[&Statement::PerformanceAggregator], 1);
@@ -148,7 +167,12 @@ fn each_touched_row_changes_once_an_epoch() {
     let run = History::new().epoch(vec![click(0); 5]).epoch(vec![click(0); 3]).run(&small());
     // One row, then its replacement, then it becomes final.
     assert_eq!(
-        run.performance.0.iter().map(|(_, epoch, diff)| (*epoch, *diff)).filter(|(epoch, _)| *epoch < 2).count(),
+        run.performance
+            .0
+            .iter()
+            .map(|(_, epoch, diff)| (*epoch, *diff))
+            .filter(|(epoch, _)| *epoch < 2)
+            .count(),
         3
     );
     assert_eq!(rows(&run, 1), [row(0, 0, 8, 0, false)]);

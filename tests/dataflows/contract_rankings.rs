@@ -5,14 +5,18 @@ use adtide_dataflows::rtb_cache_updater::RankingRow;
 use adtide_dataflows::{MetricsSource, Settings};
 
 use crate::support::{
-    History, Line, MINUTE, Run, campaign, click, impression, metrics, no_metrics, no_price, pause, price, small, sold,
-    window_end,
+    History, Line, MINUTE, Run, campaign, click, impression, metrics, no_metrics, no_price, pause, price,
+    small, sold, window_end,
 };
 
 /// The rankings at the end of an epoch: placement, category and the campaigns, best first.
 fn rankings(run: &Run, epoch: Epoch) -> Vec<(String, String, Vec<i64>)> {
     let ids = |row: &RankingRow| row.list.iter().map(|entry| entry.campaign_id).collect();
-    run.rankings.at(epoch).iter().map(|row| (row.placement.to_string(), row.category.to_string(), ids(row))).collect()
+    run.rankings
+        .at(epoch)
+        .iter()
+        .map(|row| (row.placement.to_string(), row.category.to_string(), ids(row)))
+        .collect()
 }
 
 /// The campaigns of the only ranking.
@@ -119,14 +123,17 @@ fn where_the_product_has_no_price_the_second_term_is_0() {
 
 #[test]
 fn by_score_descending_and_ties_go_to_the_lower_campaign_id() {
-    let run = History::new().epoch([bid(3, 0, "1.00"), bid(2, 0, "1.00"), bid(1, 0, "0.50"), bid(10, 0, "2.00")]);
+    let run =
+        History::new().epoch([bid(3, 0, "1.00"), bid(2, 0, "1.00"), bid(1, 0, "0.50"), bid(10, 0, "2.00")]);
     assert_eq!(only(&run.run(&small()), 0), [10, 2, 3, 1]);
 }
 
 #[test]
 fn a_rate_of_minus_0_ties_with_one_of_0() {
     let other = campaign(1, 0).with("product_id", 8);
-    let run = History::new().epoch([other, campaign(2, 0), metrics(8, -0.0, 0.5), metrics(7, 0.0, 0.5)]).run(&small());
+    let run = History::new()
+        .epoch([other, campaign(2, 0), metrics(8, -0.0, 0.5), metrics(7, 0.0, 0.5)])
+        .run(&small());
     assert_eq!(only(&run, 0), [1, 2]);
 }
 
@@ -151,7 +158,8 @@ fn total_campaigns_counts_all_active_ones_and_the_limit_cuts_the_list() {
 
 #[test]
 fn what_the_limit_cut_moves_up_when_a_better_one_leaves() {
-    let run = History::new().epoch([bid(1, 0, "1.00"), bid(2, 0, "2.00")]).epoch([pause(2, 10)]).run(&limited(1));
+    let run =
+        History::new().epoch([bid(1, 0, "1.00"), bid(2, 0, "2.00")]).epoch([pause(2, 10)]).run(&limited(1));
     assert_eq!((only(&run, 0), only(&run, 1)), (vec![2], vec![1]));
 }
 
@@ -208,8 +216,8 @@ mod live {
         lines.concat()
     }
 
-    /// Moves the watermark of statement 2 to the end of the n-th window, with an event that no window of a product
-    /// in question counts.
+    /// Moves the watermark of statement 2 to the end of the n-th window, with an event that no window of a
+    /// product in question counts.
     fn close(n: i64) -> Line {
         impression(window_end(n) + small().performance_bound).with("product_id", 99)
     }
@@ -225,7 +233,8 @@ mod live {
             .epoch([])
             .run(&live(2));
         let of = |ctr: f64, cvr: f64| ctr + 0.1 * ctr * cvr * 10.0;
-        // A window counts once it has closed, which it does in the epoch after the one that moves the watermark.
+        // A window counts once it has closed, which it does in the epoch after the one that moves the
+        // watermark.
         assert_near(score(&run, 1), of(0.01, 0.005));
         assert_near(score(&run, 2), of(0.2, 0.5));
         assert_near(score(&run, 3), of(0.3, 0.5));

@@ -55,12 +55,18 @@ fn a_record_says_who_is_paid_back_for_which_clicks() {
 
 #[test]
 fn grouped_by_advertiser_campaign_ad_device_and_price() {
-    for (field, other) in
-        [("advertiser_id", "8"), ("campaign_id", "6"), ("ad_id", "2"), ("device_id", "e"), ("actual_price", "1.51")]
-    {
+    for (field, other) in [
+        ("advertiser_id", "8"),
+        ("campaign_id", "6"),
+        ("ad_id", "2"),
+        ("device_id", "e"),
+        ("actual_price", "1.51"),
+    ] {
         assert_eq!(owed([click(0), click(1).with(field, other)]), 0, "{field}");
     }
-    for (field, other) in [("product_id", "8"), ("placement", "side"), ("session_id", "s"), ("category", "books")] {
+    for (field, other) in
+        [("product_id", "8"), ("placement", "side"), ("session_id", "s"), ("category", "books")]
+    {
         assert_eq!(owed([click(0), click(1).with(field, other)]), 150, "{field}");
     }
 }
@@ -99,7 +105,11 @@ fn a_late_click_raises_the_refund_by_the_increase() {
         .epoch([click(4), click(3)])
         .run(&small());
     assert_eq!(records(&run), [(1, 2, 150), (2, 3, 150), (3, 5, 300)]);
-    assert_eq!(listed(&run), [vec![0, 1], vec![2], vec![3, 4]], "the clicks that are new since the record before");
+    assert_eq!(
+        listed(&run),
+        [vec![0, 1], vec![2], vec![3, 4]],
+        "the clicks that are new since the record before"
+    );
 }
 
 #[test]
@@ -165,8 +175,12 @@ fn a_replay_gives_the_same_ids_however_it_is_batched() {
     let late = [click(5), click(6), click(7)];
     let first = [click(0), click(1), reach(window_end(0))];
     let at_once = History::new().epoch(first.clone()).epoch([]).epoch(late.clone()).run(&small());
-    let one_by_one =
-        History::new().epoch(first).epoch([]).epoch([late[0].clone()]).epoch(late[1..].to_vec()).run(&small());
+    let one_by_one = History::new()
+        .epoch(first)
+        .epoch([])
+        .epoch([late[0].clone()])
+        .epoch(late[1..].to_vec())
+        .run(&small());
     let ids = |run: &Run| run.compensations.last().iter().map(Compensation::id).collect::<Vec<_>>();
     // The records of n = 2 and n = 5 are in both replays; in one of them there is one more between.
     let (all, fewer) = (ids(&one_by_one), ids(&at_once));
@@ -197,7 +211,12 @@ fn an_id_is_a_hash_of_group_window_and_n() {
 fn a_click_past_the_allowed_lateness_is_late_and_raises_nothing() {
     let closes = window_end(0) - 1 + small().allowed_lateness;
     let run = |watermark| {
-        History::new().epoch([click(0), click(1)]).epoch([reach(watermark)]).epoch([]).epoch([click(2)]).run(&small())
+        History::new()
+            .epoch([click(0), click(1)])
+            .epoch([reach(watermark)])
+            .epoch([])
+            .epoch([click(2)])
+            .run(&small())
     };
     assert_eq!(records(&run(closes)), [(2, 2, 150), (3, 3, 150)]);
     let late = run(closes + 1);

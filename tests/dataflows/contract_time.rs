@@ -6,7 +6,8 @@ use adtide_dataflows::operators::PartitionState::{Active, Finished, Idle};
 
 use crate::support::{History, MINUTE, NOW, Run, SECOND, click, impression, sale, small, window_end};
 
-/// The watermarks of statements 2, 3 and 4 in effect in an epoch, those that were reached before any came as -1.
+/// The watermarks of statements 2, 3 and 4 in effect in an epoch, those that were reached before any came as
+/// -1.
 fn watermarks(run: &Run, epoch: Epoch) -> [i64; 3] {
     let Some(marks) = run.watermarks_at(epoch) else { return [-1; 3] };
     [marks.performance, marks.conversions, marks.duplicates]
@@ -22,8 +23,11 @@ const END: [i64; 3] = [i64::MAX; 3];
 
 #[test]
 fn the_watermark_of_a_partition_is_its_greatest_event_time_less_the_statements_bound() {
-    let history =
-        History::new().epoch([impression(MINUTE)]).epoch([impression(0)]).epoch([impression(2 * MINUTE)]).epoch([]);
+    let history = History::new()
+        .epoch([impression(MINUTE)])
+        .epoch([impression(0)])
+        .epoch([impression(2 * MINUTE)])
+        .epoch([]);
     let run = history.run(&small());
     assert_eq!(watermarks(&run, 1), of(MINUTE));
     assert_eq!(watermarks(&run, 2), of(MINUTE));
@@ -32,8 +36,10 @@ fn the_watermark_of_a_partition_is_its_greatest_event_time_less_the_statements_b
 
 #[test]
 fn the_watermark_reached_in_epoch_e_takes_effect_in_the_next() {
-    let run =
-        History::new().epoch([impression(0)]).epoch([impression(window_end(0) + 10 * SECOND), click(1)]).epoch([]);
+    let run = History::new()
+        .epoch([impression(0)])
+        .epoch([impression(window_end(0) + 10 * SECOND), click(1)])
+        .epoch([]);
     let run = run.run(&small());
     assert_eq!(watermarks(&run, 1), of(0));
     // The click, of the same epoch, is counted before its window closes.
@@ -58,8 +64,10 @@ fn the_watermark_of_a_source_is_the_least_over_its_partitions() {
 
 #[test]
 fn statement_3_goes_by_the_lesser_watermark_of_its_two_sources() {
-    let run =
-        History::new().epoch([impression(5 * MINUTE), sale("a", MINUTE)]).epoch([sale("b", 9 * MINUTE)]).epoch([]);
+    let run = History::new()
+        .epoch([impression(5 * MINUTE), sale("a", MINUTE)])
+        .epoch([sale("b", 9 * MINUTE)])
+        .epoch([]);
     let run = run.run(&small());
     let [performance, _, duplicates] = of(5 * MINUTE);
     assert_eq!(watermarks(&run, 1), [performance, of(MINUTE)[1], duplicates]);
@@ -101,8 +109,9 @@ fn a_partition_that_is_idle_follows_the_global_watermark() {
         .run(&small());
     assert_eq!(watermarks(&run, 3), of(9 * MINUTE));
     // What the others have closed is closed for it too: by its own events alone, nothing would be late.
-    let offsets =
-        |run: &Run| run.late.iter().map(|(late, _)| (late.statement as usize, late.offset)).collect::<Vec<_>>();
+    let offsets = |run: &Run| {
+        run.late.iter().map(|(late, _)| (late.statement as usize, late.offset)).collect::<Vec<_>>()
+    };
     assert_eq!(offsets(&run), [(1, 1), (1, 2), (1, 3), (2, 1), (2, 2), (2, 3), (3, 1), (3, 2), (3, 3)]);
     assert_eq!(watermarks(&run, 5), of(9 * MINUTE));
 }
@@ -150,8 +159,11 @@ fn a_source_whose_partitions_are_all_idle_does_not_hold_the_other_back() {
 
 #[test]
 fn where_all_is_idle_the_watermark_stays() {
-    let run =
-        History::new().epoch([impression(9 * MINUTE)]).state(Topic::AdEvents, 0, Idle(None)).epoch([]).run(&small());
+    let run = History::new()
+        .epoch([impression(9 * MINUTE)])
+        .state(Topic::AdEvents, 0, Idle(None))
+        .epoch([])
+        .run(&small());
     assert_eq!(watermarks(&run, 2), of(9 * MINUTE));
 }
 
@@ -223,19 +235,23 @@ fn results_never_depend_on_the_epochs() {
 fn an_event_later_than_the_clock_by_more_than_max_future_skew_is_bad_and_moves_no_watermark() {
     let settings = Settings { max_future_skew: MINUTE, ..small() };
     let latest = NOW.0 + MINUTE;
-    let run = History::new().epoch([impression(latest + 1), impression(0)]).epoch([impression(latest)]).epoch([]);
+    let run =
+        History::new().epoch([impression(latest + 1), impression(0)]).epoch([impression(latest)]).epoch([]);
     let run = run.run(&settings);
     assert_eq!(run.counts.bad["time_in_future"], 1);
     assert_eq!(watermarks(&run, 1), of(0));
     assert_eq!(watermarks(&run, 2), of(latest));
 }
 
-/// One click so many milliseconds ahead, and then a thousand that are on time, each with a duplicate, in many epochs.
+/// One click so many milliseconds ahead, and then a thousand that are on time, each with a duplicate, in many
+/// epochs.
 fn one_clock_ahead(lead: i64) -> Run {
     let on_time = |at: i64| click(NOW.0 - 1_000_000 + at * 1000).with("device_id", format!("d-{}", at / 2));
     let ahead = History::new().epoch([click(NOW.0 + lead).with("device_id", "ahead")]);
     let epochs = (0..1000).step_by(100);
-    epochs.fold(ahead, |history, from| history.epoch((from..from + 100).map(on_time))).run(&Settings::default())
+    epochs
+        .fold(ahead, |history, from| history.epoch((from..from + 100).map(on_time)))
+        .run(&Settings::default())
 }
 
 fn refunded(run: &Run) -> i64 {

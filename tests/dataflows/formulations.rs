@@ -32,9 +32,13 @@ fn turns<D: std::fmt::Debug>(
         epochs
             .map(|((records, moves), epoch)| {
                 let now = epoch * PACE;
-                let records = records.into_iter().map(|(delay, record)| (now + DISORDER - delay * 1000, record));
+                let records =
+                    records.into_iter().map(|(delay, record)| (now + DISORDER - delay * 1000, record));
                 // What comes from the next epoch on is not before `now + PACE`.
-                Turn { records: records.collect(), watermark: moves.then_some(EventTime(now + PACE + lateness)) }
+                Turn {
+                    records: records.collect(),
+                    watermark: moves.then_some(EventTime(now + PACE + lateness)),
+                }
             })
             .collect()
     })
@@ -56,7 +60,8 @@ fn statement_2_equals_its_definition() {
     check(40, turns((5..7i64, 7..9i64, prop::bool::ANY, 0..3i64), LATENESS), |turns| {
         let turns = with_times(turns, |time, (campaign_id, product_id, top, clicks)| -> PartialSums {
             let placement = if top { "top" } else { "side" }.into();
-            let key = PerformanceKey { campaign_id, product_id, placement, window_start: time.window_start() };
+            let key =
+                PerformanceKey { campaign_id, product_id, placement, window_start: time.window_start() };
             let spend = Money(clicks * 150);
             (key, PerformanceSums { impressions: 1, clicks, spend, ..PerformanceSums::default() })
         });
@@ -77,7 +82,11 @@ fn click_or_sale() -> impl Strategy<Value = Small> {
     (prop::bool::weighted(0.7), prop::option::of(0..3u8), prop::option::of(0..3u8), 7..9i64, 0..3u8)
 }
 
-fn match_event(time: EventTime, (is_click, device, session, product_id, id): Small, offset: u64) -> MatchEvent {
+fn match_event(
+    time: EventTime,
+    (is_click, device, session, product_id, id): Small,
+    offset: u64,
+) -> MatchEvent {
     let (device, session) = (device.map(|id| id.to_string()), session.map(|id| id.to_string()));
     let keys = keys(product_id, device.as_deref(), session.as_deref());
     if is_click {

@@ -1,7 +1,8 @@
 //! The four statements held against the contract: by hand, against the batch recomputation, and against plain
 //! differential formulations of themselves.
 //!
-//! `ADTIDE_TEST_CASES` sets how many random cases each property is tried with, `ADTIDE_TEST_SEED` repeats a failure.
+//! `ADTIDE_TEST_CASES` sets how many random cases each property is tried with, `ADTIDE_TEST_SEED` repeats a
+//! failure.
 
 mod bad_input;
 mod bounds;

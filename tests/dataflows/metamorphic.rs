@@ -40,13 +40,15 @@ fn event_time(step: &Step) -> Option<i64> {
         Topic::AdEvents => record::ad_event(fields, &unknown).map(|event| event.time.0),
         Topic::ConversionEvents => record::conversion_event(fields, &unknown).map(|event| event.time.0),
         Topic::CampaignEvents => record::campaign_event(fields, &unknown).map(|event| event.time.0),
-        Topic::ProductMetrics | Topic::ProductMeta => Err(record::BadRecord::NotJson("a topic without times".into())),
+        Topic::ProductMetrics | Topic::ProductMeta => {
+            Err(record::BadRecord::NotJson("a topic without times".into()))
+        }
     });
     time.ok()
 }
 
-/// Lets each record with a time come later by its part of these delays. A record without one stays where it is among
-/// the others without.
+/// Lets each record with a time come later by its part of these delays. A record without one stays where it
+/// is among the others without.
 fn delayed(history: &History, delays: &[i64]) -> History {
     let mut clock = 0;
     let mut timed: Vec<(i64, Step)> = Vec::new();
@@ -116,7 +118,10 @@ fn both_emit_modes_end_with_the_same_rows() {
 fn a_record_delivered_twice_to_statement_1_changes_nothing() {
     check(20, (histories(150, Disorder::Any), settings()), |(history, settings)| {
         let is_ranked = |step: &Step| {
-            matches!(step, Step::Record((Topic::CampaignEvents | Topic::ProductMetrics | Topic::ProductMeta, _), _))
+            matches!(
+                step,
+                Step::Record((Topic::CampaignEvents | Topic::ProductMetrics | Topic::ProductMeta, _), _)
+            )
         };
         let mut twice = History::new();
         for step in &history.steps {

@@ -13,7 +13,9 @@ use crate::support::{Turn, check, nets};
 /// Epochs of some records each.
 fn turns<D: std::fmt::Debug>(records: impl Strategy<Value = D>) -> impl Strategy<Value = Vec<Turn<D>>> {
     let batches = prop::collection::vec(prop::collection::vec(records, 0..8), 1..20);
-    batches.prop_map(|batches| batches.into_iter().map(|records| Turn { records, watermark: None }).collect::<Vec<_>>())
+    batches.prop_map(|batches| {
+        batches.into_iter().map(|records| Turn { records, watermark: None }).collect::<Vec<_>>()
+    })
 }
 
 /// Changes of a set: an element that is named enters it, or leaves it if it is there.
@@ -68,7 +70,10 @@ fn newest_is_a_reduce_to_the_value_of_the_greatest_order() {
         };
         let turns: Vec<_> = turns
             .into_iter()
-            .map(|turn| Turn { records: turn.records.into_iter().map(&mut ordered).collect(), watermark: None })
+            .map(|turn| Turn {
+                records: turn.records.into_iter().map(&mut ordered).collect(),
+                watermark: None,
+            })
             .collect();
         let [operator, plain] = nets(turns, |streams, _| {
             let plain = newest::definition(at_epochs(streams.records.clone()));

@@ -103,11 +103,11 @@ fn space() -> impl Strategy<Value = &'static str> {
 fn record() -> impl Strategy<Value = Vec<u8>> {
     let member = (name(), space(), space(), value(), space(), space());
     let members = prop::collection::vec(member, 0..8);
-    let before =
-        prop_oneof![8 => space(), 1 => select(vec!["\u{feff}", "\u{feff} ", "\u{feff}\u{feff}", "\0\0\0\0\u{1}"])];
+    let before = prop_oneof![8 => space(), 1 => select(vec!["\u{feff}", "\u{feff} ", "\u{feff}\u{feff}", "\0\0\0\0\u{1}"])];
     let around = (before, space(), select(vec!["", "", "", "", ",", "}", "{}", "x"]));
     (members, around).prop_map(|(members, (before, after, rest))| {
-        let members = members.into_iter().map(|(name, a, b, value, c, d)| format!("{d}\"{name}\"{a}:{b}{value}{c}"));
+        let members =
+            members.into_iter().map(|(name, a, b, value, c, d)| format!("{d}\"{name}\"{a}:{b}{value}{c}"));
         let members: Vec<_> = members.collect();
         format!("{before}{{{}}}{after}{rest}", members.join(",")).into_bytes()
     })

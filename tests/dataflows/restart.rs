@@ -1,5 +1,5 @@
-//! A replay of what sinks have committed, in other batches and on another number of workers: what comes behind each
-//! sink's cut goes on from what it had, as if nothing had happened.
+//! A replay of what sinks have committed, in other batches and on another number of workers: what comes
+//! behind each sink's cut goes on from what it had, as if nothing had happened.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,8 @@ fn behind_its_cut_every_sink_goes_on_as_if_nothing_had_happened() {
     let cases = (histories(160, Disorder::Any), settings(), cuts, epochs);
     check(60, cases, |(history, settings, cuts, epochs)| {
         let first = Run::of(&history, &settings, 2, false);
-        let cuts: BTreeSet<_> = cuts.iter().map(|cut| cut.index(history.last_epoch() as usize + 1) as Epoch).collect();
+        let cuts: BTreeSet<_> =
+            cuts.iter().map(|cut| cut.index(history.last_epoch() as usize + 1) as Epoch).collect();
         let mut more = epochs.into_iter().cycle();
         let (again, names) = history.replayed(&cuts, || more.next() == Some(true));
         let watermarks = |cut| first.watermarks_at(cut).unwrap_or(Watermarks::MIN);

@@ -1,6 +1,5 @@
-//! A deployment of adtide on real servers: a database, topics and a Redis database of its own, and the binary run on
-//! them.
-//! Several test binaries share it, and not each of them uses all of it.
+//! A deployment of adtide on real servers: a database, topics and a Redis database of its own, and the binary
+//! run on them. Several test binaries share it, and not each of them uses all of it.
 #![allow(dead_code)]
 
 use std::collections::BTreeMap;
@@ -98,12 +97,16 @@ pub struct Running {
 }
 
 impl Deployment {
-    /// Everything that a deployment needs: topics of 4 partitions, tables, balances and budgets. `settings` are lines
-    /// for the config, with dotted keys.
+    /// Everything that a deployment needs: topics of 4 partitions, tables, balances and budgets. `settings`
+    /// are lines for the config, with dotted keys.
     pub fn new(addresses: &Addresses, redis_database: u64, settings: &str) -> Deployment {
         let name = format!("t_{}", uuid::Uuid::new_v4().simple());
-        let deployment =
-            Deployment { folder: tempfile::tempdir().unwrap(), addresses: addresses.clone(), name, redis_database };
+        let deployment = Deployment {
+            folder: tempfile::tempdir().unwrap(),
+            addresses: addresses.clone(),
+            name,
+            redis_database,
+        };
         deployment.maintain(&format!("CREATE DATABASE {}", deployment.name));
         redis::cmd("FLUSHDB").exec(&mut deployment.redis()).unwrap();
         fs::write(deployment.path("adtide.toml"), deployment.config(settings)).unwrap();
@@ -160,7 +163,10 @@ impl Deployment {
         if std::env::var_os("ADTIDE_CHAOS_PLAIN").is_some() {
             command.env("GLIBC_TUNABLES", "");
         }
-        command.args(arguments.split_whitespace()).args(["--config", "adtide.toml"]).current_dir(self.folder.path());
+        command
+            .args(arguments.split_whitespace())
+            .args(["--config", "adtide.toml"])
+            .current_dir(self.folder.path());
         command.stdin(Stdio::null());
         command
     }
@@ -183,7 +189,8 @@ impl Deployment {
         self.start(&name, arguments).finish()
     }
 
-    /// What verification says. It must say that nothing differs, and must have compared something of everything.
+    /// What verification says. It must say that nothing differs, and must have compared something of
+    /// everything.
     #[track_caller]
     pub fn verified(&self) -> String {
         self.verified_with(&SECTIONS)

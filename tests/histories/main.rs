@@ -1,8 +1,9 @@
-//! Random histories through the binary: files grow record by record while runs on 1, 2 or 4 workers follow them and are
-//! stopped or killed at any moment. In the end every result equals its batch recomputation, and the tables those of one
-//! run that read everything at once.
+//! Random histories through the binary: files grow record by record while runs on 1, 2 or 4 workers follow
+//! them and are stopped or killed at any moment. In the end every result equals its batch recomputation, and
+//! the tables those of one run that read everything at once.
 //!
-//! A history a seed: `ADTIDE_HISTORIES` of them from `ADTIDE_HISTORIES_FROM` on; `scripts/histories` plays many.
+//! A history a seed: `ADTIDE_HISTORIES` of them from `ADTIDE_HISTORIES_FROM` on; `scripts/histories` plays
+//! many.
 
 #![cfg(unix)]
 
@@ -33,8 +34,10 @@ fn followed_stopped_and_killed_it_comes_to_what_one_reading_gives() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
     let from = number("ADTIDE_HISTORIES_FROM").unwrap_or(0);
     let seeds = from..from + number("ADTIDE_HISTORIES").unwrap_or(6);
-    let failed: Vec<_> =
-        seeds.clone().filter(|seed| std::panic::catch_unwind(|| Player::new(*seed).play()).is_err()).collect();
+    let failed: Vec<_> = seeds
+        .clone()
+        .filter(|seed| std::panic::catch_unwind(|| Player::new(*seed).play()).is_err())
+        .collect();
     assert_eq!(
         failed,
         [0; 0],
@@ -63,8 +66,10 @@ impl Player {
     fn new(seed: u64) -> Player {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
-        let mut runner =
-            TestRunner::new_with_rng(ProptestConfig::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
+        let mut runner = TestRunner::new_with_rng(
+            ProptestConfig::default(),
+            TestRng::from_seed(RngAlgorithm::ChaCha, &bytes),
+        );
         let cases = (histories(160, Disorder::Any), settings());
         let (history, settings) = cases.new_tree(&mut runner).expect("nothing is filtered").current();
         let mut dice = Xoshiro256PlusPlus::seed_from_u64(seed);
@@ -118,7 +123,8 @@ impl Player {
         let mut running = running.unwrap_or_else(|| {
             self.runs += 1;
             let workers = [1, 2, 4][self.below(3) as usize];
-            let flags = format!("--from in --data-dir out --follow -w {workers} --epoch-interval 5ms {}", self.flags);
+            let flags =
+                format!("--from in --data-dir out --follow -w {workers} --epoch-interval 5ms {}", self.flags);
             self.place.start(&format!("run-{}", self.runs), &flags)
         });
         let pause = [0, 10, 100, 400][self.below(4) as usize];

@@ -38,7 +38,8 @@ fn what_a_checkpoint_does_not_hold_is_read_again_from_the_topics() {
     let Some((_alone, deployment)) = deploy(SETTINGS) else { return };
     deployment.run("generate --to-kafka").succeeded();
     run_until_checkpoint(&deployment, 2, Signal::SIGTERM);
-    let run = |more: &str| deployment.run(&format!("run -w 2 --until-end --set conversion.lookback=48h {more}"));
+    let run =
+        |more: &str| deployment.run(&format!("run -w 2 --until-end --set conversion.lookback=48h {more}"));
     run("").failed_saying(&[
         "conversion.lookback = 1day",
         "now it is 2days",
@@ -78,6 +79,7 @@ fn checkpoints_that_no_server_knows_of_are_left_alone_and_named() {
     deployment.run("run --until-end").failed_saying(&refused);
     assert_eq!(list(), before);
     deployment.run("run --until-end --from-checkpoint none").succeeded();
-    let (after, mut rows) = (list(), before.lines().filter(|line| line.contains(" KiB") || line.contains(" B ")));
+    let (after, mut rows) =
+        (list(), before.lines().filter(|line| line.contains(" KiB") || line.contains(" B ")));
     assert!(rows.all(|row| after.contains(row)), "they are not this run's: {before}, {after}");
 }

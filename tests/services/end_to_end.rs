@@ -15,7 +15,8 @@ use crate::deployment::{Addresses, DEADLINE, Deployment, compared, eventually};
 const DATABASE: u64 = 14;
 static ALONE: Mutex<()> = Mutex::new(());
 
-/// The right to be alone in the database in Redis, and a deployment, which must go first; None without the servers.
+/// The right to be alone in the database in Redis, and a deployment, which must go first; None without the
+/// servers.
 pub fn deploy(settings: &str) -> Option<(MutexGuard<'static, ()>, Deployment)> {
     let addresses = Addresses::find(|name| std::env::var(name).ok())?;
     let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -67,8 +68,7 @@ fn ranked(deployment: &Deployment) -> BTreeSet<i64> {
 
 /// The campaigns that have spent their budget, of which `campaign-events` has been told.
 fn exhausted(deployment: &Deployment) -> BTreeSet<i64> {
-    let told =
-        "SELECT campaign_id FROM campaigns WHERE budget_status = 'BUDGET_EXHAUSTED' AND announced = 'CAMPAIGN_PAUSE'";
+    let told = "SELECT campaign_id FROM campaigns WHERE budget_status = 'BUDGET_EXHAUSTED' AND announced = 'CAMPAIGN_PAUSE'";
     deployment.postgres().query(told, &[]).unwrap().iter().map(|row| row.get(0)).collect()
 }
 
@@ -95,14 +95,19 @@ fn from_traffic_to_rankings_accounts_and_refunds() {
     assert!(complete, "verified {verified} times: {}", traffic.stderr());
     traffic.finish().succeeded();
     // A campaign that has spent its budget has left its ranking, though its owner wants it there.
-    let paused = || exhausted(&deployment).intersection(&seen).any(|campaign| !ranked(&deployment).contains(campaign));
+    let paused =
+        || exhausted(&deployment).intersection(&seen).any(|campaign| !ranked(&deployment).contains(campaign));
     assert!(eventually(paused), "none of {:?} has left", exhausted(&deployment));
     workers.end(Signal::SIGTERM).succeeded();
     run.end(Signal::SIGTERM).succeeded();
 
     deployment.run("run -w 2 --until-end").succeeded();
     let (exhausted, ranked) = (exhausted(&deployment), ranked(&deployment));
-    assert_eq!(exhausted.intersection(&ranked).collect::<Vec<_>>(), Vec::<&i64>::new(), "they are still ranked");
+    assert_eq!(
+        exhausted.intersection(&ranked).collect::<Vec<_>>(),
+        Vec::<&i64>::new(),
+        "they are still ranked"
+    );
     deployment.run("worker all --until-end").succeeded();
     let report = deployment.verified();
 
@@ -122,7 +127,8 @@ fn of_two_runs_of_one_name_the_first_is_fenced() {
     let mut first = deployment.start("first", "run -w 2");
     assert!(eventually(|| !ranked(&deployment).is_empty()), "{}", first.stderr());
     let mut second = deployment.start("second", "run -w 1");
-    let outcome = first.finish().failed_saying(&["another run named \"adtide\" has taken over", "(key name)"]);
+    let outcome =
+        first.finish().failed_saying(&["another run named \"adtide\" has taken over", "(key name)"]);
     assert!(!outcome.stderr.contains("panicked"), "{}", outcome.stderr);
     assert!(eventually(|| traffic.ended().is_some()), "{}", traffic.stderr());
     assert_eq!(second.ended(), None, "{}", second.stderr());

@@ -30,7 +30,8 @@ fn fails(deployment: &Deployment, commands: &[&str], settings: &[&str], words: &
     }
 }
 
-const QUICK: [&str; 3] = ["postgres.connect_timeout=1s", "redis.connect_timeout=1s", "kafka.connect_timeout=1s"];
+const QUICK: [&str; 3] =
+    ["postgres.connect_timeout=1s", "redis.connect_timeout=1s", "kafka.connect_timeout=1s"];
 
 const RUN: [&str; 2] = ["run -w 2", "run --until-end"];
 
@@ -40,15 +41,18 @@ fn what_is_wrong_with_a_server_is_said_with_what_to_do() {
     // The address of the config, with another password or another place.
     let other = |key: &str, is_password: bool| {
         let config = std::fs::read_to_string(deployment.path("adtide.toml")).unwrap();
-        let url =
-            config.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(" = '")?.strip_suffix('\'')).unwrap();
+        let url = config
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix(" = '")?.strip_suffix('\''))
+            .unwrap();
         let (user, place) = url.rsplit_once('@').unwrap();
         let (user, _) = user.rsplit_once(':').unwrap();
         let (_, database) = place.rsplit_once('/').unwrap();
         let place = if is_password { place.to_owned() } else { format!("{NOBODY}/{database}") };
         format!("{key}={user}:{SECRET}@{place}")
     };
-    let [postgres_password, nowhere_postgres] = [true, false].map(|is_password| other("postgres.url", is_password));
+    let [postgres_password, nowhere_postgres] =
+        [true, false].map(|is_password| other("postgres.url", is_password));
     let [redis_password, nowhere_redis] = [true, false].map(|is_password| other("redis.url", is_password));
     let tables = ["run -w 2", "run --until-end", "migrate", "init-demo", "verify"];
 
@@ -65,11 +69,22 @@ fn what_is_wrong_with_a_server_is_said_with_what_to_do() {
         &[&postgres_password],
         &["check the user and the password in postgres.url"],
     );
-    fails(&deployment, &RUN, &[&redis_password], &["Redis at ", "check the user and the password in redis.url"]);
+    fails(
+        &deployment,
+        &RUN,
+        &[&redis_password],
+        &["Redis at ", "check the user and the password in redis.url"],
+    );
     fails(&deployment, &RUN, &[&nowhere_redis], &["Redis at ", NOBODY, "redis.url"]);
-    fails(&deployment, &["worker budget"], &[&redis_password], &["check the user and the password in redis.url"]);
+    fails(
+        &deployment,
+        &["worker budget"],
+        &[&redis_password],
+        &["check the user and the password in redis.url"],
+    );
     let brokers = format!("kafka.brokers={NOBODY}");
-    let commands = ["run -w 2", "run --until-end", "topics create", "topics list", "generate --to-kafka", "verify"];
+    let commands =
+        ["run -w 2", "run --until-end", "topics create", "topics list", "generate --to-kafka", "verify"];
     fails(&deployment, &commands, &[&brokers], &["Kafka at ", NOBODY, "kafka.brokers"]);
     let tls = "kafka.properties.security.protocol=ssl";
     fails(&deployment, &["run -w 2", "topics list"], &[tls], &["SSL", "ssl.* under kafka.properties"]);
@@ -81,7 +96,12 @@ fn what_is_wrong_with_a_server_is_said_with_what_to_do() {
     ];
     fails(&deployment, &["run -w 2"], &sasl, &["SASL", "sasl.* and ssl.* under kafka.properties"]);
     let missing = ["nothing-ad-events", "`adtide topics create`"];
-    fails(&deployment, &["run -w 2", "run --until-end", "generate --to-kafka"], &["kafka.prefix=nothing-"], &missing);
+    fails(
+        &deployment,
+        &["run -w 2", "run --until-end", "generate --to-kafka"],
+        &["kafka.prefix=nothing-"],
+        &missing,
+    );
 }
 
 #[test]
@@ -130,7 +150,9 @@ fn poison(topic: Topic) -> Vec<Vec<u8>> {
         Topic::ProductMetrics => {
             &[r#"{"product_id":1,"ctr":"often","cvr":0.1}"#, r#"{"product_id":1,"ctr":-1,"cvr":0.1}"#]
         }
-        Topic::ProductMeta => &[r#"{"product_id":1,"product_price":-1}"#, r#"{"product_id":1,"product_price":{}}"#],
+        Topic::ProductMeta => {
+            &[r#"{"product_id":1,"product_price":-1}"#, r#"{"product_id":1,"product_price":{}}"#]
+        }
         Topic::CampaignEvents | Topic::ConversionEvents => &[],
     };
     let mut poison: Vec<Vec<u8>> = anywhere.iter().chain(here).map(|text| text.as_bytes().to_vec()).collect();
@@ -147,7 +169,8 @@ fn records_that_cannot_be_read_stop_nothing() {
     let producer: BaseProducer = client(&deployment).create().unwrap();
     let send = |topic: &str, value: &[u8]| {
         let name = format!("{}-{topic}", deployment.name);
-        let sent = producer.send(BaseRecord::<str, [u8]>::to(&name).payload(value).key("poison").partition(1));
+        let sent =
+            producer.send(BaseRecord::<str, [u8]>::to(&name).payload(value).key("poison").partition(1));
         sent.map_err(|(error, _)| error).unwrap();
     };
     let mut expected = BTreeMap::new();

@@ -1,4 +1,5 @@
-//! Topics that are not what they were: records that the results came of are gone, or another topic has the old one's name.
+//! Topics that are not what they were: records that the results came of are gone, or another topic has the
+//! old one's name.
 
 use std::collections::BTreeSet;
 
@@ -37,7 +38,12 @@ fn read_all(deployment: &Deployment) {
         let progress = "SELECT partitions FROM adtide_progress WHERE epoch IS NOT NULL";
         let row = deployment.postgres().query_opt(progress, &[]).unwrap();
         let partitions: Value = row.map_or(Value::Null, |row| row.get(0));
-        partitions.as_array().into_iter().flatten().map(|report| report["next_offset"].as_i64().unwrap()).sum()
+        partitions
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|report| report["next_offset"].as_i64().unwrap())
+            .sum()
     };
     let mut run = deployment.start("run", "run -w 2");
     assert!(eventually(|| read() == there), "{} of {there}: {}", read(), run.stderr());

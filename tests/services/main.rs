@@ -1,5 +1,5 @@
-//! The binary on the real PostgreSQL, Redis and Kafka of `scripts/services`. Without their addresses in the environment, a
-//! test says that it is skipped.
+//! The binary on the real PostgreSQL, Redis and Kafka of `scripts/services`. Without their addresses in the
+//! environment, a test says that it is skipped.
 
 mod checkpoints;
 #[path = "../deployment/mod.rs"]

@@ -33,7 +33,10 @@ fn unique() -> String {
 
 fn run() -> Run {
     let product_metrics = MetricsSource::Live { windows: 7 };
-    Run { settings: Settings { lookback: 4711, product_metrics, ..Settings::default() }, source: "there".to_owned() }
+    Run {
+        settings: Settings { lookback: 4711, product_metrics, ..Settings::default() },
+        source: "there".to_owned(),
+    }
 }
 
 /// A commit of several epochs, the last of which is `epoch`.
@@ -73,8 +76,10 @@ fn stored(epoch: u64) -> Option<Stored> {
 }
 
 fn performance(placement: &str, clicks: i64) -> PerformanceRow {
-    let key = PerformanceKey { campaign_id: 7, product_id: 8, placement: placement.into(), window_start: EIGHT };
-    let sums = PerformanceSums { impressions: 3, clicks, conversions: 1, spend: Money(1234), revenue: Money(5) };
+    let key =
+        PerformanceKey { campaign_id: 7, product_id: 8, placement: placement.into(), window_start: EIGHT };
+    let sums =
+        PerformanceSums { impressions: 3, clicks, conversions: 1, spend: Money(1234), revenue: Money(5) };
     PerformanceRow { key, sums, is_final: false }
 }
 

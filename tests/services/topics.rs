@@ -30,7 +30,8 @@ const TOPICS: [(&str, i32); 9] = [
 ];
 
 /// Small, and without records that can't be read.
-const SMALL: &str = "--campaign-events 300 --campaigns 100 --set generator.products=80 --set generator.malformed=0";
+const SMALL: &str =
+    "--campaign-events 300 --campaigns 100 --set generator.products=80 --set generator.malformed=0";
 
 /// Topics with a prefix of their own, deleted with the test.
 struct Place {
@@ -128,7 +129,10 @@ fn now() -> i64 {
 
 /// How many records of a topic the generator says it has sent.
 fn told(output: &str, topic: &str) -> usize {
-    let line = output.lines().find(|line| line.starts_with(topic)).unwrap_or_else(|| panic!("no {topic} in {output}"));
+    let line = output
+        .lines()
+        .find(|line| line.starts_with(topic))
+        .unwrap_or_else(|| panic!("no {topic} in {output}"));
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
@@ -136,9 +140,17 @@ fn told(output: &str, topic: &str) -> usize {
 fn topics_are_created_once_and_listed() {
     let Some(place) = Place::new("create") else { return };
     let listed = place.succeeds("topics list");
-    assert_eq!(listed.matches("missing: create it with `adtide topics create`").count(), TOPICS.len(), "{listed}");
+    assert_eq!(
+        listed.matches("missing: create it with `adtide topics create`").count(),
+        TOPICS.len(),
+        "{listed}"
+    );
     let created = place.succeeds("topics create --partitions 3");
-    assert_eq!(created.lines().filter(|line| line.starts_with("created ")).count(), TOPICS.len(), "{created}");
+    assert_eq!(
+        created.lines().filter(|line| line.starts_with("created ")).count(),
+        TOPICS.len(),
+        "{created}"
+    );
     for (topic, partitions) in TOPICS {
         assert_eq!(place.partitions(topic), partitions, "{topic}");
     }
@@ -153,7 +165,10 @@ fn topics_are_created_once_and_listed() {
     let line = |topic: &str| listed.lines().find(|line| line.starts_with(&place.kafka.topic(topic))).unwrap();
     assert!(line("product-meta").contains("3 partitions, compacted"), "{listed}");
     assert!(line("adtide-progress").contains("1 partition, compacted"), "{listed}");
-    assert!(line("late-events").contains("3 partitions ") && line("late-events").contains(" 0 offsets"), "{listed}");
+    assert!(
+        line("late-events").contains("3 partitions ") && line("late-events").contains(" 0 offsets"),
+        "{listed}"
+    );
     for topic in ["ad-events", "conversion-events", "campaign-events"] {
         assert!(line(topic).contains("3 partitions, timestamps up to 5m ahead"), "{listed}");
     }
@@ -170,8 +185,8 @@ fn settings_of_topics_that_would_lose_data_are_named() {
     let Some(place) = Place::new("retention") else { return };
     let admin: AdminClient<DefaultClientContext> = place.kafka.client().create().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let names =
-        ["ad-events", "campaign-events", "product-meta", "conversion-events"].map(|topic| place.kafka.topic(topic));
+    let names = ["ad-events", "campaign-events", "product-meta", "conversion-events"]
+        .map(|topic| place.kafka.topic(topic));
     let new = |name| rdkafka::admin::NewTopic::new(name, 1, rdkafka::admin::TopicReplication::Fixed(1));
     let topics = [
         new(&names[0]).set("retention.ms", "3600000").set("message.timestamp.type", "LogAppendTime"),
@@ -185,7 +200,8 @@ fn settings_of_topics_that_would_lose_data_are_named() {
     let listed = place.succeeds("topics create --set conversion.lookback=2h --set allowed_lateness=10m");
     let warnings: Vec<_> = listed.lines().filter(|line| line.starts_with("warning: ")).collect();
     assert_eq!(warnings.len(), 4, "{listed}");
-    let warned = |name: &str, words: &str| warnings.iter().any(|line| line.contains(name) && line.contains(words));
+    let warned =
+        |name: &str, words: &str| warnings.iter().any(|line| line.contains(name) && line.contains(words));
     assert!(warned(&names[0], "keeps records for 1h, less than") && warned(&names[0], "2h 10m"), "{listed}");
     assert!(warned(&names[1], "unknown to a run without a checkpoint"), "{listed}");
     assert!(warned(&names[2], "set cleanup.policy=compact"), "{listed}");
@@ -213,9 +229,11 @@ fn traffic_arrives_as_it_was_made() {
     assert_eq!(found["campaign-events"].len(), 300);
     assert!(!found["conversion-events"].is_empty());
     // Keys are ids, and all records of a key are in one partition.
-    for (topic, field) in
-        [("campaign-events", "campaign_id"), ("product-metrics", "product_id"), ("product-meta", "product_id")]
-    {
+    for (topic, field) in [
+        ("campaign-events", "campaign_id"),
+        ("product-metrics", "product_id"),
+        ("product-meta", "product_id"),
+    ] {
         let mut homes = BTreeMap::new();
         for record in &found[topic] {
             let key = record.key.clone().unwrap();

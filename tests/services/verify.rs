@@ -1,4 +1,5 @@
-//! `adtide verify` of results in PostgreSQL, Redis and Kafka: right ones pass at any moment, wrong ones are named.
+//! `adtide verify` of results in PostgreSQL, Redis and Kafka: right ones pass at any moment, wrong ones are
+//! named.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -56,7 +57,10 @@ impl Deployment {
         let brokers = address("ADTIDE_TEST_KAFKA_BROKERS")?;
         let alone = REDIS.lock().unwrap_or_else(PoisonError::into_inner);
         let database = format!("verify_{}", uuid::Uuid::new_v4().simple());
-        Client::connect(&postgres, NoTls).unwrap().batch_execute(&format!("CREATE DATABASE {database}")).unwrap();
+        Client::connect(&postgres, NoTls)
+            .unwrap()
+            .batch_execute(&format!("CREATE DATABASE {database}"))
+            .unwrap();
         let redis = format!("{}/{REDIS_DATABASE}", redis.rsplit_once('/').unwrap().0);
         let kafka = KafkaConfig {
             brokers,
@@ -130,7 +134,10 @@ impl Deployment {
 
     fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_adtide"));
-        command.args(arguments.split_whitespace()).args(["--config", "adtide.toml"]).current_dir(self.folder.path());
+        command
+            .args(arguments.split_whitespace())
+            .args(["--config", "adtide.toml"])
+            .current_dir(self.folder.path());
         command
     }
 
@@ -258,8 +265,8 @@ fn block_on<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
-/// An hour of traffic, and one of each kind of record that only Kafka has: null values, with and without a product for a key,
-/// and an event that is ahead of its own timestamp, though not of the clock.
+/// An hour of traffic, and one of each kind of record that only Kafka has: null values, with and without a
+/// product for a key, and an event that is ahead of its own timestamp, though not of the clock.
 fn traffic() -> Vec<Outgoing> {
     let config = GeneratorConfig {
         ad_events: 9000,
@@ -372,8 +379,9 @@ impl Deployment {
     /// Rows of the two tables.
     fn counts(&self) -> [i64; 2] {
         let mut client = self.postgres(&self.database);
-        ["ad_performance_metrics_realtime", "conversion_attribution_results"]
-            .map(|table| client.query_one(&format!("SELECT count(*) FROM {table}"), &[]).map_or(0, |row| row.get(0)))
+        ["ad_performance_metrics_realtime", "conversion_attribution_results"].map(|table| {
+            client.query_one(&format!("SELECT count(*) FROM {table}"), &[]).map_or(0, |row| row.get(0))
+        })
     }
 }
 
@@ -391,7 +399,12 @@ fn changes_are_found(place: &Deployment) {
     ];
     for (section, table, change, words) in faults {
         let one = format!("ctid = (SELECT max(ctid) FROM {table})");
-        assert_found(&place.verify_after(&format!("UPDATE {table} SET {change} WHERE {one}")), section, 1, words);
+        assert_found(
+            &place.verify_after(&format!("UPDATE {table} SET {change} WHERE {one}")),
+            section,
+            1,
+            words,
+        );
     }
     for (section, table) in [("performance", performance), ("attributions", attributions)] {
         let delete = format!("DELETE FROM {table} WHERE ctid = (SELECT max(ctid) FROM {table})");
@@ -407,7 +420,12 @@ fn changes_are_found(place: &Deployment) {
     ranking["total_campaigns"] = json!(ranking["total_campaigns"].as_i64().unwrap() + 1);
     assert_found(&place.verify_with(&keys[0], Some(&ranking.to_string())), "rankings", 1, "total_campaigns");
     assert_found(&place.verify_with(&keys[0], None), "rankings", 1, "missing: 1");
-    assert_found(&place.verify_with("rtb:ranking:roof:toys", Some(&value)), "rankings", 1, "rtb:ranking:roof:toys");
+    assert_found(
+        &place.verify_with("rtb:ranking:roof:toys", Some(&value)),
+        "rankings",
+        1,
+        "rtb:ranking:roof:toys",
+    );
     let mut ranking: Value = serde_json::from_str(&value).unwrap();
     ranking["ranking"][0]["bid_price"] = json!("1.00");
     assert_found(&place.verify_with(&keys[0], Some(&ranking.to_string())), "rankings", 1, "[0].bid_price");

@@ -92,9 +92,11 @@ fn each_worker_has_its_effect_and_a_repeat_has_none() {
     let outcome = place.run("worker all --until-end");
     assert!(outcome.contains("bad=3"), "{outcome}");
 
-    assert_eq!(place.rows("SELECT count(*), sum(amount) FROM balance_ledger WHERE entry_type = 'DEBIT'"), ["9 4.25"]);
-    let credits =
-        "SELECT compensation_id, amount, count(*) FROM balance_ledger WHERE entry_type = 'CREDIT' GROUP BY 1, 2";
+    assert_eq!(
+        place.rows("SELECT count(*), sum(amount) FROM balance_ledger WHERE entry_type = 'DEBIT'"),
+        ["9 4.25"]
+    );
+    let credits = "SELECT compensation_id, amount, count(*) FROM balance_ledger WHERE entry_type = 'CREDIT' GROUP BY 1, 2";
     assert_eq!(place.rows(credits), ["r-1 0.50 1"]);
     assert_eq!(place.rows("SELECT balance FROM advertisers"), ["6.25"]);
     assert_balanced(&place);
@@ -146,11 +148,15 @@ fn murmur2(key: &[u8]) -> u32 {
 #[test]
 fn a_campaigns_events_are_in_the_partition_that_javas_producers_choose() {
     // From Kafka's own UtilsTest.
-    for (key, hash) in [("21", -973_932_308), ("foobar", -790_332_482), ("a-little-bit-long-string", -985_981_536)] {
+    for (key, hash) in
+        [("21", -973_932_308), ("foobar", -790_332_482), ("a-little-bit-long-string", -985_981_536)]
+    {
         assert_eq!(murmur2(key.as_bytes()).cast_signed(), hash);
     }
     let Some(place) = Place::new(4) else { return };
-    place.execute("INSERT INTO campaigns (campaign_id, budget) SELECT id, 0.01 FROM generate_series(1, 40) AS id");
+    place.execute(
+        "INSERT INTO campaigns (campaign_id, budget) SELECT id, 0.01 FROM generate_series(1, 40) AS id",
+    );
     place.produce("ad-events", &(1..=40).map(|campaign| click(0, campaign, 1)).collect::<Vec<_>>());
     place.run("worker all --until-end");
     let told = place.own_campaign_records();
@@ -168,8 +174,9 @@ fn an_owners_word_on_a_campaign_is_respected() {
     let created = |campaign| campaign_event("CAMPAIGN_CREATE", "09:00:00", campaign, "1.25");
     place.produce("campaign-events", &[created(1), created(2)]);
     place.produce("ad-events", &[click(0, 1, 100), click(1, 2, 100)]);
-    let status =
-        |campaign: u32| place.own_campaign_events().into_iter().rfind(|event| event["campaign_id"] == campaign);
+    let status = |campaign: u32| {
+        place.own_campaign_events().into_iter().rfind(|event| event["campaign_id"] == campaign)
+    };
     let mut running = place.start("all", "worker all --set worker.status_interval=100ms");
     assert!(eventually(|| status(1).is_some() && status(2).is_some()), "they are not paused");
 
@@ -187,7 +194,8 @@ fn an_owners_word_on_a_campaign_is_respected() {
     let within = "SELECT count(*) FROM campaigns WHERE budget_status = 'WITHIN_BUDGET'";
     assert!(eventually(|| place.rows(within) == ["2"]));
     assert!(running.end(Signal::SIGTERM).contains("worker stopped"));
-    let told: Vec<_> = place.own_campaign_events().into_iter().filter(|event| event["campaign_id"] == 2).collect();
+    let told: Vec<_> =
+        place.own_campaign_events().into_iter().filter(|event| event["campaign_id"] == 2).collect();
     assert_eq!(told.len(), 1, "{told:?}");
 }
 
@@ -210,15 +218,16 @@ fn killed_at_any_moment_workers_lose_nothing_and_count_nothing_twice() {
             })
             .collect();
         place.produce("ad-events", &clicks);
-        let refunds: Vec<String> = (0..2000).map(|number| refund(&format!("r-{}", number / 2), 1, "0.01")).collect();
+        let refunds: Vec<String> =
+            (0..2000).map(|number| refund(&format!("r-{}", number / 2), 1, "0.01")).collect();
         place.produce("compensation-events", &refunds);
         let done = || place.rows("SELECT count(*) FROM balance_ledger")[0].parse::<u64>().unwrap();
         let mut caught_at_work = 0;
         for round in 0..4 {
             let before = done();
             let running = place.start(&format!("{seed}-{round}"), "worker all");
-            // Members that were killed are waited for: they hold their partitions for a session's time. Then some more
-            // work, and some moment of the next commit.
+            // Members that were killed are waited for: they hold their partitions for a session's time. Then
+            // some more work, and some moment of the next commit.
             let enough = before + draw(u64::from(CLICKS) / 6);
             assert!(eventually(|| done() > enough || before > u64::from(CLICKS)), "{}", running.log());
             std::thread::sleep(Duration::from_millis(draw(150)));
@@ -228,7 +237,8 @@ fn killed_at_any_moment_workers_lose_nothing_and_count_nothing_twice() {
         assert!(caught_at_work > 0, "seed {seed}: it was never killed at work");
         place.run("worker all --until-end");
         let total: u32 = expected.values().sum();
-        let ledger = "SELECT count(*), (sum(amount) * 100)::bigint FROM balance_ledger WHERE entry_type = 'DEBIT'";
+        let ledger =
+            "SELECT count(*), (sum(amount) * 100)::bigint FROM balance_ledger WHERE entry_type = 'DEBIT'";
         assert_eq!(place.rows(ledger), [format!("{CLICKS} {total}")], "seed {seed}");
         let credits = "SELECT count(*), sum(amount) FROM balance_ledger WHERE entry_type = 'CREDIT'";
         assert_eq!(place.rows(credits), ["1000 10.00"], "seed {seed}");
@@ -236,7 +246,11 @@ fn killed_at_any_moment_workers_lose_nothing_and_count_nothing_twice() {
         for (campaign, cents) in expected {
             let spent = format!("{}.{:02}", cents / 100, cents % 100);
             let refunded = if campaign == 1 { "10.00" } else { "0.00" };
-            assert_eq!(place.budget(campaign), (spent, refunded.to_owned()), "seed {seed}, campaign {campaign}");
+            assert_eq!(
+                place.budget(campaign),
+                (spent, refunded.to_owned()),
+                "seed {seed}, campaign {campaign}"
+            );
         }
     }
 }
@@ -290,7 +304,11 @@ fn connections_that_break_are_opened_again() {
              WHERE application_name = 'adtide balance' AND datname = current_database()",
         );
     }
-    assert!(eventually(|| place.rows("SELECT count(*) FROM balance_ledger") == ["10000"]), "{}", running.log());
+    assert!(
+        eventually(|| place.rows("SELECT count(*) FROM balance_ledger") == ["10000"]),
+        "{}",
+        running.log()
+    );
     running.end(Signal::SIGTERM);
     assert_eq!(place.rows("SELECT balance FROM advertisers"), ["-100.00"]);
     assert_balanced(&place);
@@ -321,7 +339,8 @@ fn topics_that_were_made_anew_are_refused() {
     };
     let effects = || {
         let tables = ["balance_ledger", "campaigns", "worker_offsets"].map(|table| {
-            let columns = "string_agg((to_jsonb(t) - ARRAY['owner', 'updated_at'])::text, '' ORDER BY t::text)";
+            let columns =
+                "string_agg((to_jsonb(t) - ARRAY['owner', 'updated_at'])::text, '' ORDER BY t::text)";
             place.rows(&format!("SELECT count(*), {columns} FROM {table} t"))
         });
         (tables, place.budget(1))
@@ -358,8 +377,7 @@ fn a_demonstration_is_filled_in_once() {
     let Some(place) = Place::new(1) else { return };
     place.produce("ad-events", &[click(0, 1, 1)]);
     place.run("worker balance --until-end");
-    let init =
-        "init-demo --set generator.ad_events=20000 --set generator.campaigns=300 --set generator.campaign_events=300";
+    let init = "init-demo --set generator.ad_events=20000 --set generator.campaigns=300 --set generator.campaign_events=300";
     place.run(init);
     let tables = || {
         ["advertisers", "campaigns", "product_metrics_cache", "product_meta_data"].map(|table| {
@@ -372,6 +390,9 @@ fn a_demonstration_is_filled_in_once() {
     place.run(init);
     assert_eq!(tables(), first);
     assert_balanced(&place);
-    assert_eq!(place.rows("SELECT balance - opening_balance FROM advertisers WHERE advertiser_id = 1"), ["-0.01"]);
+    assert_eq!(
+        place.rows("SELECT balance - opening_balance FROM advertisers WHERE advertiser_id = 1"),
+        ["-0.01"]
+    );
     assert_eq!(place.rows("SELECT count(*) FROM campaigns WHERE budget > 0"), ["300"]);
 }

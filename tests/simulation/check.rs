@@ -15,7 +15,8 @@ use anyhow::ensure;
 use crate::log::Log;
 use crate::sinks::Tables;
 
-/// What must be in a sink that holds `reached`; `settings` are those of a run that has none yet. `late` is what the run says was late: of partitions that slept nobody else can tell.
+/// What must be in a sink that holds `reached`; `settings` are those of a run that has none yet. `late` is
+/// what the run says was late: of partitions that slept nobody else can tell.
 pub fn expected(
     log: &Log,
     settings: &Settings,
@@ -30,7 +31,10 @@ pub fn expected(
 }
 
 fn claims(late: &[LateEvent], statement: Statement) -> Claims {
-    late.iter().filter(|late| late.statement == statement).map(|late| (location(late), late.watermark)).collect()
+    late.iter()
+        .filter(|late| late.statement == statement)
+        .map(|late| (location(late), late.watermark))
+        .collect()
 }
 
 fn location(late: &LateEvent) -> Location {
@@ -43,8 +47,10 @@ pub fn rankings(tables: &Tables, expected: &Recomputed) -> anyhow::Result<()> {
 
 pub fn tables(tables: &Tables, expected: &Recomputed) -> anyhow::Result<()> {
     same("performance", &tables.performance, &expected.performance.rows)?;
-    let newest =
-        tables.attributions.iter().filter_map(|(key, rows)| Some((key.clone(), rows.last_key_value()?.1.clone())));
+    let newest = tables
+        .attributions
+        .iter()
+        .filter_map(|(key, rows)| Some((key.clone(), rows.last_key_value()?.1.clone())));
     same("attributions", &newest.collect(), &expected.attributions.rows)
 }
 
@@ -57,10 +63,18 @@ pub fn records(tables: &Tables, expected: &Recomputed) -> anyhow::Result<()> {
         (Statement::ConversionMatcher, &expected.attributions.late),
         (Statement::DuplicateDetector, &expected.refunds.late),
     ];
-    let late = late_by.iter().flat_map(|(statement, late)| late.locations.iter().map(move |at| (*statement, *at)));
-    each_once("late events", tables.late.iter().map(|late| (late.statement, location(late))), late.collect())?;
-    let dead =
-        tables.dead.iter().map(|dead| Location { topic: dead.topic, partition: dead.partition, offset: dead.offset });
+    let late =
+        late_by.iter().flat_map(|(statement, late)| late.locations.iter().map(move |at| (*statement, *at)));
+    each_once(
+        "late events",
+        tables.late.iter().map(|late| (late.statement, location(late))),
+        late.collect(),
+    )?;
+    let dead = tables.dead.iter().map(|dead| Location {
+        topic: dead.topic,
+        partition: dead.partition,
+        offset: dead.offset,
+    });
     each_once("dead letters", dead, expected.bad.keys().copied().collect())
 }
 

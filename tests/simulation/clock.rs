@@ -7,8 +7,8 @@ use adtide::clock::Moment;
 
 use crate::log::START;
 
-/// Three clocks: that of the log, by which records are appended; the monotonic one; and the wall clock, which somebody
-/// may set.
+/// Three clocks: that of the log, by which records are appended; the monotonic one; and the wall clock, which
+/// somebody may set.
 pub struct Clock {
     origin: Instant,
     elapsed: AtomicI64,

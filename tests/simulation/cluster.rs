@@ -1,7 +1,7 @@
 //! The workers of a run.
 //!
-//! Each lives on a thread, as timely's allocators wait for each other when they are built; but only one of them ever runs,
-//! and only when it is told to.
+//! Each lives on a thread, as timely's allocators wait for each other when they are built; but only one of
+//! them ever runs, and only when it is told to.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -253,7 +253,8 @@ fn build(worker: &mut Worker, setup: &Setup, plan: Plan, dice: Dice) -> (Driver,
     let delta_log = DeltaLog::new(interval);
     let probe = Handle::new();
     let (inputs, state, snapshots) = worker.dataflow(|scope| {
-        let (inputs, outputs, state) = replay(scope, &config.settings, &plan.dataflow_cuts(), &delta_log, plan.routing);
+        let (inputs, outputs, state) =
+            replay(scope, &config.settings, &plan.dataflow_cuts(), &delta_log, plan.routing);
         outlets::connect(&outputs, &OUTLETS, openers, plan.rewrites_rankings, &probe);
         (inputs, state, checkpoint::snapshots(&outputs, &delta_log))
     });
@@ -263,8 +264,15 @@ fn build(worker: &mut Worker, setup: &Setup, plan: Plan, dice: Dice) -> (Driver,
         Coordinator::new(&plan, peers, keep, store, jobs, snapshots, monitor)
     });
     let control = Control::new(worker);
-    let checkpointer =
-        Checkpointer::new(control, index, delta_log, Arc::clone(&store), Rc::clone(&jobs), max_waiting, coordinator);
+    let checkpointer = Checkpointer::new(
+        control,
+        index,
+        delta_log,
+        Arc::clone(&store),
+        Rc::clone(&jobs),
+        max_waiting,
+        coordinator,
+    );
     let loader = match &plan.checkpoint {
         Some(checkpoint) => Loader::start(&store, checkpoint, index, peers, &*jobs),
         None => Loader::nothing(),
@@ -274,7 +282,17 @@ fn build(worker: &mut Worker, setup: &Setup, plan: Plan, dice: Dice) -> (Driver,
     let source = LogSource::new(&setup.log, &setup.clock, setup.reading, (index, peers), dice);
     let source = Box::new(source);
     let now = setup.clock.moment();
-    let parts =
-        Parts { index, plan, ingest, inputs, state, probe: probe.clone(), source, loader, checkpointer, monitor };
+    let parts = Parts {
+        index,
+        plan,
+        ingest,
+        inputs,
+        state,
+        probe: probe.clone(),
+        source,
+        loader,
+        checkpointer,
+        monitor,
+    };
     (Driver::new(parts, &config.epochs, now), probe)
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use adtide::checkpoint::{CheckpointConfig, Store};
 use adtide::engine::driver::Next;
-use adtide::engine::{EngineConfig, EpochConfig, FromCheckpoint, Monitor, Plan, Restart, SinkConfig, SourceConfig};
+use adtide::engine::{
+    EngineConfig, EpochConfig, FromCheckpoint, Monitor, Plan, Restart, SinkConfig, SourceConfig,
+};
 use adtide::sink::Run;
 use adtide::source::file::FileSourceConfig;
 use adtide_dataflows::{DeadLetter, Emit, MetricsSource, Settings, Statement};
@@ -111,8 +113,8 @@ pub fn idle(seed: u64) -> anyhow::Result<[Size; 2]> {
     Ok([wait_until(&mut world, 60)?, wait_until(&mut world, 180)?])
 }
 
-/// Reads a log while the store takes nothing, waits for half an hour, and reads the rest once it does: the most bytes that waited for
-/// it, and how many records were not read meanwhile.
+/// Reads a log while the store takes nothing, waits for half an hour, and reads the rest once it does: the
+/// most bytes that waited for it, and how many records were not read meanwhile.
 pub fn store_away(seed: u64, max_waiting_bytes: u64) -> anyhow::Result<(u64, u64)> {
     let mut world = World::draw(seed, Twist::default())?;
     world.has_faults = false;
@@ -130,12 +132,16 @@ pub fn store_away(seed: u64, max_waiting_bytes: u64) -> anyhow::Result<(u64, u64
     world.objects.fail(0);
     world.drive(&mut engine)?;
     world.check_results()?;
-    ensure!(world.lag() == 0 && engine.monitor.checkpoint().is_some(), "{} records are not read", world.lag());
+    ensure!(
+        world.lag() == 0 && engine.monitor.checkpoint().is_some(),
+        "{} records are not read",
+        world.lag()
+    );
     Ok((most, unread))
 }
 
-/// Reads a log with three workers, whose writes to the store take longer than there is between two checkpoints, each another time, and
-/// then waits for two hours: how many checkpoints there are.
+/// Reads a log with three workers, whose writes to the store take longer than there is between two
+/// checkpoints, each another time, and then waits for two hours: how many checkpoints there are.
 pub fn slow_writers(seed: u64) -> anyhow::Result<u64> {
     let mut world = World::draw(seed, Twist::default())?;
     world.has_faults = false;
@@ -152,8 +158,8 @@ pub fn slow_writers(seed: u64) -> anyhow::Result<u64> {
     Ok(engine.monitor.checkpoint().map_or(0, |last| last.count))
 }
 
-/// Reads a log to its end, then sets the clock back by an hour and waits for some minutes: by how many milliseconds the
-/// frontier advances meanwhile.
+/// Reads a log to its end, then sets the clock back by an hour and waits for some minutes: by how many
+/// milliseconds the frontier advances meanwhile.
 pub fn set_back(seed: u64) -> anyhow::Result<u64> {
     let mut world = World::draw(seed, Twist::default())?;
     world.has_faults = false;
@@ -189,7 +195,12 @@ impl World {
             span: dice.ms(5 * MINUTE, 30 * MINUTE),
             grows: dice.percent(30),
             pauses: dice.percent(40),
-            clocks: more.mostly_first(&[Clocks::Right, Clocks::Producers, Clocks::ProducersOnly, Clocks::Unstamped]),
+            clocks: more.mostly_first(&[
+                Clocks::Right,
+                Clocks::Producers,
+                Clocks::ProducersOnly,
+                Clocks::Unstamped,
+            ]),
         };
         let log = Arc::new(Log::draw(&mut dice, &mut more, &kind));
         let config = config(&mut dice, settings);
@@ -280,8 +291,8 @@ impl World {
         Ok(())
     }
 
-    /// A run, from its start to its end: by a crash or a stop; without faults, when it has caught up and was stopped, or
-    /// the log has ended.
+    /// A run, from its start to its end: by a crash or a stop; without faults, when it has caught up and was
+    /// stopped, or the log has ended.
     fn run(&mut self) -> anyhow::Result<End> {
         let mut engine = self.start()?;
         let end = self.drive(&mut engine)?;
@@ -382,9 +393,11 @@ impl World {
                 }
             }
         }
-        // A run that must end by itself has no crash to wait for: a store that is slow and writers that are would take all rounds.
+        // A run that must end by itself has no crash to wait for: a store that is slow and writers that are
+        // would take all rounds.
         let is_slow = self.has_faults && !engine.must_end;
-        let works = self.queue.len() > 0 && self.dice.percent(60) && (!is_slow || self.more.percent(self.store_pace));
+        let works =
+            self.queue.len() > 0 && self.dice.percent(60) && (!is_slow || self.more.percent(self.store_pace));
         let dies = works && self.work(&engine.store)?;
         Ok(dies.then_some(End::Crash))
     }
@@ -460,7 +473,9 @@ impl World {
         let folder = if self.dice.percent(50) { "test/manifests" } else { "test/segments" };
         let names = self.objects.names(&self.runtime, folder);
         let newest = if folder == "test/manifests" { names.last().cloned() } else { None };
-        let Some(path) = newest.or_else(|| (!names.is_empty()).then(|| self.dice.one_of(&names))) else { return };
+        let Some(path) = newest.or_else(|| (!names.is_empty()).then(|| self.dice.one_of(&names))) else {
+            return;
+        };
         let tear = Tear::draw(&mut self.dice);
         self.objects.tear(&self.runtime, &path, tear);
         self.say(format_args!("{path} is damaged: {tear:?}"));
@@ -492,7 +507,11 @@ impl World {
             let Ok(manifest) = store.load(epoch) else { continue };
             for segment in &manifest.segments {
                 let is_there = segments.iter().any(|path| path.filename() == Some(&segment.name));
-                ensure!(is_there, "the checkpoint of epoch {epoch} names {}, which is not there", segment.name);
+                ensure!(
+                    is_there,
+                    "the checkpoint of epoch {epoch} names {}, which is not there",
+                    segment.name
+                );
             }
         }
         Ok(())
@@ -507,13 +526,15 @@ impl World {
         }
         let [rankings, tables, records] = &self.servers;
         let late = records.tables().late;
-        // Where partitions may sleep, only the records tell what was late: who knows of more of the log can't be judged.
+        // Where partitions may sleep, only the records tell what was late: who knows of more of the log can't
+        // be judged.
         let knows_more = |server: &Server| {
             let of = |server: &Server| server.progress().map_or(0, |progress| progress.epoch);
             of(server) > of(records)
         };
-        let expected =
-            |server: &Server| check::expected(&self.log, &self.config.settings, server.reached().as_ref(), &late);
+        let expected = |server: &Server| {
+            check::expected(&self.log, &self.config.settings, server.reached().as_ref(), &late)
+        };
         if !knows_more(rankings) {
             check::rankings(&rankings.tables(), &expected(rankings)?).context("statement 1")?;
         }
@@ -521,7 +542,8 @@ impl World {
             check::tables(&tables.tables(), &expected(tables)?).context("statements 2 and 3")?;
         }
         check::records(&records.tables(), &expected(records)?).context("records")?;
-        // By which clock a run judged is taken from what it stored. So whatever that says: who is not ahead is not rejected.
+        // By which clock a run judged is taken from what it stored. So whatever that says: who is not ahead
+        // is not rejected.
         let is_right = |dead: &DeadLetter| {
             let record = self.log.record((dead.topic, dead.partition), dead.offset, i64::MAX);
             dead.reason == "time_in_future" && record.is_some_and(|record| !record.leads)

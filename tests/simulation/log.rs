@@ -228,7 +228,8 @@ fn conversion(dice: &mut Dice, time: i64) -> Value {
 }
 
 fn campaign(dice: &mut Dice, time: i64) -> Value {
-    let kinds = ["CAMPAIGN_UPDATE", "CAMPAIGN_CREATE", "CAMPAIGN_ACTIVATE", "CAMPAIGN_PAUSE", "CAMPAIGN_DELETE"];
+    let kinds =
+        ["CAMPAIGN_UPDATE", "CAMPAIGN_CREATE", "CAMPAIGN_ACTIVATE", "CAMPAIGN_PAUSE", "CAMPAIGN_DELETE"];
     json!({
         "event_type": dice.mostly_first(&kinds),
         "timestamp_field": time,

@@ -1,10 +1,10 @@
-//! The engine in a simulated world: its clock, its topics, its sinks and the store of its checkpoints are simulated, and
-//! each seed is a history of what comes in and what goes wrong. In the end, and wherever it stops, the results must be what
-//! the batch recomputation makes of the same records.
+//! The engine in a simulated world: its clock, its topics, its sinks and the store of its checkpoints are
+//! simulated, and each seed is a history of what comes in and what goes wrong. In the end, and wherever it
+//! stops, the results must be what the batch recomputation makes of the same records.
 //!
-//! A seed that fails is printed with what happened; `ADTIDE_SIMULATE_SEED=<seed>` plays it alone, and with `RUST_LOG=debug`
-//! shows its log and every commit. `ADTIDE_SIMULATE_SEEDS` says how many seeds are played, `ADTIDE_SIMULATE_FROM` which is
-//! the first; `scripts/simulate` plays many.
+//! A seed that fails is printed with what happened; `ADTIDE_SIMULATE_SEED=<seed>` plays it alone, and with
+//! `RUST_LOG=debug` shows its log and every commit. `ADTIDE_SIMULATE_SEEDS` says how many seeds are played,
+//! `ADTIDE_SIMULATE_FROM` which is the first; `scripts/simulate` plays many.
 
 mod check;
 mod clock;
@@ -35,7 +35,10 @@ const KEPT: &[(u64, &str)] = &[
     (316, "a run without faults that did not get on"),
     (536, "an attribution that was lost after a restore"),
     (35, "a stop while one worker replayed and another had nothing to replay"),
-    (104, "a checkpoint without the state of a worker whose write had failed, because another had written twice"),
+    (
+        104,
+        "a checkpoint without the state of a worker whose write had failed, because another had written twice",
+    ),
     (133, "what was rejected by the clock was accepted in a replay, while judgements were not remembered"),
     (3178, "a partition that appeared while no run was there, and whose late record was taken in a replay"),
     (2713, "what a checkpoint gave back, stored as progress from before all others"),
@@ -83,14 +86,23 @@ fn failures(seeds: &[u64]) -> Vec<String> {
 fn histories_end_as_if_nothing_had_happened() {
     let one = number("ADTIDE_SIMULATE_SEED");
     if one.is_some() {
-        let _ = tracing_subscriber::fmt().with_env_filter(EnvFilter::from_default_env()).with_test_writer().try_init();
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(EnvFilter::from_default_env())
+            .with_test_writer()
+            .try_init();
     }
     let from = number("ADTIDE_SIMULATE_FROM").unwrap_or(0);
     let seeds = from..from + number("ADTIDE_SIMULATE_SEEDS").unwrap_or(SEEDS);
     let all = KEPT.iter().map(|(seed, _)| *seed).chain(seeds);
     let seeds: Vec<u64> = one.map_or_else(|| all.collect(), |seed| vec![seed]);
     let failures = failures(&seeds);
-    assert!(failures.is_empty(), "{}\n{} of {} seeds failed", failures.join("\n\n"), failures.len(), seeds.len());
+    assert!(
+        failures.is_empty(),
+        "{}\n{} of {} seeds failed",
+        failures.join("\n\n"),
+        failures.len(),
+        seeds.len()
+    );
 }
 
 #[test]
@@ -115,7 +127,8 @@ fn what_waits_for_a_store_that_is_away_is_bounded() {
         assert_eq!(unread, 0, "results do not wait for the store");
         let bound = unbounded / 3;
         let (most, unread) = store_away(seed, bound).expect("the log can be read");
-        // What operators have at hand when it is reached comes on top: all that was read since the last boundary.
+        // What operators have at hand when it is reached comes on top: all that was read since the last
+        // boundary.
         assert!(most < unbounded && unread > 0, "{most} of {unbounded} bytes waited, {unread} records");
     }
 }

@@ -175,7 +175,12 @@ impl State {
 }
 
 impl Tables {
-    fn apply(&mut self, epochs: Vec<Vec<Change>>, refunds: &mut BTreeSet<String>, violations: &mut Vec<String>) {
+    fn apply(
+        &mut self,
+        epochs: Vec<Vec<Change>>,
+        refunds: &mut BTreeSet<String>,
+        violations: &mut Vec<String>,
+    ) {
         let (mut rankings, mut performance, mut attributions) = (Vec::new(), Vec::new(), Vec::new());
         for changes in epochs {
             let mut rows = (Vec::new(), Vec::new(), Vec::new());

@@ -148,7 +148,8 @@ impl Source for LogSource {
     fn replay_to(&mut self, cut: Option<&Progress>) {
         self.replaying = cut.is_some();
         for (place, partition) in &mut self.partitions {
-            let committed = |cut: &Progress| cut.partitions.get(place).map_or(0, |committed| committed.next_offset);
+            let committed =
+                |cut: &Progress| cut.partitions.get(place).map_or(0, |committed| committed.next_offset);
             partition.until = cut.map(committed);
         }
     }

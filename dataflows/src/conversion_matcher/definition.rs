@@ -66,7 +66,10 @@ enum Known {
 }
 
 /// The records that open a conversion, of all of an identity in their order.
-fn opening<'a>(records: &'a [(&'a Known, isize)], repeat_within: i64) -> impl Iterator<Item = &'a Conversion> {
+fn opening<'a>(
+    records: &'a [(&'a Known, isize)],
+    repeat_within: i64,
+) -> impl Iterator<Item = &'a Conversion> {
     let mut opened: Option<EventTime> = None;
     records.iter().filter_map(move |(record, _)| match record {
         Known::Settled(time) => {
@@ -130,9 +133,15 @@ impl EpochLogic for Settling {
     type Beside = Infallible;
     type Out = Infallible;
 
-    fn epoch(&mut self, counts: Vec<(Opener, Count)>, watermark: EventTime, _emit: impl FnMut(Infallible, isize)) {
+    fn epoch(
+        &mut self,
+        counts: Vec<(Opener, Count)>,
+        watermark: EventTime,
+        _emit: impl FnMut(Infallible, isize),
+    ) {
         for (opener, count) in counts {
-            let (_, known) = self.unsettled.entry((opener.time, opener.id)).or_insert((opener, Count::default()));
+            let (_, known) =
+                self.unsettled.entry((opener.time, opener.id)).or_insert((opener, Count::default()));
             known.records += count.records;
             known.openers += count.openers;
         }

@@ -116,7 +116,8 @@ impl Conversion {
 
 impl StateRow for RoutedClick {
     /// A click may stay in memory for longer, where no conversion can match it.
-    const EXPIRY: Option<Expiry> = Some(|time, forgotten, memory| time.plus(memory.lookback) < forgotten.conversions);
+    const EXPIRY: Option<Expiry> =
+        Some(|time, forgotten, memory| time.plus(memory.lookback) < forgotten.conversions);
 
     fn time(&self) -> Option<EventTime> {
         Some(self.1.click_time)
@@ -137,7 +138,8 @@ impl StateRow for RoutedClick {
 }
 
 /// When an identity is forgotten.
-const REPEATS: Option<Expiry> = Some(|time, forgotten, memory| time.plus(memory.repeat_within) < forgotten.conversions);
+const REPEATS: Option<Expiry> =
+    Some(|time, forgotten, memory| time.plus(memory.repeat_within) < forgotten.conversions);
 
 impl StateRow for Conversion {
     const TEXTS: usize = 1;

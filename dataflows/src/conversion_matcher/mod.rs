@@ -165,7 +165,10 @@ impl AsOf for LastClick {
 
     fn candidate(keys: Keys, click_time: EventTime, click: &Click) -> RoutedClick {
         let (ad_id, campaign_id) = (click.ad_id().cloned(), click.campaign_id());
-        (click.route, StoredClick { keys, click_time, ad_id, campaign_id, advertiser_id: click.advertiser_id })
+        (
+            click.route,
+            StoredClick { keys, click_time, ad_id, campaign_id, advertiser_id: click.advertiser_id },
+        )
     }
 
     fn probe(conversion: &Conversion) -> (Keys, EventTime) {

@@ -96,7 +96,12 @@ impl EpochLogic for Openers {
     type Beside = Infallible;
     type Out = Conversion;
 
-    fn epoch(&mut self, records: Vec<IdentityEntry>, watermark: EventTime, mut emit: impl FnMut(Conversion, isize)) {
+    fn epoch(
+        &mut self,
+        records: Vec<IdentityEntry>,
+        watermark: EventTime,
+        mut emit: impl FnMut(Conversion, isize),
+    ) {
         let mut touched = BTreeSet::new();
         for record in records {
             match record {

@@ -106,8 +106,8 @@ impl Clicks {
     }
 }
 
-/// The conversions in time that are no repeats, of each (order_id, product_id) in order: the first record, then each that comes
-/// more than `repeat_within` after the one before.
+/// The conversions in time that are no repeats, of each (order_id, product_id) in order: the first record,
+/// then each that comes more than `repeat_within` after the one before.
 fn identities<'a, S: AsRef<str>>(
     conversions: &'a [Located<ConversionEvent<S>>],
     mut lateness: Lateness,

@@ -16,8 +16,9 @@ use crate::model::{Epoch, EventTime, Money};
 use crate::operators::{Stash, Watermarks, at_epochs, recorded, windowed_reduce};
 use crate::{DeltaLog, Settings};
 
-/// What [`duplicate_detector`](super::duplicate_detector) computes: the clicks of each group of a closed window, and of each change
-/// of them the increase. It keeps all clicks for ever; they are not counted as state.
+/// What [`duplicate_detector`](super::duplicate_detector) computes: the clicks of each group of a closed
+/// window, and of each change of them the increase. It keeps all clicks for ever; they are not counted as
+/// state.
 pub fn definition<'scope>(
     clicks: StreamVec<'scope, Epoch, PaidClick>,
     watermarks: StreamVec<'scope, Epoch, Watermarks>,
@@ -47,7 +48,8 @@ fn increases<'scope>(
     routing: RoutingKey,
     refunds: Rc<Cell<Money>>,
 ) -> VecCollection<'scope, Epoch, Compensation> {
-    let exchange = Exchange::new(move |(((_, group), _), _, _): &(Duplicates, Epoch, isize)| routing.hash(group));
+    let exchange =
+        Exchange::new(move |(((_, group), _), _, _): &(Duplicates, Epoch, isize)| routing.hash(group));
     duplicates
         .inner
         .unary_frontier::<CapacityContainerBuilder<Vec<_>>, _, _, _>(exchange, "Increases", move |_, _| {

@@ -34,7 +34,8 @@ impl PaidClick {
     /// The paid click that a CLICK is; None if it lacks an id, or is late: `is_late` is asked with its
     /// deadline, the last moment of its window.
     pub fn of(event: &AdEvent<&str>, is_late: impl FnOnce(EventTime) -> bool) -> Option<PaidClick> {
-        let (device_id, ad_id, advertiser_id) = (event.device_id?, event.ad_id.as_ref()?, event.advertiser_id?);
+        let (device_id, ad_id, advertiser_id) =
+            (event.device_id?, event.ad_id.as_ref()?, event.advertiser_id?);
         if is_late(event.time.window_start().plus(WINDOW_MS - 1)) {
             return None;
         }

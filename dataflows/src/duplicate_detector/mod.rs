@@ -4,8 +4,9 @@
 //! ad-events ── paid clicks ── windowed reduce: count and times ── increases ── refunds
 //! ```
 //!
-//! Clicks of one device on one ad at one price within a window are one group; all but the first are owed back. A group's refund is
-//! emitted when its window closes, and again, as the increase, whenever a late click raises it.
+//! Clicks of one device on one ad at one price within a window are one group; all but the first are owed
+//! back. A group's refund is emitted when its window closes, and again, as the increase, whenever a late
+//! click raises it.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -38,9 +39,9 @@ pub struct DetectorState {
 
 /// The refunds owed: each record once, at +1, never retracted.
 ///
-/// The refunds of a group add up to (n - 1) * price at every moment after its window closed, whatever the order and
-/// batching of its clicks. Each record lists the clicks that are new since the one before, so all clicks cost as much as
-/// each of them once, however many of a group come late and one by one.
+/// The refunds of a group add up to (n - 1) * price at every moment after its window closed, whatever the
+/// order and batching of its clicks. Each record lists the clicks that are new since the one before, so all
+/// clicks cost as much as each of them once, however many of a group come late and one by one.
 pub fn duplicate_detector<'scope>(
     clicks: StreamVec<'scope, Epoch, PaidClick>,
     watermarks: StreamVec<'scope, Epoch, Watermarks>,

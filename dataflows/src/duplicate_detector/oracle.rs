@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::Settings;
 use crate::model::{AdEvent, AdEventType, AdId, EventTime, Money, Text, Topic};
-use crate::oracle::{Claims, LateRecords, Lateness, Located, in_offset_order, is_closed, location, window_closes};
+use crate::oracle::{
+    Claims, LateRecords, Lateness, Located, in_offset_order, is_closed, location, window_closes,
+};
 
 /// What statement 4 groups by.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -37,8 +37,8 @@ impl Compensation {
     /// How many clicks a record lists, the earliest: its size does not grow with its group.
     pub const LISTED: usize = 1000;
 
-    /// The refund for a group that had `before` clicks in its last record, 0 without one, and has `clicks` now. `times` are those of
-    /// the new clicks; of very many the earliest are enough.
+    /// The refund for a group that had `before` clicks in its last record, 0 without one, and has `clicks`
+    /// now. `times` are those of the new clicks; of very many the earliest are enough.
     pub(super) fn increase(
         group: &ClickGroup,
         window_start: EventTime,

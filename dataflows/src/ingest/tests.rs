@@ -31,7 +31,8 @@ impl Reader {
 
     /// Which of these steps, from an offset on, brings a record that is late for statement 3.
     fn read(&mut self, offsets: std::ops::Range<usize>, follows: bool) -> Vec<usize> {
-        let late = |ingest: &Ingest| ingest.counts().late.get(&Statement::ConversionMatcher).copied().unwrap_or(0);
+        let late =
+            |ingest: &Ingest| ingest.counts().late.get(&Statement::ConversionMatcher).copied().unwrap_or(0);
         let mut found = Vec::new();
         for offset in offsets {
             let (floor, minute) = STEPS[offset];
@@ -69,7 +70,11 @@ fn a_replay_follows_at_every_wake_what_was_followed_then() {
     }
     assert_eq!(late, [1, 2, 4, 6], "its own records alone make the second and the third late");
     let last = reports.last().expect("there are some");
-    assert_eq!(last.wakes.iter().map(|wake| wake.offset).collect::<Vec<_>>(), [1, 4, 6], "others decided nothing");
+    assert_eq!(
+        last.wakes.iter().map(|wake| wake.offset).collect::<Vec<_>>(),
+        [1, 4, 6],
+        "others decided nothing"
+    );
 
     for cut in 0..STEPS.len() {
         let mut again = Reader::new();

@@ -19,8 +19,13 @@ pub enum Topic {
 
 impl Topic {
     /// Every input topic.
-    pub const ALL: [Topic; 5] =
-        [Topic::CampaignEvents, Topic::AdEvents, Topic::ConversionEvents, Topic::ProductMetrics, Topic::ProductMeta];
+    pub const ALL: [Topic; 5] = [
+        Topic::CampaignEvents,
+        Topic::AdEvents,
+        Topic::ConversionEvents,
+        Topic::ProductMetrics,
+        Topic::ProductMeta,
+    ];
 
     /// The topic's name in Kafka and as a file.
     pub const fn name(self) -> &'static str {

@@ -37,7 +37,10 @@ impl AdId {
     pub fn from_text(text: &str) -> AdId {
         match text.parse::<i64>() {
             // Only the canonical form: `007` and `+7` are other ids than `7`.
-            Ok(number) if !text.starts_with('+') && (text == "0" || !text.trim_start_matches('-').starts_with('0')) => {
+            Ok(number)
+                if !text.starts_with('+')
+                    && (text == "0" || !text.trim_start_matches('-').starts_with('0')) =>
+            {
                 AdId::Number(number)
             }
             _ => AdId::Text(text.into()),

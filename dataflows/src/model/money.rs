@@ -7,11 +7,12 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// An amount in minor units (1/100 of the currency). It never passes through a float, and sums stop at the greatest
-/// amount that fits 64 bits instead of wrapping around.
+/// An amount in minor units (1/100 of the currency). It never passes through a float, and sums stop at the
+/// greatest amount that fits 64 bits instead of wrapping around.
 ///
-/// As text it has exactly two decimals: `12.50`. Parsing takes a decimal number whose value has at most two decimals,
-/// however it is written (`3`, `3.1`, `3.14`, `314e-2`, `3.1400`, `0E-8`); more decimals are an error rather than rounded.
+/// As text it has exactly two decimals: `12.50`. Parsing takes a decimal number whose value has at most two
+/// decimals, however it is written (`3`, `3.1`, `3.14`, `314e-2`, `3.1400`, `0E-8`); more decimals are an
+/// error rather than rounded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Money(pub i64);
 
@@ -40,7 +41,8 @@ impl Money {
     /// The greatest DECIMAL(15,2).
     pub const MAX_REVENUE: Money = Money(999_999_999_999_999);
 
-    /// Parses a non-negative amount of at most `max`: digits, then if need be a point and digits, then an exponent. `-0` is 0.
+    /// Parses a non-negative amount of at most `max`: digits, then if need be a point and digits, then an
+    /// exponent. `-0` is 0.
     ///
     /// # Errors
     /// Says what is wrong with the text; see [`MoneyError`].
@@ -102,16 +104,19 @@ impl Money {
         }
         // Zeros at the end change the exponent only, and those at the start nothing.
         let zeros = digits.clone().rev().take_while(|digit| **digit == b'0').count();
-        let significant = digits.take(whole.len() + fraction.len() - zeros).skip_while(|digit| **digit == b'0');
+        let significant =
+            digits.take(whole.len() + fraction.len() - zeros).skip_while(|digit| **digit == b'0');
         let count = significant.clone().count();
         if count == 0 {
             return Ok(0);
         }
-        // The amount is the significant digits times this power of ten, in minor units. Lengths are those of a record.
+        // The amount is the significant digits times this power of ten, in minor units. Lengths are those of
+        // a record.
         let power = 2 + exponent + zeros as i64 - fraction.len() as i64;
         let power = u32::try_from(power.min(i64::from(u32::MAX))).map_err(|_| MoneyError::TooManyDecimals)?;
         const FITTING_DIGITS: usize = 19;
-        let minor = (count <= FITTING_DIGITS).then(|| significant.fold(0, |minor, d| minor * 10 + u64::from(d - b'0')));
+        let minor = (count <= FITTING_DIGITS)
+            .then(|| significant.fold(0, |minor, d| minor * 10 + u64::from(d - b'0')));
         minor.and_then(|minor| minor.checked_mul(10u64.checked_pow(power)?)).ok_or(MoneyError::TooLarge)
     }
 
@@ -128,7 +133,8 @@ impl Money {
     }
 }
 
-/// The exponent of a number, digits with or without a sign; one beyond all lengths of texts stands for all that are.
+/// The exponent of a number, digits with or without a sign; one beyond all lengths of texts stands for all
+/// that are.
 fn exponent(text: &[u8]) -> Option<i64> {
     const LIMIT: i64 = 1 << 40;
     let (is_negative, digits) = match text {
@@ -244,15 +250,22 @@ mod tests {
                 assert_eq!(parse(text), Err(expected), "{text}");
             }
         };
-        let fine = ["0.001", "1.105", "1e-3", "0.0000000000000000000000001", "1e-99999999999999999999", "12.5e-2"];
+        let fine =
+            ["0.001", "1.105", "1e-3", "0.0000000000000000000000001", "1e-99999999999999999999", "12.5e-2"];
         refused(MoneyError::TooManyDecimals, &fine);
         refused(MoneyError::Negative, &["-1.00", "-0.001", "-1e99", "-99999999999999999999", "-1e-9"]);
-        let large = ["100000000.00", "100000000", "1e8", "1e300", "99999999999999999999", "1e99999999999999999999"];
+        let large =
+            ["100000000.00", "100000000", "1e8", "1e300", "99999999999999999999", "1e99999999999999999999"];
         refused(MoneyError::TooLarge, &large);
         refused(MoneyError::TooLarge, &["123456789012345678901234567890.12", "999999999999999999"]);
-        let none = ["", ".", "1.", ".5", "1.2.3", "abc", "1,5", "1 000", " 1", "1 ", "-", "--1", "1e", "1e+", "1e1.5"];
+        let none = [
+            "", ".", "1.", ".5", "1.2.3", "abc", "1,5", "1 000", " 1", "1 ", "-", "--1", "1e", "1e+", "1e1.5",
+        ];
         refused(MoneyError::NotANumber, &none);
-        refused(MoneyError::NotANumber, &["NaN", "inf", "+1", "1.e2", "-x", "0x1", "1_0", "$1", "12.50 EUR", "1e2e3"]);
+        refused(
+            MoneyError::NotANumber,
+            &["NaN", "inf", "+1", "1.e2", "-x", "0x1", "1_0", "$1", "12.50 EUR", "1e2e3"],
+        );
     }
 
     #[test]

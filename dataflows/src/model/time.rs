@@ -36,7 +36,9 @@ pub enum TimeError {
     #[error("the number {0} would be {time}: is it in seconds? Want milliseconds since 1970", time = EventTime(*.0))]
     Seconds(i64),
     /// A number that would be after 9999.
-    #[error("the number would be after 9999-12-31: is it in micro- or nanoseconds? Want milliseconds since 1970")]
+    #[error(
+        "the number would be after 9999-12-31: is it in micro- or nanoseconds? Want milliseconds since 1970"
+    )]
     Microseconds,
 }
 
@@ -67,18 +69,19 @@ impl EventTime {
         text
     }
 
-    /// Parses `yyyy-MM-dd`, then `T`, `t` or a space, `HH:mm:ss`, and if need be a fraction and a zone: `Z`, `z`, or an offset of
-    /// at most 18 hours as `+09:00`, `+0900` or `+09`. Without a zone it is UTC. Digits past the millisecond are cut, after the
-    /// range is judged.
+    /// Parses `yyyy-MM-dd`, then `T`, `t` or a space, `HH:mm:ss`, and if need be a fraction and a zone: `Z`,
+    /// `z`, or an offset of at most 18 hours as `+09:00`, `+0900` or `+09`. Without a zone it is UTC. Digits
+    /// past the millisecond are cut, after the range is judged.
     ///
     /// # Errors
-    /// [`TimeError::Format`] for any other text, [`TimeError::Calendar`] for a 30th of February, [`TimeError::Range`] outside
-    /// 1970-01-01 ..= 9999-12-31.
+    /// [`TimeError::Format`] for any other text, [`TimeError::Calendar`] for a 30th of February,
+    /// [`TimeError::Range`] outside 1970-01-01 ..= 9999-12-31.
     #[inline]
     pub fn parse(text: &str) -> Result<EventTime, TimeError> {
         let (head, rest) = text.as_bytes().split_at_checked(19).ok_or(TimeError::Format)?;
         let head: &[u8; 19] = head.try_into().map_err(|_| TimeError::Format)?;
-        if (head[4], head[7], head[13], head[16]) != (b'-', b'-', b':', b':') || !matches!(head[10], b' ' | b'T' | b't')
+        if (head[4], head[7], head[13], head[16]) != (b'-', b'-', b':', b':')
+            || !matches!(head[10], b' ' | b'T' | b't')
         {
             return Err(TimeError::Format);
         }
@@ -92,18 +95,20 @@ impl EventTime {
         if !is_date || hour > 23 || minute > 59 || second > 59 {
             return Err(TimeError::Calendar);
         }
-        let seconds = days_from_civil(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - offset;
+        let seconds =
+            days_from_civil(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - offset;
         if !(0..=EventTime::LAST.0 / 1000).contains(&seconds) {
             return Err(TimeError::Range);
         }
         Ok(EventTime(seconds * 1000 + ms))
     }
 
-    /// Takes epoch milliseconds, from 2000 on: a smaller number is most likely one of seconds, and taken as it is it would put
-    /// days into one window.
+    /// Takes epoch milliseconds, from 2000 on: a smaller number is most likely one of seconds, and taken as
+    /// it is it would put days into one window.
     ///
     /// # Errors
-    /// [`TimeError::Range`] before 1970, [`TimeError::Seconds`] before 2000, [`TimeError::Microseconds`] after 9999.
+    /// [`TimeError::Range`] before 1970, [`TimeError::Seconds`] before 2000, [`TimeError::Microseconds`]
+    /// after 9999.
     #[inline]
     pub fn from_epoch_ms(ms: i64) -> Result<EventTime, TimeError> {
         const YEAR_2000: i64 = 946_684_800_000;
@@ -127,9 +132,13 @@ impl EventTime {
             width
         };
         digits(year, 4);
-        for (separator, value) in
-            [(b'-', month), (b'-', day), (b' ', ms / 3_600_000), (b':', ms / 60_000 % 60), (b':', ms / 1000 % 60)]
-        {
+        for (separator, value) in [
+            (b'-', month),
+            (b'-', day),
+            (b' ', ms / 3_600_000),
+            (b':', ms / 60_000 % 60),
+            (b':', ms / 1000 % 60),
+        ] {
             out.push(separator);
             out.push(b'0' + (value / 10) as u8);
             out.push(b'0' + (value % 10) as u8);
@@ -160,7 +169,8 @@ fn digits2(tens: u8, ones: u8) -> Option<i64> {
     (tens < 10 && ones < 10).then(|| i64::from(tens) * 10 + i64::from(ones))
 }
 
-/// The milliseconds of `.fraction` (any number of digits, but one at least), 0 without a fraction; and what follows it.
+/// The milliseconds of `.fraction` (any number of digits, but one at least), 0 without a fraction; and what
+/// follows it.
 #[inline]
 fn milliseconds(rest: &[u8]) -> Result<(i64, &[u8]), TimeError> {
     let Some((b'.', after)) = rest.split_first() else {

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The texts that mean an unknown id, whatever their case; the empty text always does. A BIGINT in the list stands for that
-/// number too.
+/// The texts that mean an unknown id, whatever their case; the empty text always does. A BIGINT in the list
+/// stands for that number too.
 ///
 /// An ASCII text is compared by its ASCII letters, another one by its lower case.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +53,8 @@ impl UnknownIds {
 
 impl From<Vec<String>> for UnknownIds {
     fn from(texts: Vec<String>) -> UnknownIds {
-        let mut texts: Vec<_> = texts.iter().map(|text| text.to_lowercase()).filter(|text| !text.is_empty()).collect();
+        let mut texts: Vec<_> =
+            texts.iter().map(|text| text.to_lowercase()).filter(|text| !text.is_empty()).collect();
         texts.sort_unstable();
         texts.dedup();
         let mut numbers: Vec<i64> = texts.iter().filter_map(|text| text.parse().ok()).collect();
@@ -104,9 +105,18 @@ mod tests {
             assert!(ids.has_text(id), "{id}");
         }
         assert!(ids.has_text("00000000-0000-0000-0000-000000000000"));
-        for id in
-            ["0", " ", "nul", "nulls", "NaN", "-", "n.a", "none ", "00000000-0000-0000-0000-000000000001", "ünknown"]
-        {
+        for id in [
+            "0",
+            " ",
+            "nul",
+            "nulls",
+            "NaN",
+            "-",
+            "n.a",
+            "none ",
+            "00000000-0000-0000-0000-000000000001",
+            "ünknown",
+        ] {
             assert!(!ids.has_text(id), "{id}");
         }
         assert!(!ids.has_number(0));

@@ -118,7 +118,8 @@ where
                         let mut session = output.session(&capability);
                         logic.epoch(batch, watermark, |row, diff| session.give((row, epoch, diff)));
                     }
-                    let open = frontiers.iter().filter_map(|frontier| frontier.frontier().first().copied()).min();
+                    let open =
+                        frontiers.iter().filter_map(|frontier| frontier.frontier().first().copied()).min();
                     recorder.reach(open.unwrap_or(Epoch::MAX), |to| logic.flush(to));
                 }
             },

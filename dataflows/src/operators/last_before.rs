@@ -115,7 +115,8 @@ pub fn last_before<'scope, A: AsOf>(
     let as_of = Rc::new(as_of);
     let (of_candidate, of_probe) = (Rc::clone(&as_of), as_of);
     let by_route = ByHash::new(move |candidate: &A::Candidate| of_candidate.candidate_route(candidate));
-    let probes = changes(probes, |probe, diff| (probe, diff)).exchange(move |(probe, _)| of_probe.probe_route(probe));
+    let probes =
+        changes(probes, |probe, diff| (probe, diff)).exchange(move |(probe, _)| of_probe.probe_route(probe));
     let beside = watermarks.map(Beside::Watermarks).concat(probes.map(Beside::Other));
     let state = Rc::new(AsOfState::default());
     let logic = Join::<A> {
@@ -151,7 +152,12 @@ impl<A: AsOf> EpochLogic for Join<A> {
         self.changes.push(change);
     }
 
-    fn epoch(&mut self, records: Vec<A::Candidate>, watermark: EventTime, mut emit: impl FnMut(A::Row, isize)) {
+    fn epoch(
+        &mut self,
+        records: Vec<A::Candidate>,
+        watermark: EventTime,
+        mut emit: impl FnMut(A::Row, isize),
+    ) {
         let mut wanted = Vec::new();
         for candidate in records {
             let (keys, time, value) = A::split(candidate);
@@ -458,7 +464,9 @@ where
 type ByKey<'scope, R> = VecCollection<'scope, Epoch, ((usize, IdHash), (EventTime, R))>;
 
 /// The records by each of their keys.
-fn by_key<'scope, R: ExchangeData>(records: VecCollection<'scope, Epoch, (Keys, EventTime, R)>) -> ByKey<'scope, R> {
+fn by_key<'scope, R: ExchangeData>(
+    records: VecCollection<'scope, Epoch, (Keys, EventTime, R)>,
+) -> ByKey<'scope, R> {
     records.flat_map(|(keys, time, record)| {
         let sides = keys.into_iter().enumerate();
         sides.filter_map(move |(side, key)| Some(((side, key?), (time, record.clone()))))

@@ -1,7 +1,7 @@
 //! The outer join of a collection with a keyed table.
 //!
-//! Both sides may change in any epoch, in any order: the result is that of the two collections as they are. Nothing is late.
-//! The state is both sides, arranged by key.
+//! Both sides may change in any epoch, in any order: the result is that of the two collections as they are.
+//! Nothing is late. The state is both sides, arranged by key.
 
 use differential_dataflow::hashable::Hashable;
 use differential_dataflow::{ExchangeData, VecCollection};

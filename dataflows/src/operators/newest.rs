@@ -70,12 +70,16 @@ where
     let exchange = Exchange::new(move |(key, _, _): &Upsert<K, O, V>| routing.hash(key));
     let mut recorder = delta_log.recorder();
     upserts
-        .unary_frontier::<CapacityContainerBuilder<Vec<_>>, _, _, _>(exchange, name, move |_capability, _info| {
-            let mut stash = Stash::default();
-            let mut standing: HashMap<K, (O, Option<V>)> = HashMap::default();
-            let mut unsaved = HashSet::default();
-            let flush =
-                move |standing: &HashMap<K, (O, Option<V>)>, unsaved: &mut HashSet<K>, to: Option<&mut StateDelta>| {
+        .unary_frontier::<CapacityContainerBuilder<Vec<_>>, _, _, _>(
+            exchange,
+            name,
+            move |_capability, _info| {
+                let mut stash = Stash::default();
+                let mut standing: HashMap<K, (O, Option<V>)> = HashMap::default();
+                let mut unsaved = HashSet::default();
+                let flush = move |standing: &HashMap<K, (O, Option<V>)>,
+                                  unsaved: &mut HashSet<K>,
+                                  to: Option<&mut StateDelta>| {
                     let changed = unsaved.drain().filter_map(|key| {
                         let (order, value) = standing.get(&key)?.clone();
                         Some((key, order, value))
@@ -85,47 +89,48 @@ where
                         None => drop(changed),
                     }
                 };
-            move |(input, frontier), output| {
-                input.for_each(|capability, upserts| stash.append(&capability, upserts));
-                while let Some((capability, upserts)) = stash.next_complete(&[frontier]) {
-                    let epoch = *capability.time();
-                    recorder.reach(epoch, |to| flush(&standing, &mut unsaved, to));
-                    let mut before: HashMap<K, Option<V>> = HashMap::default();
-                    for (key, order, value) in upserts {
-                        let known = standing.get_mut(&key);
-                        if known.as_ref().is_some_and(|known| known.0 >= order) {
-                            continue;
-                        }
-                        let old = match known {
-                            Some(known) => std::mem::replace(known, (order, value)).1,
-                            None => {
-                                standing.insert(key.clone(), (order, value));
-                                None
+                move |(input, frontier), output| {
+                    input.for_each(|capability, upserts| stash.append(&capability, upserts));
+                    while let Some((capability, upserts)) = stash.next_complete(&[frontier]) {
+                        let epoch = *capability.time();
+                        recorder.reach(epoch, |to| flush(&standing, &mut unsaved, to));
+                        let mut before: HashMap<K, Option<V>> = HashMap::default();
+                        for (key, order, value) in upserts {
+                            let known = standing.get_mut(&key);
+                            if known.as_ref().is_some_and(|known| known.0 >= order) {
+                                continue;
                             }
-                        };
-                        if recorder.is_on() {
-                            unsaved.insert(key.clone());
+                            let old = match known {
+                                Some(known) => std::mem::replace(known, (order, value)).1,
+                                None => {
+                                    standing.insert(key.clone(), (order, value));
+                                    None
+                                }
+                            };
+                            if recorder.is_on() {
+                                unsaved.insert(key.clone());
+                            }
+                            before.entry(key).or_insert(old);
                         }
-                        before.entry(key).or_insert(old);
+                        let mut session = output.session(&capability);
+                        for (key, old) in before {
+                            let new = standing.get(&key).and_then(|known| known.1.clone());
+                            if old == new {
+                                continue;
+                            }
+                            if let Some(old) = old {
+                                session.give(((key.clone(), old), epoch, -1));
+                            }
+                            if let Some(new) = new {
+                                session.give(((key, new), epoch, 1));
+                            }
+                        }
                     }
-                    let mut session = output.session(&capability);
-                    for (key, old) in before {
-                        let new = standing.get(&key).and_then(|known| known.1.clone());
-                        if old == new {
-                            continue;
-                        }
-                        if let Some(old) = old {
-                            session.give(((key.clone(), old), epoch, -1));
-                        }
-                        if let Some(new) = new {
-                            session.give(((key, new), epoch, 1));
-                        }
-                    }
+                    let open = frontier.frontier().first().copied().unwrap_or(Epoch::MAX);
+                    recorder.reach(open, |to| flush(&standing, &mut unsaved, to));
                 }
-                let open = frontier.frontier().first().copied().unwrap_or(Epoch::MAX);
-                recorder.reach(open, |to| flush(&standing, &mut unsaved, to));
-            }
-        })
+            },
+        )
         .as_collection()
 }
 

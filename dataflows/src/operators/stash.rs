@@ -36,7 +36,10 @@ impl<D> Stash<D> {
     }
 
     /// Takes the least epoch, if no frontier admits more input for it.
-    pub fn next_complete(&mut self, frontiers: &[&MutableAntichain<Epoch>]) -> Option<(Capability<Epoch>, Vec<D>)> {
+    pub fn next_complete(
+        &mut self,
+        frontiers: &[&MutableAntichain<Epoch>],
+    ) -> Option<(Capability<Epoch>, Vec<D>)> {
         let (&epoch, _) = self.epochs.first_key_value()?;
         if frontiers.iter().any(|frontier| frontier.less_equal(&epoch)) {
             return None;

@@ -1,7 +1,8 @@
 //! The best of every group, kept in order.
 //!
 //! - **Ties.** There are none: values of a group are distinct, and the whole value decides.
-//! - **Disorder.** Within an epoch only the net change counts; a group comes out once an epoch, if what is seen of it changed.
+//! - **Disorder.** Within an epoch only the net change counts; a group comes out once an epoch, if what is
+//!   seen of it changed.
 //! - **Repeats.** The input is a set: at most one of each (group, value) at any time.
 //! - **State.** All values of all groups: one that leaves the best may come back.
 
@@ -103,7 +104,8 @@ where
     consolidate(changes);
     let mut touched = HashSet::default();
     for ((name, value), diff) in changes.drain(..) {
-        let group = groups.entry(name.clone()).or_insert_with(|| Group { values: BTreeSet::new(), emitted: None });
+        let group =
+            groups.entry(name.clone()).or_insert_with(|| Group { values: BTreeSet::new(), emitted: None });
         if diff > 0 {
             group.values.insert(value);
         } else {
@@ -115,8 +117,12 @@ where
 }
 
 /// Emits how the visible part of a group changed, and forgets the group if it is empty.
-fn show<G, V>(groups: &mut HashMap<G, Group<V>>, name: G, limit: usize, mut emit: impl FnMut(Ranked<G, V>, isize))
-where
+fn show<G, V>(
+    groups: &mut HashMap<G, Group<V>>,
+    name: G,
+    limit: usize,
+    mut emit: impl FnMut(Ranked<G, V>, isize),
+) where
     G: ExchangeData + Hash,
     V: ExchangeData,
 {
@@ -136,7 +142,8 @@ where
     }
 }
 
-/// What [`top_k()`] computes, in plain differential operators: a reduce that sorts and cuts. A change costs the whole group.
+/// What [`top_k()`] computes, in plain differential operators: a reduce that sorts and cuts. A change costs
+/// the whole group.
 pub fn definition<'scope, G, V>(
     values: VecCollection<'scope, Epoch, (G, V)>,
     limit: usize,

@@ -48,7 +48,8 @@ pub struct PartitionReport {
     /// What it followed beside its own records, where that made any of them late.
     #[serde(default)]
     pub wakes: Vec<Wake>,
-    /// The last record that was read; None before the first, and of a source that can't be made anew unnoticed.
+    /// The last record that was read; None before the first, and of a source that can't be made anew
+    /// unnoticed.
     #[serde(default)]
     pub last: Option<Fingerprint>,
     /// The file that it was read from, if it is in files.
@@ -59,7 +60,8 @@ pub struct PartitionReport {
     pub judgements: Vec<Judgement>,
 }
 
-/// A record that can be recognised when it is read again: a topic that was deleted and created anew has another one there.
+/// A record that can be recognised when it is read again: a topic that was deleted and created anew has
+/// another one there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Fingerprint {
     /// Its offset.
@@ -71,7 +73,8 @@ pub struct Fingerprint {
 impl Fingerprint {
     /// Of a record with this timestamp, in milliseconds, and value.
     pub fn of(offset: u64, timestamp: Option<i64>, value: Option<&[u8]>) -> Fingerprint {
-        /// Words of eight bytes, evenly spread over the value. The timestamp alone distinguishes nearly all records.
+        /// Words of eight bytes, evenly spread over the value. The timestamp alone distinguishes nearly all
+        /// records.
         const SAMPLE: usize = 5;
         let mix = |hash: u64, word: u64| (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
         let length = value.map_or(u64::MAX, |value| value.len() as u64);
@@ -114,8 +117,8 @@ pub struct Wake {
     pub floor: Watermarks,
 }
 
-/// A watermark for each statement that has one: no record of an earlier event time is expected, and one that comes
-/// all the same is late.
+/// A watermark for each statement that has one: no record of an earlier event time is expected, and one that
+/// comes all the same is late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Watermarks {
     /// Statement 2.
@@ -187,8 +190,9 @@ pub struct Cut {
 }
 
 impl Cut {
-    /// The cuts of a checkpoint: when it has been given back its watermarks take effect, and nothing beyond them before the
-    /// epoch after its own. What closes there is new to a sink that has committed the checkpoint's epoch and no other.
+    /// The cuts of a checkpoint: when it has been given back its watermarks take effect, and nothing beyond
+    /// them before the epoch after its own. What closes there is new to a sink that has committed the
+    /// checkpoint's epoch and no other.
     pub fn of_checkpoint(epoch: Epoch, watermarks: Watermarks) -> [Cut; 2] {
         [RESTORED, epoch].map(|epoch| Cut { epoch, watermarks })
     }
@@ -208,26 +212,30 @@ pub struct WatermarkView {
 
 /// Broadcasts the partitions' reports to all workers and computes the watermarks on each of them.
 ///
-/// * The watermark of a partition is its greatest event time minus the statement's bound, but never before the
-///   watermark that stood when the partition appeared or woke from idleness.
+/// * The watermark of a partition is its greatest event time minus the statement's bound, but never before
+///   the watermark that stood when the partition appeared or woke from idleness.
 /// * The watermark of a source is the least over its partitions that are not idle; that of statement 3 is the
-///   lesser of its two sources'. A source without any such partition does not hold the other back; if no source has
-///   one, the watermark stays.
+///   lesser of its two sources'. A source without any such partition does not hold the other back; if no
+///   source has one, the watermark stays.
 /// * It never goes back, and it is [`EventTime::MAX`] once every partition has finished.
 /// * What is reached in epoch E comes out at E + 1.
 ///
 /// Every partition there is at the start must be reported at epoch 0, by whichever worker reads it.
 ///
-/// A replay may batch the records before a cut in any way, and so reach the watermarks there earlier or later than
-/// the run before it did. Up to each of the `cuts` (in ascending order) nothing beyond that cut's watermarks takes
-/// effect, and at the cut exactly they do: what had been closed there is closed, and nothing else.
+/// A replay may batch the records before a cut in any way, and so reach the watermarks there earlier or later
+/// than the run before it did. Up to each of the `cuts` (in ascending order) nothing beyond that cut's
+/// watermarks takes effect, and at the cut exactly they do: what had been closed there is closed, and nothing
+/// else.
 pub fn watermarks<'scope>(
     reports: StreamVec<'scope, Epoch, PartitionReport>,
     settings: &Settings,
     cuts: &[Cut],
 ) -> (StreamVec<'scope, Epoch, Watermarks>, Rc<RefCell<WatermarkView>>) {
-    let view =
-        Rc::new(RefCell::new(WatermarkView { through: None, reached: Watermarks::MIN, floors: BTreeMap::new() }));
+    let view = Rc::new(RefCell::new(WatermarkView {
+        through: None,
+        reached: Watermarks::MIN,
+        floors: BTreeMap::new(),
+    }));
     let shared = Rc::clone(&view);
     let settings = settings.clone();
     let cuts = cuts.to_vec();
@@ -271,7 +279,8 @@ pub fn watermarks<'scope>(
     (stream, view)
 }
 
-/// From when on how much of `reached` takes effect: no more than each cut ahead allows, and all of it after the last.
+/// From when on how much of `reached` takes effect: no more than each cut ahead allows, and all of it after
+/// the last.
 fn effects(from: Epoch, reached: Watermarks, ahead: &[Cut]) -> Vec<(Epoch, Watermarks)> {
     let starts = std::iter::once(from).chain(ahead.iter().map(|cut| cut.epoch + 1));
     let limits = ahead.iter().map(|cut| reached.min(cut.watermarks)).chain(std::iter::once(reached));
@@ -286,7 +295,8 @@ fn update(partitions: &mut Partitions, view: &mut WatermarkView, report: Partiti
     let before = partitions.insert(key, report);
     let was_awake = before.is_some_and(|before| !matches!(before.state, PartitionState::Idle(_)));
     if !was_awake && state == PartitionState::Active {
-        // Its own watermarks are later where it goes on from a checkpoint; else its floor before or its greatest time gave them.
+        // Its own watermarks are later where it goes on from a checkpoint; else its floor before or its
+        // greatest time gave them.
         view.floors.insert(key, view.reached.max(own));
     }
 }
@@ -327,7 +337,9 @@ fn source_watermark(
 
 /// Where everything is idle: the clock that all idle partitions agree to follow.
 fn idle_clock(partitions: &Partitions, settings: &Settings) -> Watermarks {
-    let clocks = partitions.values().filter(|report| matches!(report.topic, Topic::AdEvents | Topic::ConversionEvents));
+    let clocks = partitions
+        .values()
+        .filter(|report| matches!(report.topic, Topic::AdEvents | Topic::ConversionEvents));
     let clock = clocks
         .map(|report| match report.state {
             PartitionState::Idle(clock) => clock,
@@ -346,7 +358,11 @@ mod tests {
     fn a_fingerprint_tells_records_apart_and_never_changes() {
         let value = br#"{"event_type":"CLICK","timestamp_field":"2026-01-05 09:00:00","device_id":"d-17"}"#;
         let print = |timestamp, value: &[u8]| Fingerprint::of(5, timestamp, Some(value));
-        assert_eq!(print(Some(1), value).hash, 12_620_754_102_878_769_357, "stored ones must still be recognised");
+        assert_eq!(
+            print(Some(1), value).hash,
+            12_620_754_102_878_769_357,
+            "stored ones must still be recognised"
+        );
         assert_eq!(print(Some(1), value), print(Some(1), value));
         assert_ne!(print(Some(1), value), print(Some(2), value));
         assert_ne!(print(Some(1), value), print(None, value));

@@ -229,7 +229,10 @@ impl<A: Aggregate> Windows<A> {
         {
             self.size.change(window.remove().size(), Size::default());
         }
-        debug_assert_eq!(self.size.rows, self.windows.values().map(|window| window.rows.len()).sum::<usize>());
+        debug_assert_eq!(
+            self.size.rows,
+            self.windows.values().map(|window| window.rows.len()).sum::<usize>()
+        );
     }
 }
 
@@ -305,7 +308,13 @@ impl<A: Aggregate> Window<A> {
         is_new
     }
 
-    fn emit_touched(&mut self, aggregate: &A, start: EventTime, is_closed: bool, emit: &mut impl FnMut(A::Row, isize)) {
+    fn emit_touched(
+        &mut self,
+        aggregate: &A,
+        start: EventTime,
+        is_closed: bool,
+        emit: &mut impl FnMut(A::Row, isize),
+    ) {
         for index in std::mem::take(&mut self.touched) {
             self.marks[index as usize / 64] &= !(1 << (index % 64));
             let (key, accumulator) = &mut self.rows[index as usize];
@@ -377,7 +386,8 @@ where
     R: ExchangeData + Hash,
 {
     let windows = records.clone().map(|((start, _), _)| start).distinct();
-    let results = records.reduce_named("Windows", move |_, values, results| results.push((fold(values), 1isize)));
+    let results =
+        records.reduce_named("Windows", move |_, values, results| results.push((fold(values), 1isize)));
     let by_window = results.map(|((start, key), result)| (start, (key, result)));
     left_join(by_window, closed(windows, watermarks, select).map(|start| (start, ())))
         .map(|(start, ((key, result), closed))| ((start, key), result, closed.is_some()))
@@ -405,7 +415,12 @@ impl EpochLogic for Closing {
     type Beside = Infallible;
     type Out = EventTime;
 
-    fn epoch(&mut self, starts: Vec<EventTime>, watermark: EventTime, mut emit: impl FnMut(EventTime, isize)) {
+    fn epoch(
+        &mut self,
+        starts: Vec<EventTime>,
+        watermark: EventTime,
+        mut emit: impl FnMut(EventTime, isize),
+    ) {
         self.0.extend(starts);
         while let Some(start) = self.0.pop_first() {
             if end(start) > watermark {

@@ -4,8 +4,8 @@ use super::Located;
 use crate::conversion_matcher::oracle::{Attributions, attributions};
 use crate::duplicate_detector::oracle::{Refunds, refunds};
 use crate::model::{
-    ActiveCampaign, AdEvent, AdEventType, AdId, CampaignEvent, CampaignEventType, ConversionEvent, EventTime, Money,
-    ProductMeta, ProductMetrics,
+    ActiveCampaign, AdEvent, AdEventType, AdId, CampaignEvent, CampaignEventType, ConversionEvent, EventTime,
+    Money, ProductMeta, ProductMetrics,
 };
 use crate::performance_aggregator::PerformanceKey;
 use crate::performance_aggregator::oracle::{Performance, performance};
@@ -79,8 +79,9 @@ mod statement_1 {
     }
 
     fn ids(rankings: &Rankings) -> Vec<(String, Vec<i64>)> {
-        let list =
-            |row: &crate::rtb_cache_updater::RankingRow| row.list.iter().map(|entry| entry.campaign_id).collect();
+        let list = |row: &crate::rtb_cache_updater::RankingRow| {
+            row.list.iter().map(|entry| entry.campaign_id).collect()
+        };
         rankings.values().map(|row| (row.placement.to_string(), list(row))).collect()
     }
 
@@ -100,7 +101,10 @@ mod statement_1 {
     #[test]
     fn otherwise_it_leaves_every_ranking() {
         assert!(ranked(&partition(0, [campaign(1, 1, 100), pause(1, 2)])).is_empty());
-        assert_eq!(ids(&ranked(&partition(0, [campaign(1, 3, 100), pause(1, 2)]))), [("top".into(), vec![1])]);
+        assert_eq!(
+            ids(&ranked(&partition(0, [campaign(1, 3, 100), pause(1, 2)]))),
+            [("top".into(), vec![1])]
+        );
     }
 
     #[test]
@@ -131,15 +135,17 @@ mod statement_1 {
     fn upsert_by_product_id_null_value_deletes() {
         let rates = |rates| ProductMetrics { product_id: 7, rates };
         let campaigns = partition(0, [campaign(1, 1, 200)]);
-        let scored =
-            |metrics: &[_]| score(&rankings(&campaigns, metrics, &[], &Default::default(), &Settings::default()));
+        let scored = |metrics: &[_]| {
+            score(&rankings(&campaigns, metrics, &[], &Default::default(), &Settings::default()))
+        };
         assert_eq!(scored(&partition(0, [rates(Some((0.5, 0.0))), rates(Some((0.25, 0.0)))])), 0.5);
         assert_eq!(scored(&partition(0, [rates(Some((0.5, 0.0))), rates(None)])), 0.02);
     }
 
     #[test]
     fn by_score_descending_campaign_id_ascending_on_ties_and_the_limit_cuts_the_list() {
-        let events = partition(0, [campaign(3, 1, 100), campaign(2, 1, 100), campaign(1, 1, 50), campaign(4, 1, 200)]);
+        let events =
+            partition(0, [campaign(3, 1, 100), campaign(2, 1, 100), campaign(1, 1, 50), campaign(4, 1, 200)]);
         assert_eq!(ids(&ranked(&events)), [("top".into(), vec![4, 2, 3, 1])]);
         let limited = |ranking_limit| {
             let settings = Settings { ranking_limit, ..Settings::default() };
@@ -152,17 +158,25 @@ mod statement_1 {
 
     #[test]
     fn live_is_ctr_and_cvr_of_a_product_over_its_last_closed_windows() {
-        // The first window has a click in 1 impression, the second 1 in 4, the third, of another campaign, 1 in 2.
+        // The first window has a click in 1 impression, the second 1 in 4, the third, of another campaign, 1
+        // in 2.
         let mut other = click(12 * MINUTE);
         other.campaign_id = Some(6);
         let mut shown = ad(AdEventType::Impression, 11 * MINUTE);
         shown.campaign_id = Some(6);
         let mut ads = vec![ad(AdEventType::Impression, 0), click(1)];
         ads.extend(vec![ad(AdEventType::Impression, 6 * MINUTE); 4]);
-        ads.extend([click(7 * MINUTE), shown.clone(), shown, other, ad(AdEventType::Conversion, 13 * MINUTE)]);
+        ads.extend([
+            click(7 * MINUTE),
+            shown.clone(),
+            shown,
+            other,
+            ad(AdEventType::Conversion, 13 * MINUTE),
+        ]);
         let rows = performance(&partition(0, ads), &Settings::default()).rows;
         let live = |windows| {
-            let settings = Settings { product_metrics: MetricsSource::Live { windows }, ..Settings::default() };
+            let settings =
+                Settings { product_metrics: MetricsSource::Live { windows }, ..Settings::default() };
             let meta = partition(0, [ProductMeta { product_id: 7, price: Some(Money(100)) }]);
             score(&rankings(&partition(0, [campaign(1, 1, 100)]), &[], &meta, &rows, &settings))
         };
@@ -321,7 +335,8 @@ mod statement_3 {
             campaign_id,
             ..click(time)
         };
-        let by_session = AdEvent { device_id: None, session_id: Some("s".into()), ..with(3, Some("1"), None) };
+        let by_session =
+            AdEvent { device_id: None, session_id: Some("s".into()), ..with(3, Some("1"), None) };
         let clicks = [
             with(2, Some("z"), Some(9)),
             with(3, None, Some(9)),
@@ -376,7 +391,8 @@ mod statement_4 {
             click(1),
         ];
         assert!(owed(&others).groups.is_empty());
-        let elsewhere = AdEvent { product_id: 8, placement: "side".into(), session_id: Some("s".into()), ..click(1) };
+        let elsewhere =
+            AdEvent { product_id: 8, placement: "side".into(), session_id: Some("s".into()), ..click(1) };
         assert_eq!(owed(&[click(1), elsewhere]).groups.len(), 1);
         let nowhere = AdEvent { campaign_id: None, ..click(1) };
         assert_eq!(owed(&[nowhere.clone(), nowhere]).groups.len(), 1);

@@ -11,8 +11,8 @@ use crate::model::Epoch;
 use crate::operators::{Watermarks, WindowedState, at_epochs, recorded, windowed_reduce};
 use crate::{DeltaLog, Emit, Settings};
 
-/// What [`performance_aggregator`](super::performance_aggregator) computes: a sum by window and key. It keeps all partial sums
-/// for ever; they are not counted as state.
+/// What [`performance_aggregator`](super::performance_aggregator) computes: a sum by window and key. It keeps
+/// all partial sums for ever; they are not counted as state.
 pub fn definition<'scope>(
     sums: StreamVec<'scope, Epoch, PartialSums>,
     watermarks: StreamVec<'scope, Epoch, Watermarks>,
@@ -25,11 +25,12 @@ pub fn definition<'scope>(
         ((window_start, (campaign_id, product_id, placement)), sums)
     });
     let rows = windowed_reduce::definition(sums, total, watermarks, |marks| marks.performance);
-    let rows = rows.map(|((window_start, (campaign_id, product_id, placement)), sums, is_final)| PerformanceRow {
-        key: PerformanceKey { campaign_id, product_id, placement, window_start },
-        sums,
-        is_final,
-    });
+    let rows =
+        rows.map(|((window_start, (campaign_id, product_id, placement)), sums, is_final)| PerformanceRow {
+            key: PerformanceKey { campaign_id, product_id, placement, window_start },
+            sums,
+            is_final,
+        });
     let emits_open = settings.emit == Emit::OnUpdate;
     (rows.filter(move |row| row.is_final || emits_open), Rc::default())
 }

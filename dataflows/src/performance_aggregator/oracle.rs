@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{AdEvent, AdEventType, EventTime, Money, Topic};
-use crate::oracle::{Claims, LateRecords, Lateness, Located, in_offset_order, is_closed, location, window_closes};
+use crate::oracle::{
+    Claims, LateRecords, Lateness, Located, in_offset_order, is_closed, location, window_closes,
+};
 use crate::performance_aggregator::{PerformanceKey, PerformanceRow, PerformanceSums};
 use crate::{Emit, Settings};
 

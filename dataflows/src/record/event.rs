@@ -1,11 +1,11 @@
 //! From a record's fields to the event of its topic.
 //!
-//! Only the fields that an event uses are looked at: an impression with an odd price is an impression. Ids of which
-//! `unknown` says that they stand for none are read as missing.
+//! Only the fields that an event uses are looked at: an impression with an odd price is an impression. Ids of
+//! which `unknown` says that they stand for none are read as missing.
 
 use crate::model::{
-    ActiveCampaign, AdEvent, AdEventType, AdId, CampaignEvent, CampaignEventType, ConversionEvent, EventTime, Money,
-    ProductMeta, ProductMetrics, TimeError, UnknownIds,
+    ActiveCampaign, AdEvent, AdEventType, AdId, CampaignEvent, CampaignEventType, ConversionEvent, EventTime,
+    Money, ProductMeta, ProductMetrics, TimeError, UnknownIds,
 };
 
 use super::{BadRecord, Field, Fields, Raw};
@@ -42,7 +42,8 @@ pub fn ad_event<'a>(fields: &Fields<'a>, unknown: &UnknownIds) -> Result<AdEvent
             event.ad_id = ad_id(fields, unknown)?;
             event.device_id = id_text(fields, Field::DeviceId, unknown)?;
             event.session_id = id_text(fields, Field::SessionId, unknown)?;
-            event.actual_price = required(money(fields, Field::ActualPrice, Money::MAX_PRICE)?, Field::ActualPrice)?;
+            event.actual_price =
+                required(money(fields, Field::ActualPrice, Money::MAX_PRICE)?, Field::ActualPrice)?;
         }
         AdEventType::Conversion => {
             event.revenue_amount =
@@ -56,7 +57,10 @@ pub fn ad_event<'a>(fields: &Fields<'a>, unknown: &UnknownIds) -> Result<AdEvent
 ///
 /// # Errors
 /// The first field that is missing or ill-typed.
-pub fn campaign_event<'a>(fields: &Fields<'a>, unknown: &UnknownIds) -> Result<CampaignEvent<&'a str>, BadRecord> {
+pub fn campaign_event<'a>(
+    fields: &Fields<'a>,
+    unknown: &UnknownIds,
+) -> Result<CampaignEvent<&'a str>, BadRecord> {
     let event_type = match required(text(fields, Field::EventType)?, Field::EventType)? {
         "CAMPAIGN_CREATE" => CampaignEventType::Create,
         "CAMPAIGN_UPDATE" => CampaignEventType::Update,
@@ -89,7 +93,10 @@ pub fn campaign_event<'a>(fields: &Fields<'a>, unknown: &UnknownIds) -> Result<C
 ///
 /// # Errors
 /// The first field that is missing or ill-typed.
-pub fn conversion_event<'a>(fields: &Fields<'a>, unknown: &UnknownIds) -> Result<ConversionEvent<&'a str>, BadRecord> {
+pub fn conversion_event<'a>(
+    fields: &Fields<'a>,
+    unknown: &UnknownIds,
+) -> Result<ConversionEvent<&'a str>, BadRecord> {
     match required(text(fields, Field::EventType)?, Field::EventType)? {
         "CONVERSION" => {}
         other => return Err(unknown_event_type(other)),
@@ -100,7 +107,10 @@ pub fn conversion_event<'a>(fields: &Fields<'a>, unknown: &UnknownIds) -> Result
         session_id: id_text(fields, Field::SessionId, unknown)?,
         order_id: required(id_text(fields, Field::OrderId, unknown)?, Field::OrderId)?,
         product_id: required(bigint(fields, Field::ProductId, unknown)?, Field::ProductId)?,
-        revenue_amount: required(money(fields, Field::RevenueAmount, Money::MAX_REVENUE)?, Field::RevenueAmount)?,
+        revenue_amount: required(
+            money(fields, Field::RevenueAmount, Money::MAX_REVENUE)?,
+            Field::RevenueAmount,
+        )?,
     })
 }
 
@@ -149,7 +159,11 @@ fn text<'a>(fields: &Fields<'a>, field: Field) -> Result<Option<&'a str>, BadRec
 
 /// An id that is a text; an integer is taken as it is written.
 #[inline]
-fn id_text<'a>(fields: &Fields<'a>, field: Field, unknown: &UnknownIds) -> Result<Option<&'a str>, BadRecord> {
+fn id_text<'a>(
+    fields: &Fields<'a>,
+    field: Field,
+    unknown: &UnknownIds,
+) -> Result<Option<&'a str>, BadRecord> {
     let id = match fields.get(field) {
         Raw::Absent => return Ok(None),
         Raw::Text(text) => text,

@@ -32,7 +32,8 @@ enum JsonValue<'a> {
 /// [`BadRecord::NotJson`] with serde_json's own words; or what `then` finds.
 #[cold]
 pub fn read<R>(line: &str, then: impl FnOnce(&Fields<'_>) -> Result<R, BadRecord>) -> Result<R, BadRecord> {
-    let fields: JsonFields<'_> = serde_json::from_str(line).map_err(|error| BadRecord::NotJson(error.to_string()))?;
+    let fields: JsonFields<'_> =
+        serde_json::from_str(line).map_err(|error| BadRecord::NotJson(error.to_string()))?;
     if depth(line) > MAX_DEPTH {
         return Err(BadRecord::NotJson(format!("nested deeper than {MAX_DEPTH} levels")));
     }
@@ -52,7 +53,9 @@ impl JsonFields<'_> {
             let raw = match value {
                 JsonValue::Text(text) => Raw::Text(text),
                 JsonValue::Bare("null") => Raw::Absent,
-                JsonValue::Bare(bare) if bare.starts_with(|first: char| first == '-' || first.is_ascii_digit()) => {
+                JsonValue::Bare(bare)
+                    if bare.starts_with(|first: char| first == '-' || first.is_ascii_digit()) =>
+                {
                     Raw::Number(bare)
                 }
                 JsonValue::Bare(_) => Raw::Other,

@@ -1,8 +1,8 @@
 //! From the bytes of a record to an event, or to the reason why it can't be read.
 //!
 //! [`Scanner`] reads flat JSON objects without building anything. Whatever it does not know (escapes, nested
-//! values, unusual numbers) goes to serde_json; both fill the same [`Fields`], so the event that comes out does
-//! not depend on which of them ran.
+//! values, unusual numbers) goes to serde_json; both fill the same [`Fields`], so the event that comes out
+//! does not depend on which of them ran.
 
 mod event;
 mod fields;
@@ -18,7 +18,8 @@ use crate::model::{MoneyError, TimeError};
 /// The longest record that is read, in bytes.
 pub const MAX_RECORD_BYTES: usize = 1 << 20;
 
-/// Why a record can't be read. `Display` is the full sentence; [`BadRecord::reason`] the name it is counted by.
+/// Why a record can't be read. `Display` is the full sentence; [`BadRecord::reason`] the name it is counted
+/// by.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadRecord {
     /// Longer than [`MAX_RECORD_BYTES`].
@@ -30,7 +31,8 @@ pub enum BadRecord {
     /// Not JSON, or not a JSON object.
     #[error("not a JSON object: {0}")]
     NotJson(String),
-    /// Begins as Confluent's serializers write Avro, Protobuf or JSON Schema: a byte 0 and the id of a schema.
+    /// Begins as Confluent's serializers write Avro, Protobuf or JSON Schema: a byte 0 and the id of a
+    /// schema.
     #[error(
         "begins with a byte 0 and the schema id {0}, as the serializers of a schema registry write; want plain JSON without \
          that prefix"
@@ -39,8 +41,11 @@ pub enum BadRecord {
     /// A required field is missing, null, or an unknown id.
     #[error("field {0} is missing")]
     Missing(Field),
-    /// The first required field is missing, but there is an object of that name in which an envelope has its record.
-    #[error("field {0} is missing: the record looks like an envelope whose fields are in {1:?}; want them unwrapped")]
+    /// The first required field is missing, but there is an object of that name in which an envelope has its
+    /// record.
+    #[error(
+        "field {0} is missing: the record looks like an envelope whose fields are in {1:?}; want them unwrapped"
+    )]
     Envelope(Field, &'static str),
     /// A field has a value of the wrong type.
     #[error("field {0} has the wrong type; want {1}")]

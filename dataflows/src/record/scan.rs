@@ -81,7 +81,12 @@ impl Scanner {
         self.learn_name(bytes, at, position)
     }
 
-    fn learn_name(&mut self, bytes: &[u8], at: usize, position: usize) -> Result<(Option<Field>, usize), Unknown> {
+    fn learn_name(
+        &mut self,
+        bytes: &[u8],
+        at: usize,
+        position: usize,
+    ) -> Result<(Option<Field>, usize), Unknown> {
         const MOST_FIELDS: usize = 64;
         const LONGEST_NAME: usize = 64;
         if bytes.get(at) != Some(&b'"') {

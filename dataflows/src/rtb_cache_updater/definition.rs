@@ -27,7 +27,7 @@ pub fn definition<'scope>(
         MetricsSource::Topic => newest::definition(at_epochs(recorded(rates, delta_log))),
     };
     let prices = newest::definition(at_epochs(recorded(prices, delta_log)));
-    let scored =
-        left_join::definition(by_product, facts(rates, prices)).map(|(_, (campaign, facts))| scored(campaign, facts));
+    let scored = left_join::definition(by_product, facts(rates, prices))
+        .map(|(_, (campaign, facts))| scored(campaign, facts));
     top_k::definition(scored, settings.ranking_limit).map(row)
 }

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 use timely::dataflow::StreamVec;
 
-use crate::model::{ActiveCampaign, CampaignEvent, Epoch, EventTime, Money, ProductMeta, ProductMetrics, Score, Text};
+use crate::model::{
+    ActiveCampaign, CampaignEvent, Epoch, EventTime, Money, ProductMeta, ProductMetrics, Score, Text,
+};
 use crate::{Codec, CodecError, Column};
 
 /// Where a record stands among the records of its topic: (partition, offset).

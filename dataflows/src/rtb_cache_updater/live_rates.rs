@@ -66,7 +66,8 @@ pub fn live_rates<'scope>(
     delta_log: &DeltaLog,
 ) -> VecCollection<'scope, Epoch, (i64, Rates)> {
     let closed = closed(performance);
-    let exchange = Exchange::new(move |((product_id, _, _), _, _): &(RateSums, Epoch, isize)| routing.hash(product_id));
+    let exchange =
+        Exchange::new(move |((product_id, _, _), _, _): &(RateSums, Epoch, isize)| routing.hash(product_id));
     let mut recorder = delta_log.recorder();
     closed
         .concat(restored)
@@ -122,7 +123,9 @@ pub fn live_rates<'scope>(
 }
 
 /// What the rows of closed windows count.
-fn closed<'scope>(performance: VecCollection<'scope, Epoch, PerformanceRow>) -> VecCollection<'scope, Epoch, RateSums> {
+fn closed<'scope>(
+    performance: VecCollection<'scope, Epoch, PerformanceRow>,
+) -> VecCollection<'scope, Epoch, RateSums> {
     performance.filter(|row| row.is_final).map(|row| {
         let PerformanceSums { impressions, clicks, conversions, .. } = row.sums;
         let sums = PerformanceSums { impressions, clicks, conversions, ..PerformanceSums::default() };

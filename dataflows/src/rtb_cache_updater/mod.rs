@@ -53,12 +53,15 @@ pub fn rtb_cache_updater<'scope>(
     let by_product = newest(campaigns, routing, delta_log, "NewestCampaign")
         .map(|(campaign_id, campaign)| (campaign.product_id, (campaign_id, campaign)));
     let rates = match settings.product_metrics {
-        MetricsSource::Live { windows } => live_rates::live_rates(performance, restored, windows, routing, delta_log),
+        MetricsSource::Live { windows } => {
+            live_rates::live_rates(performance, restored, windows, routing, delta_log)
+        }
         MetricsSource::Topic => newest(rates, routing, delta_log, "NewestRates"),
     };
     let prices = newest(prices, routing, delta_log, "NewestPrice");
 
-    let scored = left_join(by_product, facts(rates, prices)).map(|(_, (campaign, facts))| scored(campaign, facts));
+    let scored =
+        left_join(by_product, facts(rates, prices)).map(|(_, (campaign, facts))| scored(campaign, facts));
     top_k(scored, settings.ranking_limit, routing, "Ranking").map(row)
 }
 

@@ -32,7 +32,8 @@ pub fn rankings<S: AsRef<str>>(
     for (campaign_id, campaign) in active_campaigns(campaigns) {
         let (ctr, cvr) = rates.get(&campaign.product_id).copied().unwrap_or(DEFAULT_RATES);
         let price = prices.get(&campaign.product_id).copied();
-        let (placement, category) = (Text::from(campaign.placement.as_ref()), Text::from(campaign.category.as_ref()));
+        let (placement, category) =
+            (Text::from(campaign.placement.as_ref()), Text::from(campaign.category.as_ref()));
         let ranking = rankings.entry((placement.clone(), category.clone())).or_insert_with(|| RankingRow {
             placement,
             category,

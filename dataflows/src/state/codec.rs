@@ -364,8 +364,10 @@ impl<'a> Decoder<'a> {
     /// As [`Encoder::repeated`].
     pub fn repeated(&mut self, count: usize) -> Result<Vec<u32>, CodecError> {
         let different = self.length()?;
-        let numbers =
-            self.numbers(different)?.into_iter().map(|number| u32::try_from(number).map_err(|_| CodecError::TooLarge));
+        let numbers = self
+            .numbers(different)?
+            .into_iter()
+            .map(|number| u32::try_from(number).map_err(|_| CodecError::TooLarge));
         let numbers = numbers.collect::<Result<Vec<_>, CodecError>>()?;
         self.places(count, &numbers)
     }

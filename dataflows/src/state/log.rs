@@ -188,7 +188,8 @@ mod tests {
         give(&mut other, 2_001_001, 2);
         give(&mut other, 2_002_001, 3);
         give(&mut other, 2_004_500, 4);
-        let taken = [2_001_000, 2_002_000, 2_003_000, 2_004_000].map(|boundary| delta_log.take(boundary).prices.len());
+        let taken = [2_001_000, 2_002_000, 2_003_000, 2_004_000]
+            .map(|boundary| delta_log.take(boundary).prices.len());
         assert_eq!(taken, [2, 1, 1, 0], "who passes several at once hands over to the first");
     }
 

@@ -21,19 +21,21 @@ fn ad_id() -> impl Strategy<Value = AdId> {
 }
 
 fn sums_of() -> impl Strategy<Value = PerformanceSums> {
-    any::<(i64, i64, i64, i64, i64)>().prop_map(|(impressions, clicks, conversions, spend, revenue)| PerformanceSums {
-        impressions,
-        clicks,
-        conversions,
-        spend: Money(spend),
-        revenue: Money(revenue),
+    any::<(i64, i64, i64, i64, i64)>().prop_map(|(impressions, clicks, conversions, spend, revenue)| {
+        PerformanceSums { impressions, clicks, conversions, spend: Money(spend), revenue: Money(revenue) }
     })
 }
 
 fn active() -> impl Strategy<Value = ActiveCampaign<Text>> {
-    (any::<(i64, i64, i64)>(), text(), text()).prop_map(|((advertiser_id, product_id, bid), placement, category)| {
-        ActiveCampaign { advertiser_id, product_id, placement, category, bid_price: Money(bid) }
-    })
+    (any::<(i64, i64, i64)>(), text(), text()).prop_map(
+        |((advertiser_id, product_id, bid), placement, category)| ActiveCampaign {
+            advertiser_id,
+            product_id,
+            placement,
+            category,
+            bid_price: Money(bid),
+        },
+    )
 }
 
 fn click() -> impl Strategy<Value = (u32, StoredClick)> {
@@ -68,7 +70,8 @@ fn opener() -> impl Strategy<Value = Opener> {
 fn paid_click() -> impl Strategy<Value = PaidClick> {
     (any::<(i64, i64, i64, Option<i64>)>(), ad_id(), text()).prop_map(
         |((time, advertiser_id, price, campaign_id), ad_id, device_id)| {
-            let group = ClickGroup { advertiser_id, campaign_id, ad_id, device_id, actual_price: Money(price) };
+            let group =
+                ClickGroup { advertiser_id, campaign_id, ad_id, device_id, actual_price: Money(price) };
             PaidClick { group, time: EventTime(time) }
         },
     )
@@ -78,9 +81,14 @@ fn entered() -> impl Strategy<Value = StateDelta> {
     let position = || any::<(u32, u64)>();
     let time = || any::<i64>().prop_map(EventTime);
     let rate = any::<(f64, f64)>().prop_map(|(ctr, cvr)| Rates::new(ctr, cvr));
-    let key = (any::<(i64, i64)>(), text(), time()).prop_map(|((campaign_id, product_id), placement, window_start)| {
-        PerformanceKey { campaign_id, product_id, placement, window_start }
-    });
+    let key = (any::<(i64, i64)>(), text(), time()).prop_map(
+        |((campaign_id, product_id), placement, window_start)| PerformanceKey {
+            campaign_id,
+            product_id,
+            placement,
+            window_start,
+        },
+    );
     let upserts = (
         prop::collection::vec((any::<i64>(), (time(), position()), prop::option::of(active())), 0..20),
         prop::collection::vec((any::<i64>(), position(), prop::option::of(rate)), 0..20),
@@ -98,16 +106,18 @@ fn entered() -> impl Strategy<Value = StateDelta> {
         prop::collection::vec(paid_click(), 0..20),
     );
     (upserts, rows).prop_map(
-        |((campaigns, rates, prices), (live_rates, sums, clicks, conversions, openers, paid_clicks))| StateDelta {
-            campaigns,
-            rates,
-            prices,
-            live_rates,
-            sums,
-            clicks,
-            conversions,
-            openers,
-            paid_clicks,
+        |((campaigns, rates, prices), (live_rates, sums, clicks, conversions, openers, paid_clicks))| {
+            StateDelta {
+                campaigns,
+                rates,
+                prices,
+                live_rates,
+                sums,
+                clicks,
+                conversions,
+                openers,
+                paid_clicks,
+            }
         },
     )
 }

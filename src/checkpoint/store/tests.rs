@@ -6,7 +6,8 @@ use crate::sink::{Progress, Run};
 
 /// Prices of products.
 fn prices(products: std::ops::Range<i64>, offset: u64) -> StateDelta {
-    let prices = products.map(|product| (product, (0, offset), Some(adtide_dataflows::model::Money(offset as i64))));
+    let prices =
+        products.map(|product| (product, (0, offset), Some(adtide_dataflows::model::Money(offset as i64))));
     StateDelta { prices: prices.collect(), ..StateDelta::default() }
 }
 
@@ -72,7 +73,8 @@ fn damage_of_any_file_is_found_and_named() {
             place.store.commit(&manifest(1000, &segments)).unwrap();
             let file = place.files(kind).remove(0);
             damage(&file);
-            let error = place.store.load(1000).and_then(|manifest| place.store.verify(&manifest)).unwrap_err();
+            let error =
+                place.store.load(1000).and_then(|manifest| place.store.verify(&manifest)).unwrap_err();
             assert!(error.is::<Damage>(), "{error:#}");
             assert!(error.to_string().contains(file.file_name().unwrap().to_str().unwrap()), "{error:#}");
         }
@@ -84,7 +86,8 @@ fn merged_upserts_keep_the_newest_in_whatever_order() {
     let place = Place::new();
     let mut segments = place.store.write(1, 0, &mut prices(0..10, 7)).unwrap();
     segments.extend(place.store.write(2, 1, &mut prices(5..15, 3)).unwrap());
-    let merged = place.store.merge(&segments, &Watermarks::MIN, Settings::default().memory()).unwrap().unwrap();
+    let merged =
+        place.store.merge(&segments, &Watermarks::MIN, Settings::default().memory()).unwrap().unwrap();
     assert_eq!((merged.kind, merged.rows, merged.level), (Kind::Prices, 15, 1));
     let mut expected = prices(0..10, 7);
     expected.append(prices(10..15, 3));
@@ -107,7 +110,8 @@ fn what_has_expired_is_not_merged() {
     let mut segments = place.store.write(1, 0, &mut click(1000)).unwrap();
     segments.extend(place.store.write(1, 0, &mut click(2000)).unwrap());
     let memory = Memory { lookback: 1000, repeat_within: 0 };
-    let merge = |forgotten| place.store.merge(&segments, &Watermarks::all(EventTime(forgotten)), memory).unwrap();
+    let merge =
+        |forgotten| place.store.merge(&segments, &Watermarks::all(EventTime(forgotten)), memory).unwrap();
     assert_eq!(merge(2000).unwrap().rows, 2);
     assert_eq!(merge(2001).unwrap().rows, 1);
     assert_eq!(merge(3001), None);

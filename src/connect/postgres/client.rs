@@ -1,8 +1,8 @@
 //! A connection to PostgreSQL on which nothing is waited for without a deadline.
 //!
-//! A server that is frozen, or one behind a cut network, keeps its connections open and answers nothing; the kernel sees no
-//! fault in that. So every request has a deadline here. When it has passed, the connection is dropped, the request fails, and
-//! the next attempt connects anew.
+//! A server that is frozen, or one behind a cut network, keeps its connections open and answers nothing; the
+//! kernel sees no fault in that. So every request has a deadline here. When it has passed, the connection is
+//! dropped, the request fails, and the next attempt connects anew.
 
 use std::io;
 use std::pin::{Pin, pin};
@@ -73,7 +73,11 @@ macro_rules! requests {
         ///
         /// # Errors
         /// See [`Client::transaction`].
-        pub fn execute(&mut self, sql: &(impl ?Sized + ToStatement), parameters: Parameters<'_>) -> Result<u64, Error> {
+        pub fn execute(
+            &mut self,
+            sql: &(impl ?Sized + ToStatement),
+            parameters: Parameters<'_>,
+        ) -> Result<u64, Error> {
             self.wire.wait(self.inner.execute(sql, parameters))
         }
 
@@ -116,8 +120,8 @@ macro_rules! requests {
 }
 
 impl Client {
-    /// Connects within `connecting`, which covers TCP, TLS and the login; None if that passes. Requests then have `patience`
-    /// each. `place` is what messages call the server.
+    /// Connects within `connecting`, which covers TCP, TLS and the login; None if that passes. Requests then
+    /// have `patience` each. `place` is what messages call the server.
     ///
     /// # Errors
     /// The server refuses.
@@ -203,7 +207,8 @@ impl Transaction<'_> {
 
     requests!();
 
-    /// Sends rows in the text format of COPY to a `COPY ... FROM STDIN`. The deadline is that of each piece of them.
+    /// Sends rows in the text format of COPY to a `COPY ... FROM STDIN`. The deadline is that of each piece
+    /// of them.
     ///
     /// # Errors
     /// See [`Client::transaction`].
@@ -222,7 +227,8 @@ impl Wire {
         self.wait_for(self.patience, answer)
     }
 
-    /// Waits for an answer. When `patience` has passed, it drops the connection, by which every request on it fails.
+    /// Waits for an answer. When `patience` has passed, it drops the connection, by which every request on it
+    /// fails.
     fn wait_for<T>(&self, patience: Duration, answer: impl Future<Output = T>) -> T {
         let asked = Instant::now();
         let mut answer = pin!(answer);

@@ -124,7 +124,8 @@ impl Coordinator {
         }
         let (chosen, is_open) = self.chosen;
         if is_open {
-            let saved: BTreeSet<_> = self.saved.get(&chosen).into_iter().flatten().map(|saved| saved.worker).collect();
+            let saved: BTreeSet<_> =
+                self.saved.get(&chosen).into_iter().flatten().map(|saved| saved.worker).collect();
             if saved.len() == self.workers && !probe.less_equal(&chosen) {
                 self.chosen.1 = false;
                 self.complete(chosen);
@@ -147,10 +148,13 @@ impl Coordinator {
         let saved = std::mem::replace(&mut self.saved, later);
         let progress = self.progress_at(boundary);
         let new: Vec<_> = saved.into_values().flatten().flat_map(|saved| saved.segments).collect();
-        let is_new =
-            |last: &Progress| (&last.partitions, &last.watermarks) != (&progress.partitions, &progress.watermarks);
+        let is_new = |last: &Progress| {
+            (&last.partitions, &last.watermarks) != (&progress.partitions, &progress.watermarks)
+        };
         let is_restored = boundary <= self.last_epoch();
-        if is_restored || progress.has_ended() || new.is_empty() && self.last.as_ref().is_some_and(|last| !is_new(last))
+        if is_restored
+            || progress.has_ended()
+            || new.is_empty() && self.last.as_ref().is_some_and(|last| !is_new(last))
         {
             debug!(boundary, "nothing for a checkpoint");
             self.segments.extend(new);
@@ -206,7 +210,12 @@ impl Coordinator {
                 warn!("a checkpoint could not be completed: {error:#}; the one before is current");
                 return Completed { segments, is_committed: false, pruned: vec![manifest.epoch] };
             }
-            info!(epoch = manifest.epoch, segments = segments.len(), written = manifest.written_bytes, "checkpoint");
+            info!(
+                epoch = manifest.epoch,
+                segments = segments.len(),
+                written = manifest.written_bytes,
+                "checkpoint"
+            );
             monitor.has_checkpoint(&manifest);
             let segments = merge(&store, segments, &manifest.forgotten, memory);
             let pruned = store.prune(&surplus, &segments).map(|()| surplus);

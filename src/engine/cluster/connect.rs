@@ -1,5 +1,5 @@
-//! Connections to the other processes. Each process connects to those before it and is connected to by those behind it,
-//! twice: for data and for heartbeats. Both sides say first who they are.
+//! Connections to the other processes. Each process connects to those before it and is connected to by those
+//! behind it, twice: for data and for heartbeats. Both sides say first who they are.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
@@ -58,12 +58,16 @@ struct Connecting<'a> {
     trouble: Vec<String>,
 }
 
-/// Waits until all processes are connected, saying now and then which are missing. None if `stop` is set before that.
+/// Waits until all processes are connected, saying now and then which are missing. None if `stop` is set
+/// before that.
 pub fn connect(cluster: &Cluster, stop: &AtomicBool) -> anyhow::Result<Option<Sockets>> {
     let (process, processes) = (cluster.process, cluster.addresses.len());
     let address = &cluster.addresses[process];
-    let cannot =
-        || format!("can't listen at {address}, which is the address of process {process}; check -p and the hostfile");
+    let cannot = || {
+        format!(
+            "can't listen at {address}, which is the address of process {process}; check -p and the hostfile"
+        )
+    };
     let listener = TcpListener::bind(address).with_context(cannot)?;
     listener.set_nonblocking(true).with_context(cannot)?;
     let none = || (0..processes).map(|_| None).collect();
@@ -110,11 +114,15 @@ impl Connecting<'_> {
 
     fn report(&self) {
         for process in self.missing() {
-            warn!("waiting for process {process} ({}): {}", self.cluster.addresses[process], self.trouble[process]);
+            warn!(
+                "waiting for process {process} ({}): {}",
+                self.cluster.addresses[process], self.trouble[process]
+            );
         }
     }
 
-    /// Forgets connections to processes that have ended while others are still missing: they may be started again.
+    /// Forgets connections to processes that have ended while others are still missing: they may be started
+    /// again.
     fn drop_closed(&mut self) -> anyhow::Result<()> {
         for place in self.data.iter_mut().chain(&mut self.beats) {
             if let Some(stream) = place
@@ -132,7 +140,8 @@ impl Connecting<'_> {
             Ok(accepted) => accepted,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
             Err(error) => {
-                // The connection was gone before it was taken, or there are too many open files; both may pass.
+                // The connection was gone before it was taken, or there are too many open files; both may
+                // pass.
                 warn!("can't take a connection: {error}");
                 return Ok(false);
             }
@@ -197,10 +206,13 @@ impl Connecting<'_> {
         Ok((stream, greeting))
     }
 
-    /// A later connection replaces an earlier one, which is then of a process that was cut off and started again.
+    /// A later connection replaces an earlier one, which is then of a process that was cut off and started
+    /// again.
     fn keep(&mut self, process: usize, purpose: Purpose, stream: TcpStream) {
         if self.place(process, purpose).replace(stream).is_some() {
-            warn!("process {process} has connected again: it was started again, or two were started with -p {process}");
+            warn!(
+                "process {process} has connected again: it was started again, or two were started with -p {process}"
+            );
         }
     }
 

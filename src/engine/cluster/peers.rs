@@ -101,7 +101,9 @@ impl Peers {
             match lines.read_line(&mut line) {
                 Ok(0) => return self.lost(process, "has ended"),
                 Ok(_) => match line.trim_end() {
-                    word @ (BEAT | WAITS) => self.are_waiting[process].store(word == WAITS, Ordering::Relaxed),
+                    word @ (BEAT | WAITS) => {
+                        self.are_waiting[process].store(word == WAITS, Ordering::Relaxed)
+                    }
                     BYE => return self.have_left[process].store(true, Ordering::Relaxed),
                     word => return self.heard_of_a_loss(process, word),
                 },

@@ -33,7 +33,11 @@ fn what_is_lost_is_no_later_than_what_was_committed_and_what_the_timestamps_allo
     assert_eq!(minutes(&within, Some(head(2000, true))), 1000);
     let beyond = gap(Topic::AdEvents, 150, 100);
     assert_eq!(minutes(&beyond, Some(head(500, true))), 1000, "the committed part is lost too");
-    assert_eq!(minutes(&beyond, Some(head(2000, true))), 2006, "what was never read may be later than all that was");
+    assert_eq!(
+        minutes(&beyond, Some(head(2000, true))),
+        2006,
+        "what was never read may be later than all that was"
+    );
     assert!(beyond.latest(None, &settings()).unwrap() > crate::now());
     let bad = Gap { greatest: None, ..within };
     assert_eq!(bad.latest(None, &settings()), None, "none of it was good");
@@ -93,7 +97,9 @@ fn a_loss_is_refused_unless_it_is_accepted() {
     let gaps = [gap(Topic::AdEvents, 50, 100)];
     let heads = [((Topic::AdEvents, 0), head(500, true))].into();
     let refused = close(&gaps, &heads, &settings(), false).unwrap_err().to_string();
-    for words in ["ad-events [0]: offsets 0 to 49", "up to 1970-01-01 08:26", "of 1970-01-01 08:20", "--accept-loss"] {
+    for words in
+        ["ad-events [0]: offsets 0 to 49", "up to 1970-01-01 08:26", "of 1970-01-01 08:20", "--accept-loss"]
+    {
         assert!(refused.contains(words), "{words}: {refused}");
     }
     assert_eq!(close(&gaps, &heads, &settings(), true).unwrap().performance, EventTime(510 * MINUTE));

@@ -41,9 +41,13 @@ impl Ends {
     ///
     /// # Errors
     /// The settings of Kafka are wrong.
-    pub fn watch(config: &KafkaConfig, topics: impl IntoIterator<Item = String>) -> anyhow::Result<Arc<Ends>> {
+    pub fn watch(
+        config: &KafkaConfig,
+        topics: impl IntoIterator<Item = String>,
+    ) -> anyhow::Result<Arc<Ends>> {
         let topics = topics.into_iter().map(|topic| (topic, Partitions::new())).collect();
-        let ends = Arc::new(Ends { config: config.clone(), seen: Mutex::new(Seen { topics, answered: None }) });
+        let ends =
+            Arc::new(Ends { config: config.clone(), seen: Mutex::new(Seen { topics, answered: None }) });
         let mut kafka = Inquirer::new(config);
         kafka.ask(|_| Ok(())).map_err(Fault::into_error)?;
         let weak = Arc::downgrade(&ends);
@@ -61,7 +65,10 @@ impl Ends {
                 std::thread::sleep(INTERVAL);
             }
         };
-        std::thread::Builder::new().name("worker:ends".to_owned()).spawn(keep_watch).context("can't start a thread")?;
+        std::thread::Builder::new()
+            .name("worker:ends".to_owned())
+            .spawn(keep_watch)
+            .context("can't start a thread")?;
         Ok(ends)
     }
 

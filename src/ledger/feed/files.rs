@@ -57,7 +57,13 @@ struct OpenFile {
 
 impl FileFeed {
     /// The topic `topic` in `folder`; it need not be there yet.
-    pub fn new(folder: &Path, topic: &str, max_future_skew: i64, until_end: bool, committed_only: bool) -> FileFeed {
+    pub fn new(
+        folder: &Path,
+        topic: &str,
+        max_future_skew: i64,
+        until_end: bool,
+        committed_only: bool,
+    ) -> FileFeed {
         FileFeed {
             folder: folder.to_owned(),
             topic: topic.to_owned(),
@@ -78,7 +84,8 @@ impl FileFeed {
         let files = if self.committed_only {
             (self.generation.is_some() && single.is_file()).then_some((0, single)).into_iter().collect()
         } else {
-            let mine = topic_files(&self.folder)?.into_iter().filter(|(topic, _, _)| topic.name() == self.topic);
+            let mine =
+                topic_files(&self.folder)?.into_iter().filter(|(topic, _, _)| topic.name() == self.topic);
             mine.map(|(_, number, path)| (number, path)).collect::<Vec<_>>()
         };
         for (number, path) in files {
@@ -162,7 +169,9 @@ impl Feed for FileFeed {
         for (partition, path) in std::mem::take(&mut self.found) {
             let Some(from) = places.iter().find(|from| from.partition == partition) else { continue };
             match self.open(&path, from).map_err(Fault::Lasting)? {
-                Some(lines) => self.places.push(OpenFile { partition, lines, at_end: false, has_been_at_end: false }),
+                Some(lines) => {
+                    self.places.push(OpenFile { partition, lines, at_end: false, has_been_at_end: false })
+                }
                 None => self.generation = None,
             }
         }
@@ -185,7 +194,11 @@ impl Feed for FileFeed {
 
     fn mark(&mut self, partition: &Partition) -> Option<Mark> {
         // Its own file is known by its generation.
-        let place = self.places.iter_mut().filter(|_| !self.committed_only).find(|place| place.partition == *partition);
+        let place = self
+            .places
+            .iter_mut()
+            .filter(|_| !self.committed_only)
+            .find(|place| place.partition == *partition);
         place.map(|place| Mark::File(place.lines.mark()))
     }
 
@@ -198,14 +211,19 @@ impl Feed for FileFeed {
     }
 
     fn has_been_at_end(&self) -> bool {
-        self.last_scan.is_some() && self.found.is_empty() && self.places.iter().all(|place| place.has_been_at_end)
+        self.last_scan.is_some()
+            && self.found.is_empty()
+            && self.places.iter().all(|place| place.has_been_at_end)
     }
 
     fn answered_since(&self, _since: Instant) -> bool {
         true
     }
 
-    fn lag(&mut self, _positions: &mut dyn FnMut() -> Result<Positions, Fault>) -> Result<Option<u64>, Fault> {
+    fn lag(
+        &mut self,
+        _positions: &mut dyn FnMut() -> Result<Positions, Fault>,
+    ) -> Result<Option<u64>, Fault> {
         // Files have one reader. Lines that were not read can't be counted; an average line of those that
         // were gives about how many they are.
         let lag = self.places.iter().map(|place| {
@@ -218,7 +236,12 @@ impl Feed for FileFeed {
 
 impl OpenFile {
     /// Hands over lines, up to a turn of them. Whether there were any.
-    fn read(&mut self, latest: EventTime, until_end: bool, take: &mut dyn FnMut(Record<'_>)) -> anyhow::Result<bool> {
+    fn read(
+        &mut self,
+        latest: EventTime,
+        until_end: bool,
+        take: &mut dyn FnMut(Record<'_>),
+    ) -> anyhow::Result<bool> {
         let OpenFile { partition, lines, .. } = self;
         let (first, end) = (lines.next_offset(), lines.bytes_read() + TURN);
         self.at_end = false;

@@ -41,8 +41,7 @@ const BATCH: Duration = Duration::from_millis(20);
 
 /// What to do where a topic is another one than before. The stores know records by topic, partition and
 /// offset.
-const ANEW: &str =
-    "restore a topic that was created anew, or start over with empty databases (keys postgres.url and redis.url)";
+const ANEW: &str = "restore a topic that was created anew, or start over with empty databases (keys postgres.url and redis.url)";
 
 /// As whom a feed joins, and who is woken when there is something to read.
 #[derive(Clone, Debug)]
@@ -104,8 +103,17 @@ impl KafkaFeed {
         let consumer = subscribe(&config, &member, &topic)?;
         let (partitions, last_record, assigned) = (None, Instant::now(), (Instant::now(), false));
         let ends = Arc::clone(ends);
-        let feed =
-            KafkaFeed { config, member, topic, max_future_skew, ends, consumer, partitions, assigned, last_record };
+        let feed = KafkaFeed {
+            config,
+            member,
+            topic,
+            max_future_skew,
+            ends,
+            consumer,
+            partitions,
+            assigned,
+            last_record,
+        };
         // A consumer waits for a topic that is not there without a word.
         if feed.count()? == 0 {
             return Err(Fault::Lasting(feed.config.missing_topics(std::slice::from_ref(&feed.topic))));
@@ -132,7 +140,8 @@ impl KafkaFeed {
 
     /// How many partitions the topic has.
     fn count(&self) -> Result<usize, Fault> {
-        let metadata = self.consumer.fetch_metadata(Some(&self.topic), ANSWER).map_err(|error| self.fault(error))?;
+        let metadata =
+            self.consumer.fetch_metadata(Some(&self.topic), ANSWER).map_err(|error| self.fault(error))?;
         Ok(metadata.topics().iter().map(|topic| topic.partitions().len()).sum())
     }
 
@@ -145,7 +154,9 @@ impl KafkaFeed {
     /// Takes in what came in place of a record.
     fn note(&mut self, error: KafkaError) -> Result<(), Fault> {
         if let KafkaError::PartitionEOF(number) = error {
-            if let Some(place) = self.partitions.as_mut().and_then(|places| places.get_mut(&number.unsigned_abs())) {
+            if let Some(place) =
+                self.partitions.as_mut().and_then(|places| places.get_mut(&number.unsigned_abs()))
+            {
                 place.recognise(None)?;
                 place.at_end = true;
                 place.has_been_at_end = true;
@@ -177,7 +188,10 @@ impl KafkaFeed {
             let (low, high) = self.bounds(&place.partition)?;
             if !(low..=high).contains(&place.next_offset) {
                 let next = place.next_offset;
-                found.push(format!("{} (offset {next} comes next, {low} to {high} are there)", place.partition));
+                found.push(format!(
+                    "{} (offset {next} comes next, {low} to {high} are there)",
+                    place.partition
+                ));
             }
         }
         Ok(if found.is_empty() { self.topic.clone() } else { found.join(", ") })
@@ -185,7 +199,8 @@ impl KafkaFeed {
 
     /// A consumer that gets nothing although there is more is replaced.
     fn watch(&mut self) -> Result<(), Fault> {
-        let behind = self.partitions.as_ref().is_some_and(|places| places.values().any(|place| !place.at_end));
+        let behind =
+            self.partitions.as_ref().is_some_and(|places| places.values().any(|place| !place.at_end));
         if !behind || self.last_record.elapsed() < self.config.stall_timeout {
             return Ok(());
         }
@@ -341,9 +356,9 @@ impl Feed for KafkaFeed {
         let topic = &self.topic;
         let told = self.consumer.context().changes().front().cloned();
         told.map(|told| match told {
-            Told::Assigned(numbers) => {
-                Change::Gained(numbers.into_iter().map(|number| Partition { topic: topic.clone(), number }).collect())
-            }
+            Told::Assigned(numbers) => Change::Gained(
+                numbers.into_iter().map(|number| Partition { topic: topic.clone(), number }).collect(),
+            ),
             Told::Revoked => Change::Lost,
         })
     }
@@ -374,7 +389,8 @@ impl Feed for KafkaFeed {
                 .map_err(|error| self.fault(error))?;
             let partition = partition.clone();
             let (next_offset, at_end, has_been_at_end, known_end) = (*next_offset, false, false, None);
-            let place = Assigned { partition, next_offset, last: known, known, at_end, has_been_at_end, known_end };
+            let place =
+                Assigned { partition, next_offset, last: known, known, at_end, has_been_at_end, known_end };
             places.insert(place.partition.number, place);
         }
         let is_all = places.len() >= self.count()?;
@@ -403,7 +419,8 @@ impl Feed for KafkaFeed {
     }
 
     fn mark(&mut self, partition: &Partition) -> Option<Mark> {
-        let place = self.partitions.as_ref()?.get(&partition.number).filter(|place| place.partition == *partition)?;
+        let place =
+            self.partitions.as_ref()?.get(&partition.number).filter(|place| place.partition == *partition)?;
         place.last.map(Mark::Record)
     }
 

@@ -62,7 +62,13 @@ pub trait Offsets {
     ///
     /// # Errors
     /// The store can't do it.
-    fn claim(&mut self, worker: &str, owner: &str, partition: &Partition, earliest: u64) -> Result<u64, Fault>;
+    fn claim(
+        &mut self,
+        worker: &str,
+        owner: &str,
+        partition: &Partition,
+        earliest: u64,
+    ) -> Result<u64, Fault>;
 
     /// What the place of a claimed partition is recognised by, if that was known when it was committed.
     ///
@@ -195,7 +201,9 @@ impl Announcement {
 
     /// The announcement of that event type.
     pub fn of(name: &str) -> Option<Announcement> {
-        [Announcement::Pause, Announcement::Activate].into_iter().find(|announcement| announcement.name() == name)
+        [Announcement::Pause, Announcement::Activate]
+            .into_iter()
+            .find(|announcement| announcement.name() == name)
     }
 }
 

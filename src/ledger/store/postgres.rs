@@ -3,15 +3,19 @@
 //! Locks are always taken in the same order: offsets, advertisers by id, campaigns by id. Where two processes
 //! still meet in a deadlock, one is rolled back and tries again.
 
+mod catalogue;
+
 use std::collections::HashMap;
 
 use adtide_dataflows::model::{ActiveCampaign, EventTime, Money};
 use anyhow::{Context, anyhow};
 use tokio_postgres::Row;
 
+use catalogue::{open_advertisers, open_products};
+
 use super::{
-    Advance, Announcement, Campaign, Catalogue, Decision, Entry, EntryType, Ledger, OUTBOX_BATCH, Offsets, Outcome,
-    Posted, Settled, Step, Sums, Told, Waiting, judge,
+    Advance, Announcement, Campaign, Catalogue, Decision, Entry, EntryType, Ledger, OUTBOX_BATCH, Offsets,
+    Outcome, Posted, Settled, Step, Sums, Told, Waiting, judge,
 };
 use crate::connect::Fault;
 use crate::connect::migrate;
@@ -53,7 +57,10 @@ impl PostgresLedger {
     }
 
     /// Runs one transaction. A connection that failed is opened anew by the next call.
-    fn transaction<T>(&mut self, run: impl FnOnce(&mut Transaction<'_>) -> Result<T, Error>) -> Result<T, Fault> {
+    fn transaction<T>(
+        &mut self,
+        run: impl FnOnce(&mut Transaction<'_>) -> Result<T, Error>,
+    ) -> Result<T, Fault> {
         let mut client = match self.client.take() {
             Some(client) if !client.is_closed() => client,
             _ => self.connect()?,
@@ -71,7 +78,9 @@ impl PostgresLedger {
         }
         result.map_err(|error| match error {
             Error::Postgres(error) => self.config.fault(error),
-            Error::Other(error) => Fault::Lasting(error.context(format!("PostgreSQL at {}", self.config.url))),
+            Error::Other(error) => {
+                Fault::Lasting(error.context(format!("PostgreSQL at {}", self.config.url)))
+            }
         })
     }
 
@@ -118,7 +127,8 @@ fn advance(transaction: &mut Transaction<'_>, step: Step<'_>) -> Result<Outcome<
     let topics: Vec<&str> = step.advances.iter().map(|advance| &*advance.partition.topic).collect();
     let numbers = step.advances.iter().map(|advance| i32::try_from(advance.partition.number));
     let numbers = numbers.collect::<Result<Vec<_>, _>>()?;
-    let next = step.advances.iter().map(|advance| i64::try_from(advance.next)).collect::<Result<Vec<_>, _>>()?;
+    let next =
+        step.advances.iter().map(|advance| i64::try_from(advance.next)).collect::<Result<Vec<_>, _>>()?;
     let rows = transaction.query(
         "SELECT topic, partition, owner, next_offset FROM worker_offsets
          WHERE worker = $1 AND (topic, partition) IN (SELECT * FROM UNNEST($2::text[], $3::int[]))
@@ -130,7 +140,8 @@ fn advance(transaction: &mut Transaction<'_>, step: Step<'_>) -> Result<Outcome<
         let partition = Partition { topic: row.get(0), number: u32::try_from(row.get::<_, i32>(1))? };
         stored.insert(partition, (row.get::<_, String>(2), u64::try_from(row.get::<_, i64>(3))?));
     }
-    let stored: Vec<_> = step.advances.iter().map(|Advance { partition, .. }| stored.remove(partition)).collect();
+    let stored: Vec<_> =
+        step.advances.iter().map(|Advance { partition, .. }| stored.remove(partition)).collect();
     let outcome = judge(step, &stored);
     if outcome == Outcome::Applied(()) {
         let marks: Vec<_> = step.advances.iter().map(Advance::mark_text).collect();
@@ -145,7 +156,13 @@ fn advance(transaction: &mut Transaction<'_>, step: Step<'_>) -> Result<Outcome<
 }
 
 impl Offsets for PostgresLedger {
-    fn claim(&mut self, worker: &str, owner: &str, partition: &Partition, earliest: u64) -> Result<u64, Fault> {
+    fn claim(
+        &mut self,
+        worker: &str,
+        owner: &str,
+        partition: &Partition,
+        earliest: u64,
+    ) -> Result<u64, Fault> {
         self.transaction(|transaction| {
             let row = transaction.query_one(
                 "INSERT INTO worker_offsets (worker, topic, partition, owner, next_offset) VALUES ($1, $2, $3, $4, $5)
@@ -160,8 +177,10 @@ impl Offsets for PostgresLedger {
     fn mark(&mut self, worker: &str, partition: &Partition) -> Result<Option<Mark>, Fault> {
         self.transaction(|transaction| {
             let sql = "SELECT mark FROM worker_offsets WHERE worker = $1 AND topic = $2 AND partition = $3";
-            let row = transaction.query_opt(sql, &[&worker, &partition.topic, &i32::try_from(partition.number)?])?;
-            let mark = row.and_then(|row| row.get::<_, Option<String>>(0)).map(|mark| serde_json::from_str(&mark));
+            let row = transaction
+                .query_opt(sql, &[&worker, &partition.topic, &i32::try_from(partition.number)?])?;
+            let mark =
+                row.and_then(|row| row.get::<_, Option<String>>(0)).map(|mark| serde_json::from_str(&mark));
             Ok(mark
                 .transpose()
                 .with_context(|| format!("worker_offsets has no mark that can be read of {partition}"))?)
@@ -186,7 +205,8 @@ impl Ledger for PostgresLedger {
             let mut posted = Posted::default();
             let mut sums = Sums::default();
             for row in insert_entries(transaction, entries)? {
-                let entry_type = if row.get::<_, &str>(0) == "DEBIT" { EntryType::Debit } else { EntryType::Credit };
+                let entry_type =
+                    if row.get::<_, &str>(0) == "DEBIT" { EntryType::Debit } else { EntryType::Credit };
                 let amount = cents(&row, 3)?;
                 posted.entries += u64::try_from(row.get::<_, i64>(4))?;
                 posted.amount += Money(i64::try_from(amount).unwrap_or(i64::MAX));
@@ -246,7 +266,8 @@ impl Ledger for PostgresLedger {
                  ORDER BY event_id LIMIT $1",
                 &[&OUTBOX_BATCH],
             )?;
-            let waiting = |row: &Row| Waiting { event_id: row.get(0), campaign_id: row.get(1), event: row.get(2) };
+            let waiting =
+                |row: &Row| Waiting { event_id: row.get(0), campaign_id: row.get(1), event: row.get(2) };
             Ok(rows.iter().map(waiting).collect())
         })
     }
@@ -279,7 +300,8 @@ fn insert_entries(transaction: &mut Transaction<'_>, entries: &[Entry]) -> Resul
     let cents: Vec<i64> = entries.iter().map(|entry| entry.amount.0).collect();
     let times: Vec<i64> = entries.iter().map(|entry| entry.event_time.0).collect();
     let topics: Vec<&str> = entries.iter().map(|entry| &*entry.partition.topic).collect();
-    let numbers = entries.iter().map(|entry| i32::try_from(entry.partition.number)).collect::<Result<Vec<_>, _>>()?;
+    let numbers =
+        entries.iter().map(|entry| i32::try_from(entry.partition.number)).collect::<Result<Vec<_>, _>>()?;
     let offsets = entries.iter().map(|entry| i64::try_from(entry.offset)).collect::<Result<Vec<_>, _>>()?;
     let ids: Vec<Option<&str>> = entries.iter().map(|entry| entry.compensation_id.as_deref()).collect();
     let insert = transaction.prepare(concat!(
@@ -299,8 +321,10 @@ fn insert_entries(transaction: &mut Transaction<'_>, entries: &[Entry]) -> Resul
              (extract(epoch FROM max(event_time)) * 1000)::bigint
          FROM posted GROUP BY entry_type, advertiser_id, campaign_id"
     ))?;
-    let rows = transaction
-        .query(&insert, &[&types, &advertisers, &campaigns, &cents, &times, &topics, &numbers, &offsets, &ids])?;
+    let rows = transaction.query(
+        &insert,
+        &[&types, &advertisers, &campaigns, &cents, &times, &topics, &numbers, &offsets, &ids],
+    )?;
     Ok(rows)
 }
 
@@ -350,10 +374,12 @@ fn follow_owners(transaction: &mut Transaction<'_>, told: &Told) -> Result<(), E
     let times: Vec<i64> = states().map(|state| state.order.0.0).collect();
     let partitions = states().map(|state| i32::try_from(state.order.1)).collect::<Result<Vec<_>, _>>()?;
     let offsets = states().map(|state| i64::try_from(state.order.2)).collect::<Result<Vec<_>, _>>()?;
-    let advertisers: Vec<_> = states().map(|state| active(state).map(|active| active.advertiser_id)).collect();
+    let advertisers: Vec<_> =
+        states().map(|state| active(state).map(|active| active.advertiser_id)).collect();
     let products: Vec<_> = states().map(|state| active(state).map(|active| active.product_id)).collect();
     let text = |text: fn(&ActiveCampaign) -> &str| {
-        let texts = states().map(|state| state.active.as_ref().map(|active| held_text(text(active)).into_owned()));
+        let texts =
+            states().map(|state| state.active.as_ref().map(|active| held_text(text(active)).into_owned()));
         texts.collect::<Vec<_>>()
     };
     let (placements, categories) = (text(|active| &active.placement), text(|active| &active.category));
@@ -434,7 +460,8 @@ fn write_decisions(
     let enqueue = transaction.prepare("INSERT INTO campaign_outbox (campaign_id, event) VALUES ($1, $2)")?;
     for campaign in campaigns {
         let decision = decide(campaign);
-        let (time, name) = decision.announce.map(|(time, announcement)| (time.0, announcement.name())).unzip();
+        let (time, name) =
+            decision.announce.map(|(time, announcement)| (time.0, announcement.name())).unzip();
         let status = Campaign::budget_status(decision.is_exhausted);
         transaction.execute(&update, &[&campaign.campaign_id, &status, &name, &time])?;
         if let Some((time, announcement)) = decision.announce {
@@ -444,52 +471,4 @@ fn write_decisions(
         }
     }
     Ok(settled)
-}
-
-fn open_advertisers(transaction: &mut Transaction<'_>, catalogue: &Catalogue) -> Result<(), Error> {
-    let accounts = || catalogue.accounts.iter();
-    let ids: Vec<i64> = accounts().map(|account| account.advertiser_id).collect();
-    let names: Vec<&str> = accounts().map(|account| &*account.name).collect();
-    let opening: Vec<i64> = accounts().map(|account| account.opening_balance.0).collect();
-    transaction.execute(
-        "INSERT INTO advertisers AS a (advertiser_id, name, opening_balance, balance)
-         SELECT id, name, cents * 0.01, cents * 0.01
-         FROM UNNEST($1::bigint[], $2::text[], $3::bigint[]) AS n (id, name, cents) ORDER BY id
-         ON CONFLICT (advertiser_id) DO UPDATE SET name = excluded.name, opening_balance = excluded.opening_balance,
-             balance = a.balance + excluded.opening_balance - a.opening_balance, updated_at = now()",
-        &[&ids, &names, &opening],
-    )?;
-    let budgets = || catalogue.budgets.iter();
-    let ids: Vec<i64> = budgets().map(|budget| budget.campaign_id).collect();
-    let advertisers: Vec<i64> = budgets().map(|budget| budget.advertiser_id).collect();
-    let cents: Vec<i64> = budgets().map(|budget| budget.budget.0).collect();
-    transaction.execute(
-        "INSERT INTO campaigns AS c (campaign_id, advertiser_id, budget)
-         SELECT id, advertiser, cents * 0.01
-         FROM UNNEST($1::bigint[], $2::bigint[], $3::bigint[]) AS n (id, advertiser, cents) ORDER BY id
-         ON CONFLICT (campaign_id) DO UPDATE SET budget = excluded.budget,
-             advertiser_id = coalesce(c.advertiser_id, excluded.advertiser_id), updated_at = now()",
-        &[&ids, &advertisers, &cents],
-    )?;
-    Ok(())
-}
-
-fn open_products(transaction: &mut Transaction<'_>, catalogue: &Catalogue) -> Result<(), Error> {
-    let ids: Vec<i64> = catalogue.rates.iter().map(|(id, _, _)| *id).collect();
-    let ctrs: Vec<f64> = catalogue.rates.iter().map(|(_, ctr, _)| *ctr).collect();
-    let cvrs: Vec<f64> = catalogue.rates.iter().map(|(_, _, cvr)| *cvr).collect();
-    transaction.execute(
-        "INSERT INTO product_metrics_cache (product_id, ctr, cvr)
-         SELECT * FROM UNNEST($1::bigint[], $2::float8[], $3::float8[])
-         ON CONFLICT (product_id) DO UPDATE SET ctr = excluded.ctr, cvr = excluded.cvr",
-        &[&ids, &ctrs, &cvrs],
-    )?;
-    let (ids, cents): (Vec<i64>, Vec<i64>) = catalogue.prices.iter().map(|(id, price)| (*id, price.0)).unzip();
-    transaction.execute(
-        "INSERT INTO product_meta_data (product_id, product_price)
-         SELECT id, cents * 0.01 FROM UNNEST($1::bigint[], $2::bigint[]) AS n (id, cents)
-         ON CONFLICT (product_id) DO UPDATE SET product_price = excluded.product_price",
-        &[&ids, &cents],
-    )?;
-    Ok(())
 }

@@ -99,10 +99,16 @@ impl RedisBudgets {
 
     /// The argument of the script.
     fn argument(&self, step: Step<'_>, changes: &BudgetChanges) -> String {
-        let spent = changes.spent.iter().map(|(campaign, cents)| json!([campaign.to_string(), cents.0.to_string()]));
+        let spent =
+            changes.spent.iter().map(|(campaign, cents)| json!([campaign.to_string(), cents.0.to_string()]));
         let refunds = changes.refunds.iter().map(|refund| {
             let window = format!("{}:refunds:{}", self.offsets_key(), refund.window_start.0);
-            json!([refund.campaign_id.to_string(), refund.amount.0.to_string(), window, refund.compensation_id])
+            json!([
+                refund.campaign_id.to_string(),
+                refund.amount.0.to_string(),
+                window,
+                refund.compensation_id
+            ])
         });
         let advances = step.advances.iter().map(|advance| {
             let field = advance.partition.to_string();
@@ -122,7 +128,13 @@ impl RedisBudgets {
 }
 
 impl Offsets for RedisBudgets {
-    fn claim(&mut self, _worker: &str, owner: &str, partition: &Partition, earliest: u64) -> Result<u64, Fault> {
+    fn claim(
+        &mut self,
+        _worker: &str,
+        owner: &str,
+        partition: &Partition,
+        earliest: u64,
+    ) -> Result<u64, Fault> {
         let (key, name) = (self.offsets_key(), self.name.clone());
         let keys = [key.as_str(), "adtide:worker:budget:name"];
         let answer = self.invoke(
@@ -145,7 +157,8 @@ impl Offsets for RedisBudgets {
         let mark: Option<String> =
             self.read(redis::cmd("HGET").arg(self.offsets_key()).arg(format!("{partition}:mark")))?;
         let mark = mark.filter(|mark| !mark.is_empty()).map(|mark| serde_json::from_str(&mark)).transpose();
-        mark.with_context(|| format!("Redis has no mark that can be read of {partition}")).map_err(Fault::Lasting)
+        mark.with_context(|| format!("Redis has no mark that can be read of {partition}"))
+            .map_err(Fault::Lasting)
     }
 
     fn positions(&mut self, _worker: &str) -> Result<Positions, Fault> {

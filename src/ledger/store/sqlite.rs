@@ -12,12 +12,14 @@ use adtide_dataflows::model::Money;
 use anyhow::Context;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
-use campaigns::{campaigns, follow, is_due, move_balances, move_campaigns, open_advertisers, write_decisions};
+use campaigns::{
+    campaigns, follow, is_due, move_balances, move_campaigns, open_advertisers, write_decisions,
+};
 use values::Cents;
 
 use super::{
-    BudgetChanges, Budgets, Campaign, Catalogue, Decision, Entry, Ledger, OUTBOX_BATCH, Offsets, Outcome, Posted,
-    Settled, Step, Sums, Told, Waiting, judge,
+    BudgetChanges, Budgets, Campaign, Catalogue, Decision, Entry, Ledger, OUTBOX_BATCH, Offsets, Outcome,
+    Posted, Settled, Step, Sums, Told, Waiting, judge,
 };
 use crate::connect::{self, Fault};
 use crate::ledger::feed::{Mark, Partition, Positions};
@@ -66,7 +68,10 @@ impl SqliteStore {
             Ok(connection)
         };
         let connection = open().with_context(|| {
-            format!("can't use {} as the workers' database; is it writable, and an SQLite file?", path.display())
+            format!(
+                "can't use {} as the workers' database; is it writable, and an SQLite file?",
+                path.display()
+            )
         })?;
         Ok(SqliteStore { path: path.to_owned(), connection, settled: None })
     }
@@ -79,8 +84,8 @@ impl SqliteStore {
     pub fn withdraw_refunds(&mut self) -> anyhow::Result<()> {
         let withdraw = |transaction: &Transaction<'_>| {
             let mut sums = Sums::default();
-            let mut credits =
-                transaction.prepare("SELECT advertiser_id, amount FROM balance_ledger WHERE entry_type = 'CREDIT'")?;
+            let mut credits = transaction
+                .prepare("SELECT advertiser_id, amount FROM balance_ledger WHERE entry_type = 'CREDIT'")?;
             let mut rows = credits.query([])?;
             while let Some(row) = rows.next()? {
                 let Cents(amount) = row.get(1)?;
@@ -126,7 +131,8 @@ impl SqliteStore {
                 return Ok(known);
             }
             let free = free()?;
-            transaction.execute("INSERT INTO campaign_outbox_partition (id, partition) VALUES (1, ?1)", [free])?;
+            transaction
+                .execute("INSERT INTO campaign_outbox_partition (id, partition) VALUES (1, ?1)", [free])?;
             Ok(free)
         })
     }
@@ -152,7 +158,10 @@ impl SqliteStore {
         })
     }
 
-    fn transaction<T>(&mut self, run: impl FnOnce(&Transaction<'_>) -> anyhow::Result<T>) -> Result<T, Fault> {
+    fn transaction<T>(
+        &mut self,
+        run: impl FnOnce(&Transaction<'_>) -> anyhow::Result<T>,
+    ) -> Result<T, Fault> {
         let attempt = || {
             let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let result = run(&transaction)?;
@@ -192,7 +201,8 @@ fn advance(transaction: &Transaction<'_>, step: Step<'_>) -> anyhow::Result<Outc
     let mut stored = Vec::with_capacity(step.advances.len());
     for advance in step.advances {
         let Partition { topic, number } = &advance.partition;
-        let row = select.query_row(params![step.worker, topic, number], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?)));
+        let row = select
+            .query_row(params![step.worker, topic, number], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?)));
         let row = row.optional()?.map(|(owner, next)| Ok::<_, anyhow::Error>((owner, u64::try_from(next)?)));
         stored.push(row.transpose()?);
     }
@@ -219,7 +229,13 @@ fn advance(transaction: &Transaction<'_>, step: Step<'_>) -> anyhow::Result<Outc
 }
 
 impl Offsets for SqliteStore {
-    fn claim(&mut self, worker: &str, owner: &str, partition: &Partition, earliest: u64) -> Result<u64, Fault> {
+    fn claim(
+        &mut self,
+        worker: &str,
+        owner: &str,
+        partition: &Partition,
+        earliest: u64,
+    ) -> Result<u64, Fault> {
         self.transaction(|transaction| {
             let next: i64 = transaction.query_row(
                 "INSERT INTO worker_offsets (worker, topic, partition, owner, next_offset, updated_at)
@@ -255,13 +271,17 @@ impl Offsets for SqliteStore {
 
     fn positions(&mut self, worker: &str) -> Result<Positions, Fault> {
         self.transaction(|transaction| {
-            let mut select = transaction
-                .prepare_cached("SELECT topic, partition, next_offset FROM worker_offsets WHERE worker = ?1")?;
-            let position =
-                |row: &Row<'_>| Ok((Partition { topic: row.get(0)?, number: row.get(1)? }, row.get::<_, i64>(2)?));
+            let mut select = transaction.prepare_cached(
+                "SELECT topic, partition, next_offset FROM worker_offsets WHERE worker = ?1",
+            )?;
+            let position = |row: &Row<'_>| {
+                Ok((Partition { topic: row.get(0)?, number: row.get(1)? }, row.get::<_, i64>(2)?))
+            };
             let rows = select.query_map([worker], position)?;
-            rows.map(|row| row.map_err(anyhow::Error::from).and_then(|(key, next)| Ok((key, u64::try_from(next)?))))
-                .collect()
+            rows.map(|row| {
+                row.map_err(anyhow::Error::from).and_then(|(key, next)| Ok((key, u64::try_from(next)?)))
+            })
+            .collect()
         })
     }
 }
@@ -340,8 +360,8 @@ impl Ledger for SqliteStore {
     fn published(&mut self, events: &[Waiting]) -> Result<(), Fault> {
         self.transaction(|transaction| {
             let now = crate::now().to_string();
-            let mut mark =
-                transaction.prepare_cached("UPDATE campaign_outbox SET published_at = ?2 WHERE event_id = ?1")?;
+            let mut mark = transaction
+                .prepare_cached("UPDATE campaign_outbox SET published_at = ?2 WHERE event_id = ?1")?;
             for event in events {
                 mark.execute(params![event.event_id, now])?;
             }

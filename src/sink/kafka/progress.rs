@@ -41,22 +41,26 @@ pub fn read(config: &KafkaConfig, name: &str) -> Result<Option<ProgressRecord>, 
     let topic = config.topic(TOPIC);
     let ends = |isolation: &str| -> Result<(QuietConsumer, i64, i64), Fault> {
         let consumer = consumer(config, name, isolation)?;
-        let (start, end) = consumer.fetch_watermarks(&topic, PARTITION, ANSWER).map_err(|error| config.fault(error))?;
+        let (start, end) =
+            consumer.fetch_watermarks(&topic, PARTITION, ANSWER).map_err(|error| config.fault(error))?;
         Ok((consumer, start, end))
     };
-    // Nothing behind an open transaction can be read, not even what is committed. Ours are settled, but the topic is not
-    // ours alone.
+    // Nothing behind an open transaction can be read, not even what is committed. Ours are settled, but the
+    // topic is not ours alone.
     let (_, _, end) = ends("read_uncommitted")?;
     let (consumer, start, readable) = ends("read_committed")?;
     if readable < end {
-        return Err(Fault::Passing(anyhow!("a transaction is open in topic {topic} and hides the progress behind it")));
+        return Err(Fault::Passing(anyhow!(
+            "a transaction is open in topic {topic} and hides the progress behind it"
+        )));
     }
     // From the end, as the topic is large where compaction is slow: the first step nearly always finds it.
     let (mut until, mut step) = (end, 500);
     while until > start {
         let from = (until - step).max(start);
         if let Some(value) = last_between(config, &consumer, (from, until), name)? {
-            let advice = || format!("the progress of {name:?} in topic {topic} is of another version of adtide");
+            let advice =
+                || format!("the progress of {name:?} in topic {topic} is of another version of adtide");
             let record = serde_json::from_slice(&value).with_context(advice);
             return Ok(Some(record.map_err(Fault::Lasting)?));
         }
@@ -81,7 +85,9 @@ fn last_between(
     loop {
         match consumer.poll(ANSWER) {
             Some(Ok(record)) if record.offset() >= until => return Ok(last),
-            Some(Ok(record)) if record.key() == Some(name.as_bytes()) => last = record.payload().map(<[u8]>::to_vec),
+            Some(Ok(record)) if record.key() == Some(name.as_bytes()) => {
+                last = record.payload().map(<[u8]>::to_vec)
+            }
             Some(Ok(_)) | None => {}
             // Records that were compacted away or aborted don't come, so the end has to be told.
             Some(Err(KafkaError::PartitionEOF(_))) => return Ok(last),

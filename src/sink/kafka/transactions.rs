@@ -7,7 +7,8 @@ use crate::connect::Fault;
 use crate::connect::kafka::{Bounds, KafkaConfig, QuietConsumer, QuietContext, bounds};
 use crate::sink::TOPICS;
 
-/// Records of a partition that can't be read by who reads only what is committed, as a transaction there is open.
+/// Records of a partition that can't be read by who reads only what is committed, as a transaction there is
+/// open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hidden {
     topic: String,
@@ -25,8 +26,8 @@ impl fmt::Display for Hidden {
 
 /// Sees where topics end, with open transactions and without.
 ///
-/// A transaction is committed at once, but its marks reach the partitions one by one: for a moment it shows in one and not yet
-/// in another.
+/// A transaction is committed at once, but its marks reach the partitions one by one: for a moment it shows
+/// in one and not yet in another.
 pub struct Transactions {
     config: KafkaConfig,
     committed: QuietConsumer,
@@ -49,7 +50,8 @@ impl Transactions {
         Ok(Transactions { config: config.clone(), committed, all })
     }
 
-    /// Where each partition of a topic ends for those who read only what is committed, and what does not show to them.
+    /// Where each partition of a topic ends for those who read only what is committed, and what does not show
+    /// to them.
     ///
     /// # Errors
     /// The brokers can't be reached, or there is no such topic.

@@ -1,7 +1,8 @@
 //! Statement 3 in PostgreSQL.
 //!
-//! An order that comes again after `conversion.repeat_within` is a new conversion, and the row of the newest is the result. Rows of
-//! those before it are kept aside: a record that comes late may take the newest one's row away.
+//! An order that comes again after `conversion.repeat_within` is a new conversion, and the row of the newest
+//! is the result. Rows of those before it are kept aside: a record that comes late may take the newest one's
+//! row away.
 
 use std::fmt::Write as _;
 
@@ -150,7 +151,8 @@ impl Statements {
 /// How the rows of statement 3 change in a commit.
 #[derive(Default)]
 pub struct Changes {
-    /// Rows in the text format of COPY. A round has at most one of each identity, and older ones are in earlier rounds.
+    /// Rows in the text format of COPY. A round has at most one of each identity, and older ones are in
+    /// earlier rounds.
     rounds: Vec<Round>,
     /// Conversions whose rows are gone: orders, products and times.
     gone: (Vec<String>, Vec<i64>, Vec<String>),

@@ -1,7 +1,8 @@
 //! Statement 3 in SQLite.
 //!
-//! An order that comes again after `conversion.repeat_within` is a new conversion, and the row of the newest is the result. Rows of
-//! those before it are kept aside: a record that comes late may take the newest one's row away.
+//! An order that comes again after `conversion.repeat_within` is a new conversion, and the row of the newest
+//! is the result. Rows of those before it are kept aside: a record that comes late may take the newest one's
+//! row away.
 
 use adtide_dataflows::conversion_matcher::AttributionRow;
 use adtide_dataflows::model::{EventTime, Text};
@@ -68,7 +69,8 @@ const IS_BACK: &str = concat!(
     ")"
 );
 
-/// Writes how the rows of statement 3 change, of each conversion the last change. In which order does not matter.
+/// Writes how the rows of statement 3 change, of each conversion the last change. In which order does not
+/// matter.
 pub fn write(
     transaction: &Transaction<'_>,
     epochs: Vec<Vec<(AttributionRow, isize)>>,
@@ -159,8 +161,13 @@ mod tests {
             let transaction = connection.transaction().unwrap();
             write(&transaction, vec![changes.to_vec()], "now").unwrap();
             transaction.commit().unwrap();
-            let mut select = connection.prepare("SELECT revenue_amount FROM conversion_attribution_results").unwrap();
-            select.query_map([], |row| row.get(0)).unwrap().collect::<rusqlite::Result<Vec<String>>>().unwrap()
+            let mut select =
+                connection.prepare("SELECT revenue_amount FROM conversion_attribution_results").unwrap();
+            select
+                .query_map([], |row| row.get(0))
+                .unwrap()
+                .collect::<rusqlite::Result<Vec<String>>>()
+                .unwrap()
         })
     }
 

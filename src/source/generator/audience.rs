@@ -29,8 +29,11 @@ impl Audience {
         let at_once = u128::from(config.ad_events) * u128::from(VISIT_MS) / config.span_ms as u128;
         let at_once = (at_once / u128::from(VISIT_ADS)).clamp(8, 1 << 20) as usize;
         // Flat: nobody's device is a tenth of all traffic.
-        let mut audience =
-            Audience { devices: Zipf::new(config.devices, 300), visits: Vec::with_capacity(at_once), sessions: 0 };
+        let mut audience = Audience {
+            devices: Zipf::new(config.devices, 300),
+            visits: Vec::with_capacity(at_once),
+            sessions: 0,
+        };
         for _ in 0..at_once {
             let visit = audience.arrive(dice);
             audience.visits.push(visit);

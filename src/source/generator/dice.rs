@@ -5,8 +5,8 @@ use std::ops::Range;
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-/// The one source of chance. It draws from the raw bits: the ready-made distributions of `rand` may give other
-/// values in another version, and these files must not change with it.
+/// The one source of chance. It draws from the raw bits: the ready-made distributions of `rand` may give
+/// other values in another version, and these files must not change with it.
 pub(super) struct Dice(Xoshiro256PlusPlus);
 
 impl Dice {
@@ -66,8 +66,10 @@ impl Zipf {
         let total: u128 = weights.iter().sum();
         // Scaled, so that `total` is an average one.
         let mut rest: Vec<u128> = weights.iter().map(|weight| weight * number as u128).collect();
-        let mut cells: Vec<Cell> = (0..number as u32).map(|index| Cell { own: u32::MAX, other: index }).collect();
-        let (mut poor, mut rich): (Vec<usize>, Vec<usize>) = (0..number).partition(|index| rest[*index] < total);
+        let mut cells: Vec<Cell> =
+            (0..number as u32).map(|index| Cell { own: u32::MAX, other: index }).collect();
+        let (mut poor, mut rich): (Vec<usize>, Vec<usize>) =
+            (0..number).partition(|index| rest[*index] < total);
         while let (Some(low), Some(high)) = (poor.pop(), rich.pop()) {
             cells[low] = Cell { own: ((rest[low] << 32) / total) as u32, other: high as u32 };
             rest[high] -= total - rest[low];

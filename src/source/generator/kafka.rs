@@ -28,11 +28,11 @@ pub enum Pace {
     Times(f64),
 }
 
-/// Sends all records to the input topics, each to the partition that the traffic says, until the traffic ends or `stop`
-/// says so. All that was sent is delivered when it returns.
+/// Sends all records to the input topics, each to the partition that the traffic says, until the traffic ends
+/// or `stop` says so. All that was sent is delivered when it returns.
 ///
-/// Keys are the product's or campaign's id as text; a product's deletion is a null value. A message's timestamp is when
-/// it was sent.
+/// Keys are the product's or campaign's id as text; a product's deletion is a null value. A message's
+/// timestamp is when it was sent.
 ///
 /// `progress` gets the number of ad events sent and that of all, from time to time and at the end.
 ///
@@ -152,7 +152,9 @@ impl<'a> Outbox<'a> {
     /// Whether all has gone well so far.
     fn check(&self) -> anyhow::Result<()> {
         match self.producer.context().failure() {
-            Some(error) => Err(self.kafka.fault(error.clone()).into_error()).context("a record was not delivered"),
+            Some(error) => {
+                Err(self.kafka.fault(error.clone()).into_error()).context("a record was not delivered")
+            }
             None => Ok(()),
         }
     }

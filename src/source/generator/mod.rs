@@ -102,15 +102,29 @@ impl GeneratorConfig {
     /// Names the value that can't be, and what can.
     pub fn check(&self) -> anyhow::Result<()> {
         ensure!(self.partitions >= 1, "partitions must be at least 1");
-        let catalogue = [("campaigns", self.campaigns), ("products", self.products), ("devices", self.devices)];
+        let catalogue =
+            [("campaigns", self.campaigns), ("products", self.products), ("devices", self.devices)];
         for (name, number) in catalogue {
-            ensure!((1..=100_000_000).contains(&number), "{name} must be from 1 to 100000000, but is {number}");
+            ensure!(
+                (1..=100_000_000).contains(&number),
+                "{name} must be from 1 to 100000000, but is {number}"
+            );
         }
         let campaigns = self.campaigns as u64;
-        ensure!(self.campaign_events >= campaigns, "campaign_events must be at least campaigns ({campaigns})");
-        ensure!((0.0..=1.0).contains(&self.malformed), "malformed must be from 0 to 1, but is {}", self.malformed);
+        ensure!(
+            self.campaign_events >= campaigns,
+            "campaign_events must be at least campaigns ({campaigns})"
+        );
+        ensure!(
+            (0.0..=1.0).contains(&self.malformed),
+            "malformed must be from 0 to 1, but is {}",
+            self.malformed
+        );
         // A year: what follows a click may come hours after it, and has to stay within the range of times.
-        ensure!((1..=366 * 86_400_000).contains(&self.span_ms), "span_ms must be more than 0 and at most a year");
+        ensure!(
+            (1..=366 * 86_400_000).contains(&self.span_ms),
+            "span_ms must be more than 0 and at most a year"
+        );
         let starts = Self::OPENING_MS..=EventTime::LAST.0 - 400 * 86_400_000;
         ensure!(starts.contains(&self.start.0), "start must be from 1970 to 9998, but is {}", self.start);
         Ok(())

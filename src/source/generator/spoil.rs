@@ -6,7 +6,8 @@ use super::dice::Dice;
 
 const EVENT_TYPE: &[u8] = b"\"event_type\":\"";
 const TIME: &[u8] = b"\"timestamp_field\":";
-const AMOUNTS: [&[u8]; 4] = [b"\"actual_price\":", b"\"revenue_amount\":", b"\"bid_price\":", b"\"product_price\":"];
+const AMOUNTS: [&[u8]; 4] =
+    [b"\"actual_price\":", b"\"revenue_amount\":", b"\"bid_price\":", b"\"product_price\":"];
 
 /// Makes a good record one that can't be read, in one of the ways that occur.
 pub(super) fn spoil(line: &mut Vec<u8>, dice: &mut Dice) {

@@ -76,7 +76,12 @@ fn clicks() -> impl Iterator<Item = &'static Record> {
 
 /// What makes a click a duplicate of another one.
 fn click_group(click: &Record) -> Option<[String; 4]> {
-    Some([click.text("campaign_id")?, click.text("ad_id")?, click.text("device_id")?, click.text("actual_price")?])
+    Some([
+        click.text("campaign_id")?,
+        click.text("ad_id")?,
+        click.text("device_id")?,
+        click.text("actual_price")?,
+    ])
 }
 
 fn files(topics: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -128,7 +133,8 @@ fn counts_are_as_configured_and_as_written() {
     let folder = tempfile::tempdir().unwrap();
     let config = GeneratorConfig { malformed: 0.01, ..small() };
     let mut reported = Vec::new();
-    let generated = generate(&config, folder.path(), &mut |done, total| reported.push((done, total))).unwrap();
+    let generated =
+        generate(&config, folder.path(), &mut |done, total| reported.push((done, total))).unwrap();
     assert_eq!(generated.records[Topic::AdEvents as usize], config.ad_events);
     assert_eq!(generated.records[Topic::CampaignEvents as usize], config.campaign_events);
     assert_eq!(reported.last(), Some(&(config.ad_events, config.ad_events)));

@@ -86,7 +86,13 @@ impl Traffic {
         if let Some(arrival) = self.opening(line) {
             return Some(arrival);
         }
-        let due = [self.ads.due(), self.campaigns.due(), self.metrics.due(), self.meta.due(), self.conversions.due()];
+        let due = [
+            self.ads.due(),
+            self.campaigns.due(),
+            self.metrics.due(),
+            self.meta.due(),
+            self.conversions.due(),
+        ];
         let at = due.into_iter().min().filter(|at| *at < self.end)?;
         let (topic, partition, key) = match due.iter().position(|time| *time == at)? {
             0 => (Topic::AdEvents, self.ad_event(at, line), None),
@@ -151,7 +157,12 @@ impl Traffic {
                 Topic::ProductMetrics => self.rates(id as i64, line),
                 _ => line::product_meta(line, id as i64, self.world.price(id as i64), Quirk::None),
             }
-            return Some(Arrival { topic, partition: self.by_id(id), key: Some(id as i64), at: EventTime(at) });
+            return Some(Arrival {
+                topic,
+                partition: self.by_id(id),
+                key: Some(id as i64),
+                at: EventTime(at),
+            });
         }
         None
     }
@@ -249,7 +260,8 @@ impl Traffic {
             (AdEventType::Impression, bid / 100)
         };
         // Most take a second or two to arrive, few more than five.
-        let delay = if dice.percent(1) { dice.skewed(5 * SECOND..25 * SECOND) } else { dice.skewed(0..5 * SECOND) };
+        let delay =
+            if dice.percent(1) { dice.skewed(5 * SECOND..25 * SECOND) } else { dice.skewed(0..5 * SECOND) };
         let time = EventTime((at - delay).max(self.start));
         let ad = dice.below(4) as u8;
         AdEvent { event_type, time, campaign, ad, device: visit.device, session: visit.session, amount }
@@ -300,7 +312,8 @@ impl Traffic {
     fn sell(&mut self, click: &AdEvent, at: i64) {
         let product = self.world.campaign(click.campaign).product;
         let dice = &mut self.dice;
-        let wait = if dice.percent(10) { dice.skewed(HOUR..6 * HOUR) } else { dice.skewed(MINUTE..80 * MINUTE) };
+        let wait =
+            if dice.percent(10) { dice.skewed(HOUR..6 * HOUR) } else { dice.skewed(MINUTE..80 * MINUTE) };
         let time = click.time.plus(wait);
         let revenue = self.world.revenue(product, dice);
         let (device, session) = self.recognized(click);
@@ -350,8 +363,11 @@ impl Traffic {
         self.conversions.push(due, event);
         if self.dice.percent(5) {
             for _ in 0..self.dice.within(1..3) {
-                let time =
-                    if self.dice.percent(50) { event.time } else { event.time.plus(self.dice.skewed(0..10_000)) };
+                let time = if self.dice.percent(50) {
+                    event.time
+                } else {
+                    event.time.plus(self.dice.skewed(0..10_000))
+                };
                 let due = time.0.max(at) + self.dice.skewed(SECOND..5 * MINUTE);
                 self.conversions.push(due, Conversion { time, ..event });
             }

@@ -29,8 +29,8 @@ pub struct Generated {
 /// `progress` gets the number of ad events written and that of all, from time to time and at the end.
 ///
 /// # Errors
-/// Says which value of the configuration can't be, or which file can't be written. A topic that has more partitions
-/// already is an error too: the records of another run would be read together with these.
+/// Says which value of the configuration can't be, or which file can't be written. A topic that has more
+/// partitions already is an error too: the records of another run would be read together with these.
 pub fn generate(
     config: &GeneratorConfig,
     topics: &Path,
@@ -58,8 +58,8 @@ pub fn generate(
     Ok(generated)
 }
 
-/// Writes the traffic in real time: each record when the clock reaches its arrival, until the span ends or `stop` says
-/// so.
+/// Writes the traffic in real time: each record when the clock reaches its arrival, until the span ends or
+/// `stop` says so.
 ///
 /// # Errors
 /// As [`generate`].
@@ -123,7 +123,10 @@ impl Files {
 fn refuse_leftover(folder: &Path, partitions: u32) -> anyhow::Result<()> {
     let next = folder.join(format!("{partitions}.ndjson"));
     if next.exists() {
-        bail!("{} is left from a run with more partitions: remove it or choose another folder", next.display());
+        bail!(
+            "{} is left from a run with more partitions: remove it or choose another folder",
+            next.display()
+        );
     }
     Ok(())
 }

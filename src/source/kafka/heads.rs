@@ -27,7 +27,11 @@ pub fn heads(config: &KafkaSourceConfig, gaps: &[Gap]) -> anyhow::Result<Heads> 
         let gaps: Vec<_> = gaps.iter().filter(|gap| gap.topic == topic).collect();
         if !gaps.is_empty() {
             let read = || heads_of(config, topic, &gaps);
-            heads.extend(persist("reading the first records of a topic", Some(config.kafka.connect_timeout), read)?);
+            heads.extend(persist(
+                "reading the first records of a topic",
+                Some(config.kafka.connect_timeout),
+                read,
+            )?);
         }
     }
     Ok(heads)

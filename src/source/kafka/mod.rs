@@ -153,7 +153,8 @@ impl KafkaSource {
     /// Makes a consumer that goes on where each partition was left, in place of the one there was.
     fn connect(&mut self) -> anyhow::Result<()> {
         self.disconnect();
-        let open: Vec<_> = self.partitions.iter_mut().filter(|known| known.life.stage() != Stage::Finished).collect();
+        let open: Vec<_> =
+            self.partitions.iter_mut().filter(|known| known.life.stage() != Stage::Finished).collect();
         if open.is_empty() {
             return Ok(());
         }
@@ -170,8 +171,11 @@ impl KafkaSource {
             .set("auto.offset.reset", "error")
             .set("statistics.interval.ms", "1000")
             .set("queued.max.messages.kbytes", kilobytes.to_string());
-        let consumer: Arc<BaseConsumer<Listener>> =
-            Arc::new(client.create_with_context(Listener::default()).map_err(|error| kafka.fault(error).into_error())?);
+        let consumer: Arc<BaseConsumer<Listener>> = Arc::new(
+            client
+                .create_with_context(Listener::default())
+                .map_err(|error| kafka.fault(error).into_error())?,
+        );
         let mut assignment = TopicPartitionList::new();
         for partition in &open {
             // The last record that was read is read once more, and compared.
@@ -187,7 +191,8 @@ impl KafkaSource {
         for partition in open {
             let name = kafka.topic(partition.topic.name());
             let queue = consumer.split_partition_queue(&name, partition.number as i32);
-            partition.queue = Some(queue.with_context(|| format!("can't read {name} [{}]", partition.number))?);
+            partition.queue =
+                Some(queue.with_context(|| format!("can't read {name} [{}]", partition.number))?);
         }
         consumer.assign(&assignment).map_err(|error| kafka.fault(error).into_error())?;
         info!(worker = self.worker, partitions = self.partitions.len(), "reading from Kafka");
@@ -197,7 +202,12 @@ impl KafkaSource {
 
     /// Starts the partitions of ads and conversions at the first record that was appended at `time` or later.
     /// What the sinks have not committed must not be passed over.
-    fn backfill(&mut self, time: EventTime, committed: Option<&Progress>, gaps: &[Gap]) -> anyhow::Result<()> {
+    fn backfill(
+        &mut self,
+        time: EventTime,
+        committed: Option<&Progress>,
+        gaps: &[Gap],
+    ) -> anyhow::Result<()> {
         let kafka = &self.config.kafka;
         let lasting = |error| kafka.fault(error).into_error();
         let mut client = kafka.client_with(CATCHING_UP);
@@ -219,7 +229,8 @@ impl KafkaSource {
                 Some(Offset::Offset(first)) => u64::try_from(first)?,
                 _ => end,
             };
-            let report = committed.and_then(|committed| committed.partitions.get(&(partition.topic, partition.number)));
+            let report = committed
+                .and_then(|committed| committed.partitions.get(&(partition.topic, partition.number)));
             if let Some(next) = committed.map(|_| report.map_or(0, |report| report.next_offset)) {
                 ensure!(
                     first <= next || accepts_loss,
@@ -275,7 +286,8 @@ impl KafkaSource {
     fn judge_at(&self, at: usize, error: KafkaError) -> anyhow::Result<()> {
         let Partition { topic, number, next_offset, .. } = &self.partitions[at];
         let name = self.config.kafka.topic(topic.name());
-        self.judge(error).with_context(|| format!("{name} [{number}] can't be read from offset {next_offset} on"))
+        self.judge(error)
+            .with_context(|| format!("{name} [{number}] can't be read from offset {next_offset} on"))
     }
 
     /// The partition to read next: of those that may have more, the one furthest behind in event time.
@@ -335,8 +347,11 @@ impl KafkaSource {
     /// Of a bounded run: ends the partitions that were read to where they end. True if all were.
     fn finish(&mut self) -> bool {
         let at_last = self.partitions.iter_mut().filter(|partition| partition.is_at_last());
-        at_last.filter(|partition| partition.life.is_active()).for_each(|partition| partition.life.go(Stage::Finished));
-        !self.config.follow && self.partitions.iter().all(|partition| partition.life.stage() == Stage::Finished)
+        at_last
+            .filter(|partition| partition.life.is_active())
+            .for_each(|partition| partition.life.go(Stage::Finished));
+        !self.config.follow
+            && self.partitions.iter().all(|partition| partition.life.stage() == Stage::Finished)
     }
 
     /// Replaces a consumer that gets nothing for long although the brokers have more for it.
@@ -360,7 +375,8 @@ impl KafkaSource {
 
     /// After a replay that ends early: says so if the topic is not the one that was read before.
     fn check_replayed(&self, partition: &Partition) -> anyhow::Result<()> {
-        let (Some(until), Some(end)) = (partition.until, self.watch.end((partition.topic, partition.number))) else {
+        let (Some(until), Some(end)) = (partition.until, self.watch.end((partition.topic, partition.number)))
+        else {
             return Ok(());
         };
         ensure!(
@@ -378,8 +394,9 @@ impl Source for KafkaSource {
     fn start(&mut self, ingest: &mut Ingest, from: &Start<'_>) -> anyhow::Result<()> {
         self.discover(ingest, Stage::Active);
         for partition in &mut self.partitions {
-            let known =
-                from.checkpoint.and_then(|progress| progress.partitions.get(&(partition.topic, partition.number)));
+            let known = from
+                .checkpoint
+                .and_then(|progress| progress.partitions.get(&(partition.topic, partition.number)));
             if let Some(report) = known {
                 ingest.restore(partition.handle, report);
                 partition.next_offset = report.next_offset;
@@ -405,8 +422,9 @@ impl Source for KafkaSource {
     fn replay_to(&mut self, cut: Option<&Progress>) {
         self.replaying = cut.is_some();
         for partition in &mut self.partitions {
-            let committed =
-                |cut: &Progress| cut.partitions.get(&(partition.topic, partition.number)).map(|at| at.next_offset);
+            let committed = |cut: &Progress| {
+                cut.partitions.get(&(partition.topic, partition.number)).map(|at| at.next_offset)
+            };
             partition.until = cut.map(|cut| committed(cut).unwrap_or(0));
         }
     }
@@ -440,8 +458,11 @@ impl Source for KafkaSource {
                 self.revive(at)?;
             }
         }
-        let ended =
-            if self.replaying { self.partitions.iter().all(|partition| !partition.is_wanted()) } else { self.finish() };
+        let ended = if self.replaying {
+            self.partitions.iter().all(|partition| !partition.is_wanted())
+        } else {
+            self.finish()
+        };
         Ok(if ended { Poll::Finished } else { Poll::Pending })
     }
 

@@ -91,7 +91,8 @@ impl Partition {
                 None => break,
                 Some(Ok(message)) if offset_of(&message) >= limit => self.held = Some(message.detach()),
                 Some(Ok(message)) => {
-                    let read = recognise(&mut self.known, &message, (self.topic, self.number), &config.kafka)?;
+                    let read =
+                        recognise(&mut self.known, &message, (self.topic, self.number), &config.kafka)?;
                     let offset = offset_of(&message);
                     // What an earlier run read last was read again only to be compared.
                     let is_new = offset >= self.next_offset;
@@ -118,7 +119,11 @@ impl Partition {
         Ok((bytes, trouble))
     }
 
-    pub(super) fn recognise(&mut self, message: &impl Message, config: &KafkaConfig) -> anyhow::Result<Fingerprint> {
+    pub(super) fn recognise(
+        &mut self,
+        message: &impl Message,
+        config: &KafkaConfig,
+    ) -> anyhow::Result<Fingerprint> {
         recognise(&mut self.known, message, (self.topic, self.number), config)
     }
 
@@ -174,7 +179,11 @@ pub(super) fn offset_of(message: &impl Message) -> u64 {
 }
 
 /// Gives a record to the ingest. How many bytes it has, and one more, so that an empty one counts.
-pub(super) fn take(ingest: &mut Ingest, (topic, handle): (Topic, PartitionHandle), message: &impl Message) -> u64 {
+pub(super) fn take(
+    ingest: &mut Ingest,
+    (topic, handle): (Topic, PartitionHandle),
+    message: &impl Message,
+) -> u64 {
     let envelope = Envelope { offset: offset_of(message), key: message.key(), stamp: stamp(message) };
     match message.payload() {
         Some(value) if value.len() > MAX_RECORD_BYTES => {

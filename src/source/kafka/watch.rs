@@ -21,8 +21,8 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// What was seen last, kept up to date by a thread of its own until this is dropped. All workers of a process share
-/// it.
+/// What was seen last, kept up to date by a thread of its own until this is dropped. All workers of a process
+/// share it.
 ///
 /// A consumer alone can't tell "there is nothing more" from "the broker does not answer"; this can.
 pub struct Watch {
@@ -67,7 +67,10 @@ impl Watch {
                 watch.note(&mut watch.watcher());
             }
         };
-        std::thread::Builder::new().name("kafka-watch".to_owned()).spawn(keep_watch).context("can't start a thread")?;
+        std::thread::Builder::new()
+            .name("kafka-watch".to_owned())
+            .spawn(keep_watch)
+            .context("can't start a thread")?;
         Ok(watch)
     }
 
@@ -98,13 +101,14 @@ impl Watch {
         self.seen().ends.keys().copied().collect()
     }
 
-    /// Where a partition ends: the offset that its next readable record will have or exceed. As far as is known.
+    /// Where a partition ends: the offset that its next readable record will have or exceed. As far as is
+    /// known.
     pub fn end(&self, partition: (Topic, u32)) -> Option<u64> {
         self.seen().ends.get(&partition).copied()
     }
 
-    /// Asks the brokers where the partitions begin and end, rather than say what they answered before: whatever was
-    /// committed before this call, by a run that this one takes over from too, lies within.
+    /// Asks the brokers where the partitions begin and end, rather than say what they answered before:
+    /// whatever was committed before this call, by a run that this one takes over from too, lies within.
     ///
     /// # Errors
     /// They don't answer within `connect_timeout`.
@@ -208,7 +212,8 @@ impl Watcher {
             let error = found.and_then(|found| found.error()).map(RDKafkaErrorCode::from);
             match (found, error) {
                 (Some(found), None) if !found.partitions().is_empty() => {
-                    let numbers = found.partitions().iter().filter_map(|partition| u32::try_from(partition.id()).ok());
+                    let numbers =
+                        found.partitions().iter().filter_map(|partition| u32::try_from(partition.id()).ok());
                     partitions.extend(numbers.map(|number| (*topic, number)));
                 }
                 (Some(_), Some(code)) if code != RDKafkaErrorCode::UnknownTopicOrPartition => {

@@ -35,12 +35,14 @@ impl Embedded {
             "{}: no such file; run the statements first, or name the folder that a run wrote to",
             path.display()
         );
-        let unreadable = || format!("{}: what the run left can't be read; was it written by adtide?", path.display());
+        let unreadable =
+            || format!("{}: what the run left can't be read; was it written by adtide?", path.display());
         let connection =
             Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY).with_context(unreadable)?;
         connection.execute_batch("BEGIN").with_context(unreadable)?;
         let stored = sqlite::stored(&connection).with_context(unreadable)?;
-        let nothing = || format!("{}: nothing has been committed there; run adtide first", data_dir.display());
+        let nothing =
+            || format!("{}: nothing has been committed there; run adtide first", data_dir.display());
         let (run, tables) = stored.with_context(nothing)?;
         let folder = data_dir.join("topics");
         let (topics, lengths) = topics::committed_lengths(&folder)?.unzip();
@@ -95,7 +97,11 @@ impl Found for Embedded {
         let unreadable = || format!("{}: can't be read", path.display());
         let file = File::open(&path).with_context(unreadable)?;
         let there = file.metadata().with_context(unreadable)?.len();
-        ensure!(there >= length, "{}: {length} bytes were committed, but only {there} are there", path.display());
+        ensure!(
+            there >= length,
+            "{}: {length} bytes were committed, but only {there} are there",
+            path.display()
+        );
         let mut lines = BufReader::new(file.take(length));
         let mut line = Vec::new();
         for offset in 0.. {

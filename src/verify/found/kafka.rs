@@ -16,12 +16,12 @@ use crate::verify::kafka::Reader;
 /// How long it is tried to find the topics between two commits.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How long the sink is waited for that lags behind the others: a second of epochs without any record may be missing in its
-/// progress.
+/// How long the sink is waited for that lags behind the others: a second of epochs without any record may be
+/// missing in its progress.
 const LAG: Duration = Duration::from_secs(3);
 
-/// A transaction that has stood still for so long was left behind: by a run that died, and nothing of it will show; or by a
-/// broker that forgot to end it, and what it had committed is hidden.
+/// A transaction that has stood still for so long was left behind: by a run that died, and nothing of it will
+/// show; or by a broker that forgot to end it, and what it had committed is hidden.
 const ABANDONED: Duration = Duration::from_secs(2);
 
 /// Where the partitions of each topic end.
@@ -38,8 +38,8 @@ pub struct Records {
 }
 
 impl Records {
-    /// Looks where the topics of the deployment `name` end, between two of its commits. Waits a little for the epoch
-    /// `others`.
+    /// Looks where the topics of the deployment `name` end, between two of its commits. Waits a little for
+    /// the epoch `others`.
     ///
     /// # Errors
     /// The brokers can't be reached, a topic is missing, or there is a commit each time.
@@ -60,7 +60,8 @@ impl Records {
             if unchanged.0 != ends || !is_one_moment {
                 unchanged = (ends.clone(), Instant::now());
             }
-            let all_shows = hidden.is_empty() && hidden_progress.is_empty() || unchanged.1.elapsed() >= ABANDONED;
+            let all_shows =
+                hidden.is_empty() && hidden_progress.is_empty() || unchanged.1.elapsed() >= ABANDONED;
             if is_one_moment && all_shows && !waits {
                 return Ok(Records { reader, ends, stored, hidden });
             }

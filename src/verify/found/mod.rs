@@ -1,7 +1,7 @@
 //! What a run wrote, wherever it wrote it.
 //!
-//! It is seen as it was at one moment of each sink, together with the progress that stands for that moment: a run may go on
-//! while its results are verified.
+//! It is seen as it was at one moment of each sink, together with the progress that stands for that moment: a
+//! run may go on while its results are verified.
 
 use std::borrow::Cow;
 
@@ -234,8 +234,9 @@ pub trait Found {
 /// There is none, or they hold results of different settings.
 fn one_run(stored: &[(&'static str, Option<Stored>)], place: &str) -> anyhow::Result<Run> {
     let mut runs = stored.iter().filter_map(|(sink, stored)| Some((sink, &stored.as_ref()?.run)));
-    let (first, run) =
-        runs.next().with_context(|| format!("{place}: nothing has been committed there; run adtide first"))?;
+    let (first, run) = runs
+        .next()
+        .with_context(|| format!("{place}: nothing has been committed there; run adtide first"))?;
     for (sink, other) in runs {
         ensure!(
             other.settings == run.settings && other.source == run.source,

@@ -35,7 +35,8 @@ pub fn connect(config: &RedisConfig) -> anyhow::Result<Connection> {
     persist("opening Redis", Some(config.connect_timeout), || config.connect())
 }
 
-/// Reads the rankings of the deployment `name` as they were at one moment: it starts anew when there was a commit meanwhile.
+/// Reads the rankings of the deployment `name` as they were at one moment: it starts anew when there was a
+/// commit meanwhile.
 ///
 /// # Errors
 /// The server can't be read, or there is a commit each time.
@@ -49,7 +50,10 @@ pub fn rankings(config: &RedisConfig, connection: &mut Connection, name: &str) -
         }
         before = after;
     }
-    bail!("Redis at {}: the rankings change faster than they can be read; stop adtide, then verify", config.url)
+    bail!(
+        "Redis at {}: the rankings change faster than they can be read; stop adtide, then verify",
+        config.url
+    )
 }
 
 /// What campaigns have spent and got back, and how far the budget worker is that says so.
@@ -72,19 +76,26 @@ pub fn budgets(config: &RedisConfig, connection: &mut Connection, name: &str) ->
         let rows = read_budgets(connection).map_err(fault)?;
         let after = offsets(connection, name).map_err(fault)?;
         if before == after {
-            return Ok(Budgets { rows, offsets: after.iter().map(|(place, next)| offset_row(place, *next)).collect() });
+            return Ok(Budgets {
+                rows,
+                offsets: after.iter().map(|(place, next)| offset_row(place, *next)).collect(),
+            });
         }
         before = after;
     }
-    bail!("Redis at {}: the budgets change faster than they can be read; stop the worker, then verify", config.url)
+    bail!(
+        "Redis at {}: the budgets change faster than they can be read; stop the worker, then verify",
+        config.url
+    )
 }
 
 /// How far the budget worker is, by `topic/partition`.
 fn offsets(connection: &mut Connection, name: &str) -> RedisResult<BTreeMap<String, i64>> {
     let fields: BTreeMap<String, String> =
         redis::cmd("HGETALL").arg(format!("adtide:worker:{name}:budget")).query(connection)?;
-    let next =
-        |(field, value): (&String, &String)| Some((field.strip_suffix(":next")?.to_owned(), value.parse().ok()?));
+    let next = |(field, value): (&String, &String)| {
+        Some((field.strip_suffix(":next")?.to_owned(), value.parse().ok()?))
+    };
     Ok(fields.iter().filter_map(next).collect())
 }
 
@@ -140,7 +151,13 @@ pub fn keys(connection: &mut Connection, pattern: &str) -> RedisResult<Vec<Strin
     let mut keys: BTreeSet<String> = BTreeSet::new();
     let mut cursor = 0u64;
     loop {
-        let scan = redis::cmd("SCAN").arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(1000).query(connection)?;
+        let scan = redis::cmd("SCAN")
+            .arg(cursor)
+            .arg("MATCH")
+            .arg(pattern)
+            .arg("COUNT")
+            .arg(1000)
+            .query(connection)?;
         let (next, some): (u64, Vec<String>) = scan;
         keys.extend(some);
         if next == 0 {
@@ -162,7 +179,8 @@ struct Value {
 /// A ranking as a row. One that is not what its key says comes under the key itself, where none is expected.
 fn row(key: &str, value: &[u8]) -> Row {
     let parsed = serde_json::from_slice::<Value>(value).context("no ranking");
-    let parsed = parsed.ok().filter(|value| sink::redis::ranking_key(&value.placement, &value.category) == key);
+    let parsed =
+        parsed.ok().filter(|value| sink::redis::ranking_key(&value.placement, &value.category) == key);
     let (placement, category, total, list) = match parsed {
         Some(Value { placement, category, total_campaigns, ranking }) => {
             (placement, Cell::Text(category), Cell::Integer(total_campaigns), ranking.get().to_owned())

@@ -45,7 +45,8 @@ impl Services {
         let mut tables = Tables::open(&config.postgres)?;
         let in_tables = tables.stored(&config.name)?;
         let mut connection = redis::connect(&config.redis)?;
-        let Rankings { rows, stored: in_rankings } = redis::rankings(&config.redis, &mut connection, &config.name)?;
+        let Rankings { rows, stored: in_rankings } =
+            redis::rankings(&config.redis, &mut connection, &config.name)?;
         let budgets = redis::budgets(&config.redis, &mut connection, &config.name)?;
         let epoch = |stored: &Option<Stored>| stored.as_ref().map_or(0, |stored| stored.progress.epoch);
         let records = Records::open(&config.kafka, &config.name, epoch(&in_tables).max(epoch(&in_rankings)))?;
@@ -53,7 +54,8 @@ impl Services {
         let run = one_run(&all, &format!("the deployment {} (key name)", config.name))?;
         let [tables_at, rankings_at, topics_at] =
             all.map(|(sink, stored)| Standing { sink, progress: stored.map(|stored| stored.progress) });
-        let sinks = Sinks { rankings: rankings_at, tables: tables_at, topics: topics_at, settings: run.settings };
+        let sinks =
+            Sinks { rankings: rankings_at, tables: tables_at, topics: topics_at, settings: run.settings };
         Ok(Services { config: config.clone(), tables, rankings: rows, budgets, records, sinks })
     }
 }
@@ -65,7 +67,9 @@ impl Found for Services {
 
     fn notes(&self) -> Vec<String> {
         let note = |hidden| {
-            format!("{hidden}: nothing counts, as a transaction is open there, whose producer or broker has died")
+            format!(
+                "{hidden}: nothing counts, as a transaction is open there, whose producer or broker has died"
+            )
         };
         self.records.hidden.iter().map(note).collect()
     }

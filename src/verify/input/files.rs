@@ -30,7 +30,11 @@ impl TopicFiles {
     /// # Errors
     /// There is no such folder.
     pub fn new(dir: &Path) -> anyhow::Result<TopicFiles> {
-        ensure!(dir.is_dir(), "{}: no such folder; name the one with the topic files that the run read", dir.display());
+        ensure!(
+            dir.is_dir(),
+            "{}: no such folder; name the one with the topic files that the run read",
+            dir.display()
+        );
         Ok(TopicFiles { dir: dir.to_owned(), marks: Marks::new() })
     }
 
@@ -51,11 +55,18 @@ impl Input for TopicFiles {
         for (&partition, &until) in until.iter().filter(|(_, until)| **until > 0) {
             let path = files.remove(&partition);
             let name = || format!("partition {partition} of {} in {}", topic.name(), self.dir.display());
-            let path = path.with_context(|| format!("{} is not there any more, but results rest on it", name()))?;
+            let path =
+                path.with_context(|| format!("{} is not there any more, but results rest on it", name()))?;
             let mut lines = 0;
             for part in parts(&path, self.marks.get(&(topic, partition)))? {
                 lines = each_line(&part, lines, until, |offset, value| {
-                    each(TopicRecord { partition, offset, key: None, value: Some(value), stamp: Stamp::None });
+                    each(TopicRecord {
+                        partition,
+                        offset,
+                        key: None,
+                        value: Some(value),
+                        stamp: Stamp::None,
+                    });
                 })?;
             }
             ensure!(
@@ -79,8 +90,8 @@ impl Input for TopicFiles {
     }
 }
 
-/// The files of a partition that results rest on. Those that were rotated away must all be there: there must be as many lines in
-/// them as the run had counted.
+/// The files of a partition that results rest on. Those that were rotated away must all be there: there must
+/// be as many lines in them as the run had counted.
 fn parts(path: &Path, mark: Option<&FileMark>) -> anyhow::Result<Vec<PathBuf>> {
     let Parts { mut older, first, newer } = lines::parts(path, mark)?;
     let (mut parts, mut missing) = (newer, first);
@@ -98,7 +109,8 @@ fn parts(path: &Path, mark: Option<&FileMark>) -> anyhow::Result<Vec<PathBuf>> {
     Ok(parts)
 }
 
-/// Calls `each` with the lines before line `until` that are not empty; the first one is line `first`. Which line comes next.
+/// Calls `each` with the lines before line `until` that are not empty; the first one is line `first`. Which
+/// line comes next.
 fn each_line(path: &Path, first: u64, until: u64, mut each: impl FnMut(u64, &[u8])) -> anyhow::Result<u64> {
     let unreadable = || format!("{}: can't be read", path.display());
     let mut reader = BufReader::with_capacity(1 << 16, File::open(path).with_context(unreadable)?);
@@ -117,7 +129,8 @@ fn each_line(path: &Path, first: u64, until: u64, mut each: impl FnMut(u64, &[u8
     Ok(until.max(first))
 }
 
-/// The files of a topic by partition: `DIR/<topic>/<partition>.ndjson`, or `DIR/<topic>.ndjson` as partition 0.
+/// The files of a topic by partition: `DIR/<topic>/<partition>.ndjson`, or `DIR/<topic>.ndjson` as partition
+/// 0.
 fn topic_files(dir: &Path, topic: &str) -> anyhow::Result<BTreeMap<u32, PathBuf>> {
     let file = dir.join(format!("{topic}.ndjson"));
     let mut files = partition_files(&dir.join(topic))?;

@@ -36,8 +36,8 @@ pub struct TopicRecord<'a> {
 
 /// The input topics.
 pub trait Input {
-    /// Calls `each` with the records of a topic before the offsets, within a partition in order. Nothing is read of other
-    /// partitions. Offsets may have gaps.
+    /// Calls `each` with the records of a topic before the offsets, within a partition in order. Nothing is
+    /// read of other partitions. Offsets may have gaps.
     ///
     /// # Errors
     /// The topic can't be read, or ends before the offsets.

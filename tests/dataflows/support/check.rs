@@ -10,12 +10,16 @@ fn cases(few: u32) -> u32 {
     from_env("ADTIDE_TEST_CASES").unwrap_or(few)
 }
 
-/// Tries a property, which panics where it does not hold, with [`cases`]`(few)` values. A failure shows the seed, to
-/// be set as `ADTIDE_TEST_SEED`, and the simplest value that was found to fail.
+/// Tries a property, which panics where it does not hold, with [`cases`]`(few)` values. A failure shows the
+/// seed, to be set as `ADTIDE_TEST_SEED`, and the simplest value that was found to fail.
 pub fn check<S: Strategy>(few: u32, values: S, property: impl Fn(S::Value)) {
     let seed = from_env("ADTIDE_TEST_SEED").unwrap_or_else(clock);
-    let config =
-        Config { cases: cases(few), rng_seed: RngSeed::Fixed(seed), failure_persistence: None, ..Config::default() };
+    let config = Config {
+        cases: cases(few),
+        rng_seed: RngSeed::Fixed(seed),
+        failure_persistence: None,
+        ..Config::default()
+    };
     // Enough for a case that can be read, without trying for hours.
     let config = Config { max_shrink_iters: config.max_shrink_iters.min(1000), ..config };
     let tried = TestRunner::new(config).run(&values, |value| {

@@ -30,7 +30,8 @@ pub struct Checkpoint {
 impl Run {
     /// The epochs at whose ends all workers together have handed over.
     pub fn boundaries(&self) -> Vec<Epoch> {
-        let of_each = self.kept.iter().map(|kept| kept.iter().map(|(boundary, _)| *boundary).collect::<BTreeSet<_>>());
+        let of_each =
+            self.kept.iter().map(|kept| kept.iter().map(|(boundary, _)| *boundary).collect::<BTreeSet<_>>());
         let common = of_each.reduce(|one, other| &one & &other).unwrap_or_default();
         common.into_iter().map(|boundary| boundary - FIRST).collect()
     }
@@ -76,7 +77,8 @@ fn lose_expired(delta: &mut StateDelta, forgotten: &Watermarks, memory: Memory, 
 /// Deals rows out to some pieces, and there to any places.
 fn scattered(delta: StateDelta, dice: &mut Dice) -> Vec<StateDelta> {
     let mut pieces = vec![StateDelta::default(); 1 + dice.below(9)];
-    let StateDelta { campaigns, rates, prices, live_rates, sums, clicks, conversions, openers, paid_clicks } = delta;
+    let StateDelta { campaigns, rates, prices, live_rates, sums, clicks, conversions, openers, paid_clicks } =
+        delta;
     deal(campaigns, &mut pieces, |piece| &mut piece.campaigns, dice);
     deal(rates, &mut pieces, |piece| &mut piece.rates, dice);
     deal(prices, &mut pieces, |piece| &mut piece.prices, dice);
@@ -89,7 +91,12 @@ fn scattered(delta: StateDelta, dice: &mut Dice) -> Vec<StateDelta> {
     pieces
 }
 
-fn deal<T>(rows: Vec<T>, pieces: &mut [StateDelta], part: fn(&mut StateDelta) -> &mut Vec<T>, dice: &mut Dice) {
+fn deal<T>(
+    rows: Vec<T>,
+    pieces: &mut [StateDelta],
+    part: fn(&mut StateDelta) -> &mut Vec<T>,
+    dice: &mut Dice,
+) {
     for row in rows {
         let piece = dice.below(pieces.len());
         let part = part(&mut pieces[piece]);

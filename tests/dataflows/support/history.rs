@@ -24,8 +24,8 @@ pub enum Step {
     Cut,
 }
 
-/// All that arrives. Partitions are there from the start if a record is the first that happens to them. When the
-/// history ends, all of them have.
+/// All that arrives. Partitions are there from the start if a record is the first that happens to them. When
+/// the history ends, all of them have.
 #[derive(Clone, Default)]
 pub struct History {
     pub steps: Vec<Step>,
@@ -56,7 +56,8 @@ impl History {
         self
     }
 
-    /// The same records in the same order, with other ends of epochs: after each record for which `cut` says so.
+    /// The same records in the same order, with other ends of epochs: after each record for which `cut` says
+    /// so.
     pub fn recut(&self, mut cut: impl FnMut() -> bool) -> History {
         let mut steps = Vec::new();
         for step in self.steps.iter().filter(|step| !matches!(step, Step::Cut)) {
@@ -68,8 +69,8 @@ impl History {
         History { steps }
     }
 
-    /// The history for a replay with these cuts: up to each of them in other epochs, of which `more` says where they end,
-    /// and the cuts' own epochs where they were. Also the name of each next epoch.
+    /// The history for a replay with these cuts: up to each of them in other epochs, of which `more` says
+    /// where they end, and the cuts' own epochs where they were. Also the name of each next epoch.
     pub fn replayed(&self, cuts: &BTreeSet<Epoch>, mut more: impl FnMut() -> bool) -> (History, Vec<Epoch>) {
         let (mut steps, mut names) = (Vec::new(), Vec::new());
         let (mut before, mut now) = (0, 0);
@@ -100,7 +101,8 @@ impl History {
 
     /// What comes after so many epochs.
     pub fn after(&self, epochs: usize) -> History {
-        let ends = self.steps.iter().enumerate().filter(|(_, step)| matches!(step, Step::Cut)).map(|(at, _)| at + 1);
+        let ends =
+            self.steps.iter().enumerate().filter(|(_, step)| matches!(step, Step::Cut)).map(|(at, _)| at + 1);
         let start = std::iter::once(0).chain(ends).nth(epochs).expect("it has as many epochs");
         History { steps: self.steps[start..].to_vec() }
     }
@@ -142,15 +144,17 @@ impl History {
         records
     }
 
-    /// The watermarks in effect in an epoch, from their definition: by what arrived in the epochs before it. Partitions
-    /// must not come and go.
+    /// The watermarks in effect in an epoch, from their definition: by what arrived in the epochs before it.
+    /// Partitions must not come and go.
     pub fn watermarks(&self, epoch: Epoch, settings: &Settings) -> Watermarks {
         let ended = epoch > self.last_epoch();
         let records = if epoch == 0 { BTreeMap::new() } else { self.until(epoch - 1) };
         let least = |topic| {
             let partitions = self.initial_partitions().into_iter().filter(move |place| place.0 == topic);
             let greatest = |place| records.get(&place).and_then(|records| greatest(topic, records, settings));
-            partitions.map(|place| if ended { EventTime::MAX } else { greatest(place).unwrap_or(EventTime::MIN) }).min()
+            partitions
+                .map(|place| if ended { EventTime::MAX } else { greatest(place).unwrap_or(EventTime::MIN) })
+                .min()
         };
         let of = |greatest: EventTime| match greatest {
             EventTime::MIN | EventTime::MAX => {
@@ -191,7 +195,9 @@ impl fmt::Debug for History {
                 Step::Record((topic, partition), bytes) => {
                     writeln!(f, "{} {partition}: {}", topic.name(), String::from_utf8_lossy(bytes))?;
                 }
-                Step::State((topic, partition), state) => writeln!(f, "{} {partition} is {state:?}", topic.name())?,
+                Step::State((topic, partition), state) => {
+                    writeln!(f, "{} {partition} is {state:?}", topic.name())?
+                }
                 Step::Cut => writeln!(f, "--")?,
             }
         }

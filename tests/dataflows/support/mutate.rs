@@ -58,7 +58,8 @@ const PIECES: [&[u8]; 33] = [
     b"+0900",
 ];
 
-/// The record with a few bytes changed, cut out or put in, or what is hardly a record any more. It is one line.
+/// The record with a few bytes changed, cut out or put in, or what is hardly a record any more. It is one
+/// line.
 pub fn mutated(record: &[u8], dice: &mut Dice) -> Vec<u8> {
     let mut bytes = match dice.below(50) {
         0 => (0..dice.below(300)).map(|_| dice.below(256) as u8).collect(),
@@ -102,6 +103,7 @@ fn mutate(bytes: &mut Vec<u8>, dice: &mut Dice) {
 }
 
 fn nested(levels: usize) -> Vec<u8> {
-    let (open, close): (&[u8], &[u8]) = if levels.is_multiple_of(2) { (b"[", b"]") } else { (b"{\"a\":", b"}") };
+    let (open, close): (&[u8], &[u8]) =
+        if levels.is_multiple_of(2) { (b"[", b"]") } else { (b"{\"a\":", b"}") };
     [b"{\"deep\":".to_vec(), open.repeat(levels), b"1".to_vec(), close.repeat(levels), b"}".to_vec()].concat()
 }

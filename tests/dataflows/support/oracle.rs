@@ -18,7 +18,8 @@ use adtide_dataflows::{Emit, LateEvent, Settings, Statement};
 use super::{Changes, History, NOW, Run};
 
 impl History {
-    /// Runs the history on one worker, and holds the run against the batch recomputation at the end of every epoch.
+    /// Runs the history on one worker, and holds the run against the batch recomputation at the end of every
+    /// epoch.
     pub fn run(&self, settings: &Settings) -> Run {
         let run = Run::of(self, settings, 1, true);
         run.check_always(settings);
@@ -32,8 +33,8 @@ impl History {
 }
 
 impl Run {
-    /// Checks that the collections hold, at the end of an epoch, what the batch recomputation makes of the records
-    /// until then; at [`Epoch::MAX`], of all of them.
+    /// Checks that the collections hold, at the end of an epoch, what the batch recomputation makes of the
+    /// records until then; at [`Epoch::MAX`], of all of them.
     pub fn check_at(&self, epoch: Epoch, history: &History, settings: &Settings) {
         self.check_results_at(epoch, history, settings);
         if epoch == Epoch::MAX {
@@ -41,32 +42,43 @@ impl Run {
         }
     }
 
-    /// As [`Run::check_at`], but not what the run counted: one that goes on from a checkpoint counts from there.
+    /// As [`Run::check_at`], but not what the run counted: one that goes on from a checkpoint counts from
+    /// there.
     pub fn check_results_at(&self, epoch: Epoch, history: &History, settings: &Settings) {
         let watermarks = history.watermarks(epoch, settings);
         let expected = recomputed(history, epoch, settings);
         let seen = self.watermarks_at(epoch).unwrap_or(Watermarks::MIN);
         assert_eq!(seen, watermarks, "the watermarks in epoch {epoch}");
 
-        assert_eq!(by_key(&self.performance.at(epoch)), expected.performance.rows, "statement 2 in epoch {epoch}");
+        assert_eq!(
+            by_key(&self.performance.at(epoch)),
+            expected.performance.rows,
+            "statement 2 in epoch {epoch}"
+        );
 
         let attributions = self.table_of_attributions(epoch);
         assert_eq!(expected.attributions.rows, attributions, "statement 3 in epoch {epoch}");
 
         let owed = expected.refunds.groups.iter();
-        let owed =
-            owed.map(|(key, refund)| (key.clone(), RefundSum { sum: refund.owed, clicks: refund.click_times.clone() }));
+        let owed = owed.map(|(key, refund)| {
+            (key.clone(), RefundSum { sum: refund.owed, clicks: refund.click_times.clone() })
+        });
         assert_eq!(refund_sums(&self.compensations, epoch), owed.collect(), "statement 4 in epoch {epoch}");
 
         let rankings = self.rankings.at(epoch).into_iter();
         let rankings = rankings.map(|row| ((row.placement.clone(), row.category.clone()), row)).collect();
         assert_eq!(expected.rankings, rankings, "statement 1 in epoch {epoch}");
 
-        assert_eq!(late_locations(&self.late, epoch), expected_late(&expected), "late events in epoch {epoch}");
+        assert_eq!(
+            late_locations(&self.late, epoch),
+            expected_late(&expected),
+            "late events in epoch {epoch}"
+        );
         self.check_dead_letters(epoch, &expected);
     }
 
-    /// What the table of statement 3 holds at the end of an epoch: of the rows of each order and product the newest.
+    /// What the table of statement 3 holds at the end of an epoch: of the rows of each order and product the
+    /// newest.
     pub fn table_of_attributions(&self, epoch: Epoch) -> BTreeMap<(Text, i64), AttributionRow> {
         let mut rows = self.attributions.at(epoch);
         rows.sort_by_key(|row| row.conversion_time);
@@ -80,7 +92,8 @@ impl Run {
 
     fn check_dead_letters(&self, epoch: Epoch, expected: &Recomputed) {
         let dead = self.dead.iter().filter(|(_, read)| *read <= epoch);
-        let dead = dead.map(|(dead, _)| (location(dead.topic, dead.partition, dead.offset), dead.reason.as_str()));
+        let dead =
+            dead.map(|(dead, _)| (location(dead.topic, dead.partition, dead.offset), dead.reason.as_str()));
         let dead: BTreeSet<_> = dead.collect();
         let bad: BTreeSet<_> = expected.bad.iter().map(|(location, bad)| (*location, bad.reason)).collect();
         let difference: Vec<_> = dead.symmetric_difference(&bad).collect();
@@ -99,8 +112,8 @@ impl Run {
         assert_eq!(late, self.late.len() as u64);
     }
 
-    /// Checks what holds at every moment, whatever came in: collections are sets with one row a key, what is final
-    /// stays so, refunds are never taken back nor given twice, watermarks never go back.
+    /// Checks what holds at every moment, whatever came in: collections are sets with one row a key, what is
+    /// final stays so, refunds are never taken back nor given twice, watermarks never go back.
     pub fn check_always(&self, settings: &Settings) {
         one_row_a_key(&self.rankings, |row| (row.placement.clone(), row.category.clone()));
         one_row_a_key(&self.attributions, |row| (row.order_id.clone(), row.product_id, row.conversion_time));
@@ -131,7 +144,10 @@ fn ordered<R: Clone>(changes: &Changes<R>) -> Vec<(R, Epoch, isize)> {
     ordered
 }
 
-fn one_row_a_key<R: Ord + Clone + std::fmt::Debug, K: Ord + Clone>(changes: &Changes<R>, key: impl Fn(&R) -> K) {
+fn one_row_a_key<R: Ord + Clone + std::fmt::Debug, K: Ord + Clone>(
+    changes: &Changes<R>,
+    key: impl Fn(&R) -> K,
+) {
     let mut rows: BTreeMap<K, BTreeMap<R, isize>> = BTreeMap::new();
     for epoch_changes in changes.0.chunk_by(|one, other| one.1 == other.1) {
         for (row, _, diff) in epoch_changes {
@@ -178,7 +194,8 @@ pub fn refund_sums(compensations: &Changes<Compensation>, epoch: Epoch) -> BTree
 /// The batch recomputation of what arrived until the end of an epoch.
 fn recomputed(history: &History, epoch: Epoch, settings: &Settings) -> Recomputed {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let mut cut = Progress { epoch, watermarks: Some(history.watermarks(epoch, settings)), ..Progress::default() };
+    let mut cut =
+        Progress { epoch, watermarks: Some(history.watermarks(epoch, settings)), ..Progress::default() };
     for ((topic, partition), records) in history.until(epoch) {
         let report = PartitionReport {
             topic,
@@ -226,7 +243,9 @@ fn late_locations(late: &[(LateEvent, Epoch)], epoch: Epoch) -> Late {
 }
 
 fn expected_late(expected: &Recomputed) -> Late {
-    let of = |statement, late: &LateRecords| late.locations.iter().map(move |at| (statement, *at)).collect::<Vec<_>>();
+    let of = |statement, late: &LateRecords| {
+        late.locations.iter().map(move |at| (statement, *at)).collect::<Vec<_>>()
+    };
     let mut late = Late::new();
     late.extend(of(Statement::PerformanceAggregator, &expected.performance.late));
     late.extend(of(Statement::ConversionMatcher, &expected.attributions.late));

@@ -9,8 +9,8 @@ use proptest::sample::{select, subsequence};
 use serde_json::Value;
 
 use super::{
-    HOUR, History, Line, MINUTE, SECOND, Step, campaign, click, impression, metrics, no_metrics, no_price, price, sale,
-    small, sold,
+    HOUR, History, Line, MINUTE, SECOND, Step, campaign, click, impression, metrics, no_metrics, no_price,
+    price, sale, small, sold,
 };
 
 /// How far out of order a history is.
@@ -45,8 +45,9 @@ pub fn settings() -> impl Strategy<Value = Settings> {
 
 /// Every other statement runs by its definition.
 fn plans() -> impl Strategy<Value = BTreeMap<Statement, StatementPlan>> {
-    subsequence(&Statement::ALL, 0..=Statement::ALL.len())
-        .prop_map(|defined| defined.into_iter().map(|statement| (statement, StatementPlan::Definition)).collect())
+    subsequence(&Statement::ALL, 0..=Statement::ALL.len()).prop_map(|defined| {
+        defined.into_iter().map(|statement| (statement, StatementPlan::Definition)).collect()
+    })
 }
 
 /// When histories start: numbers are times from 2000 on only.
@@ -97,7 +98,9 @@ impl Arrival {
         let line = match &self.what {
             What::Event(line) => self.at(line, time),
             What::Upsert(line) => line.clone(),
-            What::Bad(topic, text) => return Step::Record((*topic, self.partition), text.as_bytes().to_vec()),
+            What::Bad(topic, text) => {
+                return Step::Record((*topic, self.partition), text.as_bytes().to_vec());
+            }
         };
         Step::from(line.to(self.partition))
     }
@@ -151,8 +154,9 @@ fn arrival(disorder: Disorder) -> impl Strategy<Value = Arrival> {
         Disorder::None => good().boxed(),
         Disorder::Any => prop_oneof![30 => good(), 1 => bad()].boxed(),
     };
-    (advance, delay, what, 0..2u32, prop::bool::weighted(0.25), 0..3 * TIME_FORMS)
-        .prop_map(|(advance, delay, what, partition, cut, form)| Arrival { advance, delay, what, partition, cut, form })
+    (advance, delay, what, 0..2u32, prop::bool::weighted(0.25), 0..3 * TIME_FORMS).prop_map(
+        |(advance, delay, what, partition, cut, form)| Arrival { advance, delay, what, partition, cut, form },
+    )
 }
 
 /// Mostly nothing or some seconds, so that times meet; now and then a whole window.
@@ -185,7 +189,8 @@ fn skewed<V: Into<Value> + Clone + 'static>(values: Vec<V>) -> impl Strategy<Val
 /// A device or a session: one of these, or one of the texts that stand for none.
 fn visitor(first: Value) -> impl Strategy<Value = Value> {
     let zero = "00000000-0000-0000-0000-000000000000";
-    let known = vec![first.clone(), Value::Null, "x".into(), "y".into(), "z".into(), json_number("7"), "7".into()];
+    let known =
+        vec![first.clone(), Value::Null, "x".into(), "y".into(), "z".into(), json_number("7"), "7".into()];
     let none = vec!["", "null", "N/A", "Unknown", "undefined", "NONE", zero];
     prop_oneof![
         8 => Just(first),
@@ -198,7 +203,15 @@ fn ad_event() -> impl Strategy<Value = Line> {
     let line = select(vec![click(0), click(0), click(0), impression(0), sold(0)]);
     let price = skewed(vec!["1.50", "1.500", "15e-1", "2", "0.01", "-0"]);
     let ids = (
-        skewed(vec![Value::from(1), "1".into(), json_number("1.0"), 2.into(), "a".into(), Value::Null, "".into()]),
+        skewed(vec![
+            Value::from(1),
+            "1".into(),
+            json_number("1.0"),
+            2.into(),
+            "a".into(),
+            Value::Null,
+            "".into(),
+        ]),
         skewed(vec![Value::from(5), "5".into(), 6.into(), Value::Null, "none".into(), "".into()]),
         skewed(vec![9, 8]),
         skewed(vec![7, 8]),
@@ -206,16 +219,19 @@ fn ad_event() -> impl Strategy<Value = Line> {
         visitor("x".into()),
         visitor(Value::Null),
     );
-    (line, price, ids).prop_map(|(line, price, (ad, campaign, advertiser, product, placement, device, session))| {
-        let line = if line.get("actual_price").is_null() { line } else { line.with("actual_price", price) };
-        line.with("ad_id", ad)
-            .with("campaign_id", campaign)
-            .with("advertiser_id", advertiser)
-            .with("product_id", product)
-            .with("placement", placement)
-            .with("device_id", device)
-            .with("session_id", session)
-    })
+    (line, price, ids).prop_map(
+        |(line, price, (ad, campaign, advertiser, product, placement, device, session))| {
+            let line =
+                if line.get("actual_price").is_null() { line } else { line.with("actual_price", price) };
+            line.with("ad_id", ad)
+                .with("campaign_id", campaign)
+                .with("advertiser_id", advertiser)
+                .with("product_id", product)
+                .with("placement", placement)
+                .with("device_id", device)
+                .with("session_id", session)
+        },
+    )
 }
 
 fn conversion() -> impl Strategy<Value = Line> {

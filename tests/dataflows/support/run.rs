@@ -12,8 +12,8 @@ use adtide_dataflows::operators::{Cut, PartitionReport, PartitionState, Watermar
 use adtide_dataflows::performance_aggregator::PerformanceRow;
 use adtide_dataflows::rtb_cache_updater::RankingRow;
 use adtide_dataflows::{
-    Counts, DeadLetter, DeltaLog, Ingest, Inputs, LateEvent, Outputs, PartitionHandle, RESTORED, RoutingKey, Settings,
-    State, replay,
+    Counts, DeadLetter, DeltaLog, Ingest, Inputs, LateEvent, Outputs, PartitionHandle, RESTORED, RoutingKey,
+    Settings, State, replay,
 };
 use differential_dataflow::VecCollection;
 use timely::dataflow::operators::{Inspect, Probe};
@@ -75,7 +75,9 @@ impl<R: Ord + Clone> Changes<R> {
     /// The collection at the end of an epoch. It must be a set.
     pub fn at(&self, epoch: Epoch) -> Vec<R> {
         let counted = self.counted(epoch).into_iter();
-        counted.map(|(row, count)| if count == 1 { row } else { panic!("a row is there {count} times") }).collect()
+        counted
+            .map(|(row, count)| if count == 1 { row } else { panic!("a row is there {count} times") })
+            .collect()
     }
 
     /// The collection at the end.
@@ -109,7 +111,13 @@ impl Run {
     }
 
     /// Runs a history as a replay that passes these cuts. `names` are those of the epochs after the first.
-    pub fn replay(history: &History, settings: &Settings, workers: usize, names: Vec<Epoch>, cuts: Vec<Cut>) -> Run {
+    pub fn replay(
+        history: &History,
+        settings: &Settings,
+        workers: usize,
+        names: Vec<Epoch>,
+        cuts: Vec<Cut>,
+    ) -> Run {
         Run::with(history, settings, workers, Plan { names, cuts, ..Plan::default() })
     }
 
@@ -258,7 +266,8 @@ impl Plan {
 
     fn dataflow_cuts(&self) -> Vec<Cut> {
         let restored = self.restore.iter();
-        let restored = restored.flat_map(|from| Cut::of_checkpoint(self.first() + from.epoch, from.watermarks));
+        let restored =
+            restored.flat_map(|from| Cut::of_checkpoint(self.first() + from.epoch, from.watermarks));
         restored.chain(self.cuts.iter().map(|cut| Cut { epoch: self.first() + cut.epoch, ..*cut })).collect()
     }
 }
@@ -400,7 +409,8 @@ impl Feeder<'_> {
             self.ingest.restore(handle, report);
             self.ingest.follow(handle, checkpoint.watermarks);
             let (next_offset, state) = (report.next_offset, report.state);
-            self.partitions.insert(place, Partition { handle, next_offset, state, changed: true, wakes: false });
+            self.partitions
+                .insert(place, Partition { handle, next_offset, state, changed: true, wakes: false });
         }
         self.report();
         self.inputs.send(self.ingest.batch());
@@ -510,7 +520,10 @@ fn changes<D: Clone + 'static>(
 }
 
 /// Records with the epoch of their message.
-fn records<D: Clone + 'static>(stream: StreamVec<'_, Epoch, D>, probe: &ProbeHandle<Epoch>) -> Shared<(D, Epoch)> {
+fn records<D: Clone + 'static>(
+    stream: StreamVec<'_, Epoch, D>,
+    probe: &ProbeHandle<Epoch>,
+) -> Shared<(D, Epoch)> {
     let shared = Shared::default();
     let captured = Rc::clone(&shared);
     let watched = stream.inspect_core(move |event| {

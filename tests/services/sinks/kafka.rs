@@ -47,7 +47,9 @@ impl Place {
     fn without_topics() -> Option<Place> {
         let brokers = address("ADTIDE_TEST_KAFKA_BROKERS")?;
         let prefix = format!("{}-", unique());
-        Some(Place { config: KafkaConfig { brokers, prefix, connect_timeout: PATIENCE, ..KafkaConfig::default() } })
+        Some(Place {
+            config: KafkaConfig { brokers, prefix, connect_timeout: PATIENCE, ..KafkaConfig::default() },
+        })
     }
 
     fn admin(&self) -> AdminClient<DefaultClientContext> {
@@ -70,7 +72,8 @@ impl Place {
     /// A producer of another deployment, with a record written in a transaction that it has not ended.
     fn other(&self, topic: &str, partition: i32) -> BaseProducer {
         let mut client = self.config.client();
-        let other: BaseProducer = client.set("transactional.id", self.config.topic("other-sink")).create().unwrap();
+        let other: BaseProducer =
+            client.set("transactional.id", self.config.topic("other-sink")).create().unwrap();
         other.init_transactions(PATIENCE).unwrap();
         other.begin_transaction().unwrap();
         let topic = self.config.topic(topic);
@@ -201,7 +204,8 @@ fn each_kind_of_record_goes_to_its_topic() {
     let mut sink = place.open();
     assert_eq!(sink.stored(), None);
     let records =
-        [refund("d"), vec![Change::Late(late(b"late \xE2\x98\x83")), Change::Dead(dead(b"\xFF\x00"))]].concat();
+        [refund("d"), vec![Change::Late(late(b"late \xE2\x98\x83")), Change::Dead(dead(b"\xFF\x00"))]]
+            .concat();
     sink.commit(commit(1, vec![records])).unwrap();
     let compensations = place.read("compensation-events");
     let [(key, value)] = compensations.as_slice() else { panic!("{compensations:?}") };
@@ -287,8 +291,9 @@ fn an_abandoned_transaction_is_never_seen() {
 #[test]
 fn what_an_open_transaction_hides_is_found() {
     let Some(place) = Place::new() else { return };
-    let hidden =
-        || -> Vec<String> { Transactions::hidden(&place.config).unwrap().iter().map(ToString::to_string).collect() };
+    let hidden = || -> Vec<String> {
+        Transactions::hidden(&place.config).unwrap().iter().map(ToString::to_string).collect()
+    };
     let mut sink = place.open();
     sink.commit(commit(1, vec![refund("a")])).unwrap();
     let other = place.other("late-events", 1);
@@ -326,7 +331,10 @@ fn a_commit_whose_answer_was_lost_is_not_done_twice() {
     let value = json!({ "compensation_id": id("b") }).to_string();
     rival.send(BaseRecord::to(&topic).key(&id("b")).payload(&value)).map_err(|(error, _)| error).unwrap();
     let value = json!({ "run_number": 1, "stored": super::stored(2) }).to_string();
-    rival.send(BaseRecord::to(&last).partition(0).key("adtide").payload(&value)).map_err(|(error, _)| error).unwrap();
+    rival
+        .send(BaseRecord::to(&last).partition(0).key("adtide").payload(&value))
+        .map_err(|(error, _)| error)
+        .unwrap();
     rival.commit_transaction(PATIENCE).unwrap();
     sink.commit(commit(2, vec![refund("b")])).unwrap();
     assert_eq!(place.compensations(), once(["a", "b"]));
@@ -335,7 +343,8 @@ fn a_commit_whose_answer_was_lost_is_not_done_twice() {
     assert_eq!(place.stored(), super::stored(3));
 }
 
-/// What is committed behind an open transaction of another deployment can't be read yet, and must not be taken for absent.
+/// What is committed behind an open transaction of another deployment can't be read yet, and must not be
+/// taken for absent.
 #[test]
 fn progress_behind_an_open_transaction_is_waited_for() {
     let Some(place) = Place::new() else { return };

@@ -52,12 +52,17 @@ impl Database {
 
     /// The rows of a query as text.
     fn rows(&self, query: &str) -> Vec<String> {
-        let rows = self.client().query(&format!("SELECT row_to_json(line)::text FROM ({query}) AS line"), &[]).unwrap();
+        let rows = self
+            .client()
+            .query(&format!("SELECT row_to_json(line)::text FROM ({query}) AS line"), &[])
+            .unwrap();
         rows.iter().map(|row| row.get(0)).collect()
     }
 
     fn clicks(&self) -> Vec<String> {
-        self.rows("SELECT placement AS p, click_count AS n FROM ad_performance_metrics_realtime ORDER BY placement")
+        self.rows(
+            "SELECT placement AS p, click_count AS n FROM ad_performance_metrics_realtime ORDER BY placement",
+        )
     }
 
     fn orders(&self) -> Vec<String> {
@@ -116,14 +121,17 @@ fn epochs_of_a_commit_merge_into_the_rows_at_its_end() {
     assert_eq!(database.clicks(), [r#"{"p":"top","n":1}"#]);
     let second = vec![Change::Performance(two.clone(), 1), Change::Performance(one, -1)];
     let third = vec![Change::Performance(two, -1), Change::Performance(three, 1)];
-    let come =
-        vec![Change::Attribution(attribution("stays", None), 1), Change::Attribution(attribution("goes", None), 1)];
+    let come = vec![
+        Change::Attribution(attribution("stays", None), 1),
+        Change::Attribution(attribution("goes", None), 1),
+    ];
     let go = vec![Change::Attribution(attribution("goes", None), -1)];
     sink.commit(commit(3, vec![[second, come].concat(), [third, go].concat()])).unwrap();
     assert_eq!(database.clicks(), [r#"{"p":"top","n":3}"#]);
     assert_eq!(database.orders(), [r#"{"o":"stays","ad":null}"#]);
     let better = attribution("stays", Some(AdId::Text("ad".into())));
-    let change = vec![Change::Attribution(attribution("stays", None), -1), Change::Attribution(better.clone(), 1)];
+    let change =
+        vec![Change::Attribution(attribution("stays", None), -1), Change::Attribution(better.clone(), 1)];
     sink.commit(commit(4, vec![change])).unwrap();
     assert_eq!(database.orders(), [r#"{"o":"stays","ad":"ad"}"#]);
     sink.commit(commit(5, vec![vec![Change::Attribution(better, -1)]])).unwrap();
@@ -150,7 +158,10 @@ fn the_newest_conversion_of_an_order_is_the_result_and_the_one_before_it_when_th
     assert_eq!(revenue_after(vec![(row(1, 1), 1)]), is("0.01"));
     assert_eq!(revenue_after(vec![(row(3, 3), 1)]), is("0.03"));
     assert_eq!(revenue_after(vec![(row(2, 2), 1)]), is("0.03"));
-    assert_eq!(revenue_after(vec![(row(3, 3), -1), (row(3, 4), 1), (row(1, 1), -1), (row(1, 5), 1)]), is("0.04"));
+    assert_eq!(
+        revenue_after(vec![(row(3, 3), -1), (row(3, 4), 1), (row(1, 1), -1), (row(1, 5), 1)]),
+        is("0.04")
+    );
     assert_eq!(revenue_after(vec![(row(3, 4), -1)]), is("0.02"));
     assert_eq!(revenue_after(vec![(row(4, 6), 1), (row(5, 7), 1), (row(6, 8), 1)]), is("0.08"));
     assert_eq!(revenue_after(vec![(row(6, 8), -1), (row(5, 7), -1)]), is("0.06"));
@@ -184,12 +195,14 @@ fn a_later_run_fences_an_earlier_one() {
     first.commit(commit(1, vec![vec![Change::Performance(performance("top", 1), 1)]])).unwrap();
     let mut second = database.open();
     assert_eq!(second.stored(), super::stored(1));
-    let error = first.commit(commit(2, vec![vec![Change::Performance(performance("top", 2), 1)]])).unwrap_err();
+    let error =
+        first.commit(commit(2, vec![vec![Change::Performance(performance("top", 2), 1)]])).unwrap_err();
     says(&error, &[&"another run named \"adtide\" has taken over", &"(key name)"]);
     assert_eq!(database.clicks(), [r#"{"p":"top","n":1}"#]);
     assert_eq!(database.stored(), super::stored(1));
     second.commit(commit(2, vec![vec![Change::Performance(performance("top", 5), 1)]])).unwrap();
-    let error = first.commit(commit(2, vec![vec![Change::Performance(performance("top", 2), 1)]])).unwrap_err();
+    let error =
+        first.commit(commit(2, vec![vec![Change::Performance(performance("top", 2), 1)]])).unwrap_err();
     says(&error, &[&"has taken over"]);
     assert_eq!(database.clicks(), [r#"{"p":"top","n":5}"#]);
     let mut other = PostgresSink::open(&database.config(), "other", run()).unwrap();
@@ -207,7 +220,8 @@ fn rows_and_progress_are_one() {
         .client()
         .batch_execute("ALTER TABLE conversion_attribution_results ADD CHECK (order_id <> 'bad')")
         .unwrap();
-    let rows = vec![Change::Performance(performance("top", 1), 1), Change::Attribution(attribution("bad", None), 1)];
+    let rows =
+        vec![Change::Performance(performance("top", 1), 1), Change::Attribution(attribution("bad", None), 1)];
     let error = sink.commit(commit(2, vec![rows])).unwrap_err();
     says(&error, &[&"violates check constraint"]);
     assert_eq!(database.clicks(), [""; 0]);
@@ -220,7 +234,8 @@ fn a_commit_whose_answer_was_lost_is_not_done_twice() {
     let direct: postgres::Config = database.url().parse().unwrap();
     let server = format!("127.0.0.1:{}", direct.get_ports()[0]);
     let proxy = Proxy::start(&server, b"COMMIT");
-    let mut sink = PostgresSink::open(&config(&through(&database.url(), proxy.address)), "adtide", run()).unwrap();
+    let mut sink =
+        PostgresSink::open(&config(&through(&database.url(), proxy.address)), "adtide", run()).unwrap();
     sink.commit(commit(1, vec![])).unwrap();
     // Counts how often the progress moves.
     database
@@ -299,7 +314,8 @@ fn progress_that_went_back_is_noticed() {
         sink.commit(commit(epoch, vec![])).unwrap();
     }
     database.client().batch_execute("UPDATE adtide_progress SET epoch = 1").unwrap();
-    let error = sink.commit(commit(3, vec![vec![Change::Performance(performance("top", 1), 1)]])).unwrap_err();
+    let error =
+        sink.commit(commit(3, vec![vec![Change::Performance(performance("top", 1), 1)]])).unwrap_err();
     says(&error, &[&"holds epoch 1, though epoch 2 had been committed", &"start adtide again"]);
     assert_eq!(database.clicks(), [""; 0]);
 }
@@ -308,8 +324,9 @@ fn progress_that_went_back_is_noticed() {
 fn every_text_can_be_written() {
     let Some(database) = Database::create() else { return };
     let mut sink = database.open();
-    let long: String =
-        (0..300_000u32).map(|i| char::from_u32(0x4E00 + i.wrapping_mul(2_654_435_761) % 0x5000).unwrap()).collect();
+    let long: String = (0..300_000u32)
+        .map(|i| char::from_u32(0x4E00 + i.wrapping_mul(2_654_435_761) % 0x5000).unwrap())
+        .collect();
     let longer = format!("{long}!");
     let odd = ["a\0b", "a\u{FFFD}b", &long, &longer];
     let texts: Vec<&str> = TEXTS.into_iter().chain(odd).collect();
@@ -349,8 +366,8 @@ fn the_greatest_amounts_fit() {
     let mut sale = attribution("o", None);
     sale.revenue_amount = Money::MAX_REVENUE;
     sink.commit(commit(1, vec![vec![Change::Performance(row, 1), Change::Attribution(sale, 1)]])).unwrap();
-    let sums =
-        database.rows("SELECT total_spend::text AS s, total_revenue::text AS r FROM ad_performance_metrics_realtime");
+    let sums = database
+        .rows("SELECT total_spend::text AS s, total_revenue::text AS r FROM ad_performance_metrics_realtime");
     assert_eq!(sums, [r#"{"s":"92233720368547758.07","r":"92233720368547758.07"}"#]);
     let revenue = database.rows("SELECT revenue_amount::text AS r FROM conversion_attribution_results");
     assert_eq!(revenue, [r#"{"r":"9999999999999.99"}"#]);
@@ -369,7 +386,8 @@ fn what_does_not_pass_by_itself_is_said_at_once() {
     says(&open("nonsense"), &[&"postgres.url"]);
     let mut sink = database.open();
     database.client().batch_execute("DROP TABLE conversion_attribution_results").unwrap();
-    let error = sink.commit(commit(1, vec![vec![Change::Attribution(attribution("o", None), 1)]])).unwrap_err();
+    let error =
+        sink.commit(commit(1, vec![vec![Change::Attribution(attribution("o", None), 1)]])).unwrap_err();
     says(&error, &[&"run `adtide migrate`"]);
 }
 
@@ -385,7 +403,8 @@ fn a_database_of_another_encoding_is_refused() {
 #[test]
 fn migrations_run_once_however_many_start() {
     let Some(database) = Database::create() else { return };
-    let apply = || migrate::apply(&mut database.config().connect("test").unwrap(), &database.config()).unwrap();
+    let apply =
+        || migrate::apply(&mut database.config().connect("test").unwrap(), &database.config()).unwrap();
     let applied: Vec<String> = std::thread::scope(|scope| {
         let starts: Vec<_> = (0..4).map(|_| scope.spawn(apply)).collect();
         starts.into_iter().flat_map(|start| start.join().unwrap()).collect()

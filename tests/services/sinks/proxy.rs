@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Stands between a client and its server on loopback, and passes on what each says to the other. Once armed, it lets the
-/// next request with certain bytes in it through to the server, waits for the answer, and hangs up instead of passing
-/// it on: the client can't know whether the request was carried out.
+/// Stands between a client and its server on loopback, and passes on what each says to the other. Once armed,
+/// it lets the next request with certain bytes in it through to the server, waits for the answer, and hangs
+/// up instead of passing it on: the client can't know whether the request was carried out.
 pub struct Proxy {
     pub address: SocketAddr,
     armed: Arc<AtomicBool>,

@@ -109,7 +109,8 @@ fn a_ranking_is_one_json_text() {
     sink.commit(commit(1, vec![place.set("top", 250)])).unwrap();
     let key = format!("rtb:ranking:{}top:shoes", place.name);
     let text: String = place.connection().get(&key).unwrap();
-    let list = r#""ranking":[{"product_id":8,"score":0.125,"bid_price":2.50,"campaign_id":7,"advertiser_id":9}]}"#;
+    let list =
+        r#""ranking":[{"product_id":8,"score":0.125,"bid_price":2.50,"campaign_id":7,"advertiser_id":9}]}"#;
     assert!(text.ends_with(list), "{text}");
     let ranking: Value = serde_json::from_str(&text).unwrap();
     let placement = format!("{}top", place.name);
@@ -259,7 +260,8 @@ fn only_the_rankings_of_a_run_that_is_gone_expire() {
     assert_eq!(place.bid("still").as_deref(), Some("0.01"));
     drop(sink);
     until("expired", || place.get("still").is_none() && place.get("busy").is_none());
-    // The next run knows that they had been committed, so no replay brings them: they must come back by themselves.
+    // The next run knows that they had been committed, so no replay brings them: they must come back by
+    // themselves.
     let sink = RedisSink::open(&place.config(ttl), &place.name, run()).unwrap();
     assert_eq!(place.bid("still").as_deref(), Some("0.01"));
     assert_eq!(place.bid("busy").as_deref(), Some("0.02"));

@@ -14,7 +14,9 @@ fn clicks(count: u32) -> Vec<String> {
 }
 
 fn has_debits(place: &Place, count: u32) -> bool {
-    eventually(|| place.rows("SELECT count(*) FROM balance_ledger WHERE entry_type = 'DEBIT'") == [count.to_string()])
+    eventually(|| {
+        place.rows("SELECT count(*) FROM balance_ledger WHERE entry_type = 'DEBIT'") == [count.to_string()]
+    })
 }
 
 #[test]
@@ -60,7 +62,8 @@ fn of_two_processes_with_one_name_both_work_on() {
 fn new_partitions_are_found_and_the_lag_is_that_of_the_whole_topic() {
     let Some(mut place) = Place::new(1) else { return };
     let lag = |count: u32| format!("adtide_worker_lag_records{{worker=\"balance\"}} {count}.0\n");
-    let command = format!("worker balance {LONG_SESSION} --set kafka.discovery_interval=1s --listen 127.0.0.1:0");
+    let command =
+        format!("worker balance {LONG_SESSION} --set kafka.discovery_interval=1s --listen 127.0.0.1:0");
     let first = place.start("first", &command);
     place.produce("ad-events", &clicks(1));
     assert!(has_debits(&place, 1), "{}", first.log());
@@ -91,13 +94,18 @@ fn a_worker_that_fails_does_so_alone_and_starts_again() {
     let fails = || running.log().matches("worker failed worker=\"compensation\"").count();
     assert!(eventually(|| fails() >= 4), "{}", running.log());
     let (status, text) = running.get("/readyz");
-    assert_eq!((status, text.contains("worker compensation: failed, and starts again")), (503, true), "{text}");
+    assert_eq!(
+        (status, text.contains("worker compensation: failed, and starts again")),
+        (503, true),
+        "{text}"
+    );
     assert_eq!(running.get("/healthz").0, 200);
     place.produce("ad-events", &clicks(100));
     assert!(has_debits(&place, 101), "{}", running.log());
     place.execute("UPDATE worker_offsets SET next_offset = 1 WHERE worker = 'compensation'");
     place.produce("compensation-events", &[refund("r-2", 1, "0.25")]);
-    let credited = || place.rows("SELECT sum(amount) FROM balance_ledger WHERE entry_type = 'CREDIT'") == ["0.75"];
+    let credited =
+        || place.rows("SELECT sum(amount) FROM balance_ledger WHERE entry_type = 'CREDIT'") == ["0.75"];
     assert!(eventually(credited), "{}", running.log());
     assert!(eventually(|| running.get("/readyz").0 == 200), "{}", running.get("/readyz").1);
     assert_balanced(&place);

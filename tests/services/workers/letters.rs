@@ -9,7 +9,9 @@ use super::{assert_balanced, campaign_event, click, refund};
 fn no_record_ends_a_worker_and_none_is_lost() {
     let Some(place) = Place::new(1) else { return };
     place.execute("INSERT INTO campaigns (campaign_id, budget) VALUES (1, 0.50), (2, 0.50)");
-    let odd = |campaign| campaign_event("CAMPAIGN_CREATE", "09:00:00", campaign, "1.25").replace("top", "t\\u0000p");
+    let odd = |campaign| {
+        campaign_event("CAMPAIGN_CREATE", "09:00:00", campaign, "1.25").replace("top", "t\\u0000p")
+    };
     place.produce(
         "campaign-events",
         &[odd(1), "{".to_owned(), campaign_event("CAMPAIGN_CREATE", "09:00:00", 2, "1.25")],
@@ -41,7 +43,8 @@ fn no_record_ends_a_worker_and_none_is_lost() {
     assert_eq!(place.budget(1), ("0.50".to_owned(), "184487440737095516.16".to_owned()));
     // Its ranking is the one it was in.
     let told = place.own_campaign_events();
-    let activated = told.iter().find(|event| event["event_type"] == "CAMPAIGN_ACTIVATE").expect("it stays paused");
+    let activated =
+        told.iter().find(|event| event["event_type"] == "CAMPAIGN_ACTIVATE").expect("it stays paused");
     assert_eq!(activated["placement"], "t\0p");
 
     let letters = place.records("dead-letter");
@@ -54,11 +57,15 @@ fn no_record_ends_a_worker_and_none_is_lost() {
         .collect()
     };
     let refunds = [(4, "bad_money"), (5, "missing_field"), (7, "not_json")];
-    let refunds = refunds.map(|(offset, reason)| ("compensation-events".to_owned(), offset, reason.to_owned()));
+    let refunds =
+        refunds.map(|(offset, reason)| ("compensation-events".to_owned(), offset, reason.to_owned()));
     assert_eq!(of("compensation"), refunds);
     assert_eq!(of("budget"), refunds);
     assert_eq!(of("campaign-status"), [("campaign-events".to_owned(), 1, "not_json".to_owned())]);
-    let last = letters.iter().find(|(_, letter)| letter["worker"] == "compensation" && letter["offset"] == 7).unwrap();
+    let last = letters
+        .iter()
+        .find(|(_, letter)| letter["worker"] == "compensation" && letter["offset"] == 7)
+        .unwrap();
     assert_eq!(last.0, "compensation-compensation-events-0-7");
     assert_eq!(last.1["value"], json!("no refund"));
     assert!(last.1["timestamp"].is_i64());

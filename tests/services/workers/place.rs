@@ -123,8 +123,12 @@ impl Place {
     fn delete_topics(&self) {
         let admin: AdminClient<DefaultClientContext> = self.client().create().unwrap();
         let metadata = admin.inner().fetch_metadata(None, Duration::from_secs(10)).unwrap();
-        let names: Vec<&str> =
-            metadata.topics().iter().map(|topic| topic.name()).filter(|name| name.starts_with(&self.name)).collect();
+        let names: Vec<&str> = metadata
+            .topics()
+            .iter()
+            .map(|topic| topic.name())
+            .filter(|name| name.starts_with(&self.name))
+            .collect();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let _ = runtime.block_on(admin.delete_topics(&names, &Default::default()));
     }
@@ -188,7 +192,10 @@ impl Place {
     /// Calls `each` with partition, key and value of every record that is JSON, by partition and offset.
     fn each_record(&self, topic: &str, each: &mut dyn FnMut(i32, String, Value)) {
         let mut client = self.client();
-        client.set("group.id", &self.name).set("enable.auto.commit", "false").set("enable.partition.eof", "true");
+        client
+            .set("group.id", &self.name)
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true");
         let consumer: BaseConsumer = client.create().unwrap();
         let mut list = TopicPartitionList::new();
         for partition in 0..self.partitions {
@@ -239,14 +246,18 @@ impl Place {
                 command.env_remove(name);
             }
         }
-        command.args(arguments.split_whitespace()).args(["--config", "adtide.toml"]).current_dir(self.folder.path());
+        command
+            .args(arguments.split_whitespace())
+            .args(["--config", "adtide.toml"])
+            .current_dir(self.folder.path());
         command
     }
 
     /// `adtide ARGUMENTS` to its good end; what it logs.
     #[track_caller]
     pub fn run(&self, arguments: &str) -> String {
-        let output = assert_cmd::Command::from_std(self.command(arguments)).timeout(DEADLINE).output().unwrap();
+        let output =
+            assert_cmd::Command::from_std(self.command(arguments)).timeout(DEADLINE).output().unwrap();
         let log = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{arguments}: {}\n{log}", output.status);
         log
@@ -255,7 +266,8 @@ impl Place {
     /// The same, but it must fail.
     #[track_caller]
     pub fn fails(&self, arguments: &str) -> String {
-        let output = assert_cmd::Command::from_std(self.command(arguments)).timeout(DEADLINE).output().unwrap();
+        let output =
+            assert_cmd::Command::from_std(self.command(arguments)).timeout(DEADLINE).output().unwrap();
         let log = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{log}");
         log
@@ -290,7 +302,8 @@ impl Running {
 
     /// What a page answers, of a process that serves at a port of its own choice: status and body.
     pub fn get(&self, page: &str) -> (u16, String) {
-        let address = || self.log().lines().find_map(|line| Some(line.split_once("address=")?.1.trim().to_owned()));
+        let address =
+            || self.log().lines().find_map(|line| Some(line.split_once("address=")?.1.trim().to_owned()));
         assert!(eventually(|| address().is_some()), "{}", self.log());
         let address = address().unwrap();
         let mut stream = TcpStream::connect(&address).unwrap();

@@ -48,13 +48,22 @@ fn credit(offset: u64, id: &str) -> Entry {
 
 /// What every ledger must do.
 fn check_ledger(mut one: impl Ledger, mut other: impl Ledger) {
-    let posted =
-        |entries, cents, new_advertisers| Outcome::Applied(Posted { entries, amount: Money(cents), new_advertisers });
+    let posted = |entries, cents, new_advertisers| {
+        Outcome::Applied(Posted { entries, amount: Money(cents), new_advertisers })
+    };
     assert_eq!(one.claim("test-balance", "one", &partition(), 3).unwrap(), 3);
     let advances = advance(3, 5);
     let entries = [credit(3, "r-1"), credit(4, "r-1")];
-    assert_eq!(one.post(step("one", &advances), &entries).unwrap(), posted(1, 150, 1), "a repeat in one batch");
-    assert_eq!(one.post(step("one", &advances), &entries).unwrap(), Outcome::AppliedBefore, "the answer was lost");
+    assert_eq!(
+        one.post(step("one", &advances), &entries).unwrap(),
+        posted(1, 150, 1),
+        "a repeat in one batch"
+    );
+    assert_eq!(
+        one.post(step("one", &advances), &entries).unwrap(),
+        Outcome::AppliedBefore,
+        "the answer was lost"
+    );
 
     // The other goes on where the one has committed. From then on the one is a zombie.
     assert_eq!(other.claim("test-balance", "other", &partition(), 0).unwrap(), 5);
@@ -62,11 +71,20 @@ fn check_ledger(mut one: impl Ledger, mut other: impl Ledger) {
     let advances = advance(5, 6);
     assert_eq!(one.post(step("one", &advances), &[credit(5, "r-2")]).unwrap(), Outcome::Fenced);
     let wrong = advance(4, 6);
-    assert_eq!(other.post(step("other", &wrong), &[credit(5, "r-2")]).unwrap(), Outcome::Fenced, "not where it stands");
+    assert_eq!(
+        other.post(step("other", &wrong), &[credit(5, "r-2")]).unwrap(),
+        Outcome::Fenced,
+        "not where it stands"
+    );
     let repeat = [credit(5, "r-1")];
-    assert_eq!(other.post(step("other", &advances), &repeat).unwrap(), posted(0, 0, 0), "a repeat in a later batch");
+    assert_eq!(
+        other.post(step("other", &advances), &repeat).unwrap(),
+        posted(0, 0, 0),
+        "a repeat in a later batch"
+    );
     let advances = advance(6, 7);
-    let debit = Entry { entry_type: EntryType::Debit, compensation_id: None, amount: Money(1), ..credit(6, "") };
+    let debit =
+        Entry { entry_type: EntryType::Debit, compensation_id: None, amount: Money(1), ..credit(6, "") };
     assert_eq!(other.post(step("other", &advances), &[debit]).unwrap(), posted(1, 1, 0));
     // Only part of a step's partitions is no step at all.
     let both = [
@@ -101,7 +119,8 @@ fn check_budgets(mut one: impl Budgets, mut other: impl Budgets) {
         campaign_id: i64::MAX,
         amount: Money(cents),
     };
-    let changes = |cents, refunds| BudgetChanges { spent: BTreeMap::from([(i64::MAX, Money(cents))]), refunds };
+    let changes =
+        |cents, refunds| BudgetChanges { spent: BTreeMap::from([(i64::MAX, Money(cents))]), refunds };
     let some = changes(1234, vec![refund("r-1", 5), refund("r-1", 5)]);
     assert_eq!(one.claim("test-budget", "one", &partition(), 3).unwrap(), 3);
     let advances = advance(3, 5);
@@ -113,7 +132,10 @@ fn check_budgets(mut one: impl Budgets, mut other: impl Budgets) {
     let advances = advance(5, 6);
     assert_eq!(one.change(budget_step("one", &advances), &some).unwrap(), Outcome::Fenced);
     let more = changes(9_007_199_254_739_750, vec![refund("r-1", 5), refund("r-2", 7)]);
-    assert_eq!(other.change(budget_step("other", &advances), &more).unwrap(), Outcome::Applied((1, Money(7))));
+    assert_eq!(
+        other.change(budget_step("other", &advances), &more).unwrap(),
+        Outcome::Applied((1, Money(7)))
+    );
 }
 
 #[test]
@@ -133,9 +155,11 @@ fn a_commit_counts_once_and_only_the_owners_in_redis() {
     // Beyond what Lua's own numbers hold.
     let mut budgets = open("test");
     for (offset, cents) in [(6, 9_223_372_036_854_775_807), (7, 9_223_372_036_854_775_807), (8, 1)] {
-        let changes = BudgetChanges { spent: BTreeMap::from([(i64::MAX, Money(cents))]), refunds: Vec::new() };
+        let changes =
+            BudgetChanges { spent: BTreeMap::from([(i64::MAX, Money(cents))]), refunds: Vec::new() };
         let advances = advance(offset, offset + 1);
-        let applied = budgets.change(Step { worker: "", owner: "other", advances: &advances }, &changes).unwrap();
+        let applied =
+            budgets.change(Step { worker: "", owner: "other", advances: &advances }, &changes).unwrap();
         assert_eq!(applied, Outcome::Applied((0, Money(0))));
     }
     let spent: String =

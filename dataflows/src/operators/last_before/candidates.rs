@@ -182,7 +182,13 @@ impl<V: Ord> Candidates<V> {
 
     /// Whether of the candidates of a key at or before `time` none is better than this one, which must be
     /// among them.
-    pub fn is_best_of(&mut self, side: usize, key: IdHash, candidate: (EventTime, &V), time: EventTime) -> bool {
+    pub fn is_best_of(
+        &mut self,
+        side: usize,
+        key: IdHash,
+        candidate: (EventTime, &V),
+        time: EventTime,
+    ) -> bool {
         let best = self.best_of(side, key, time).and_then(|link| self.slot(link));
         best.is_none_or(|best| best.rank() <= candidate)
     }
@@ -241,7 +247,8 @@ impl<V: Ord> Candidates<V> {
     fn next(&self, side: usize, slot: &Slot<V>) -> Option<(Link, &Slot<V>)> {
         let link = slot.next[side];
         let next = self.slot(link)?;
-        let same_list = next.has_key[side] && next.keys[side] == slot.keys[side] && next.rank() <= slot.rank();
+        let same_list =
+            next.has_key[side] && next.keys[side] == slot.keys[side] && next.rank() <= slot.rank();
         same_list.then_some((link, next))
     }
 

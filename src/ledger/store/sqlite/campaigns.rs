@@ -13,11 +13,13 @@ pub(super) fn is_due(campaign: &Campaign, decide: fn(&Campaign) -> Decision) -> 
 }
 
 pub(super) fn move_balances(transaction: &Transaction<'_>, sums: &Sums, now: &str) -> anyhow::Result<u64> {
-    let mut insert = transaction
-        .prepare_cached("INSERT INTO advertisers (advertiser_id, updated_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?;
-    let mut select = transaction.prepare_cached("SELECT balance FROM advertisers WHERE advertiser_id = ?1")?;
-    let mut update =
-        transaction.prepare_cached("UPDATE advertisers SET balance = ?2, updated_at = ?3 WHERE advertiser_id = ?1")?;
+    let mut insert = transaction.prepare_cached(
+        "INSERT INTO advertisers (advertiser_id, updated_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+    )?;
+    let mut select =
+        transaction.prepare_cached("SELECT balance FROM advertisers WHERE advertiser_id = ?1")?;
+    let mut update = transaction
+        .prepare_cached("UPDATE advertisers SET balance = ?2, updated_at = ?3 WHERE advertiser_id = ?1")?;
     let mut new = 0;
     for (id, change) in &sums.advertisers {
         new += insert.execute(params![id, now])? as u64;
@@ -28,9 +30,11 @@ pub(super) fn move_balances(transaction: &Transaction<'_>, sums: &Sums, now: &st
 }
 
 pub(super) fn move_campaigns(transaction: &Transaction<'_>, sums: &Sums, now: &str) -> anyhow::Result<()> {
-    let mut insert = transaction
-        .prepare_cached("INSERT INTO campaigns (campaign_id, updated_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?;
-    let mut select = transaction.prepare_cached("SELECT debits, credits FROM campaigns WHERE campaign_id = ?1")?;
+    let mut insert = transaction.prepare_cached(
+        "INSERT INTO campaigns (campaign_id, updated_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+    )?;
+    let mut select =
+        transaction.prepare_cached("SELECT debits, credits FROM campaigns WHERE campaign_id = ?1")?;
     let mut update = transaction.prepare_cached(
         "UPDATE campaigns SET debits = ?2, credits = ?3, last_entry = max(coalesce(last_entry, ''), ?4), updated_at = ?5
          WHERE campaign_id = ?1",
@@ -157,11 +161,16 @@ pub(super) fn write_decisions(
     Ok(settled)
 }
 
-pub(super) fn open_advertisers(transaction: &Transaction<'_>, catalogue: &Catalogue, now: &str) -> anyhow::Result<()> {
-    let mut insert = transaction
-        .prepare_cached("INSERT INTO advertisers (advertiser_id, updated_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?;
-    let mut select =
-        transaction.prepare_cached("SELECT opening_balance, balance FROM advertisers WHERE advertiser_id = ?1")?;
+pub(super) fn open_advertisers(
+    transaction: &Transaction<'_>,
+    catalogue: &Catalogue,
+    now: &str,
+) -> anyhow::Result<()> {
+    let mut insert = transaction.prepare_cached(
+        "INSERT INTO advertisers (advertiser_id, updated_at) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+    )?;
+    let mut select = transaction
+        .prepare_cached("SELECT opening_balance, balance FROM advertisers WHERE advertiser_id = ?1")?;
     let mut update = transaction.prepare_cached(
         "UPDATE advertisers SET name = ?2, opening_balance = ?3, balance = ?4, updated_at = ?5 WHERE advertiser_id = ?1",
     )?;

@@ -25,7 +25,9 @@ impl FromSql for Cents {
         let text = value.as_str()?;
         let cents = text.split_once('.').filter(|(_, decimals)| decimals.len() == 2);
         let cents = cents.and_then(|(whole, decimals)| format!("{whole}{decimals}").parse().ok());
-        cents.map(Cents).ok_or_else(|| FromSqlError::Other(format!("{text:?} is no amount with two decimals").into()))
+        cents
+            .map(Cents)
+            .ok_or_else(|| FromSqlError::Other(format!("{text:?} is no amount with two decimals").into()))
     }
 }
 

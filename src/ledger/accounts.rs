@@ -7,11 +7,11 @@ use adtide_dataflows::model::{Money, UnknownIds};
 use tracing::warn;
 
 use super::drive::Work;
-use super::feed::{Mark, Partition, Positions, Record};
+use super::feed::Record;
 use super::letter::Unfit;
 use super::record::{self, Click, Reader, Refund};
 use super::stats::WorkerStats;
-use super::store::{Entry, EntryType, Ledger, Outcome, Posted, Step};
+use super::store::{Entry, EntryType, Ledger, Offsets, Outcome, Posted, Step};
 use crate::connect::Fault;
 
 /// Posts entries of one type.
@@ -117,22 +117,8 @@ impl Work for Accounts {
         self.entries.clear();
     }
 
-    fn claim(
-        &mut self,
-        worker: &str,
-        owner: &str,
-        partition: &Partition,
-        earliest: u64,
-    ) -> Result<u64, Fault> {
-        self.ledger.claim(worker, owner, partition, earliest)
-    }
-
-    fn mark(&mut self, worker: &str, partition: &Partition) -> Result<Option<Mark>, Fault> {
-        self.ledger.mark(worker, partition)
-    }
-
-    fn positions(&mut self, worker: &str) -> Result<Positions, Fault> {
-        self.ledger.positions(worker)
+    fn offsets(&mut self) -> &mut dyn Offsets {
+        &mut *self.ledger
     }
 
     fn commit(&mut self, step: Step<'_>) -> Result<Outcome<()>, Fault> {

@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use adtide_dataflows::model::{Money, UnknownIds};
 
 use super::drive::Work;
-use super::feed::{Mark, Partition, Positions, Record};
+use super::feed::Record;
 use super::letter::Unfit;
 use super::record::{self, Reader};
 use super::stats::WorkerStats;
-use super::store::{BudgetChanges, Budgets, Outcome, Refund, Step};
+use super::store::{BudgetChanges, Budgets, Offsets, Outcome, Refund, Step};
 use crate::connect::Fault;
 use crate::sink::COMPENSATION_EVENTS;
 
@@ -60,22 +60,8 @@ impl Work for BudgetWork {
         self.clicks = 0;
     }
 
-    fn claim(
-        &mut self,
-        worker: &str,
-        owner: &str,
-        partition: &Partition,
-        earliest: u64,
-    ) -> Result<u64, Fault> {
-        self.budgets.claim(worker, owner, partition, earliest)
-    }
-
-    fn mark(&mut self, worker: &str, partition: &Partition) -> Result<Option<Mark>, Fault> {
-        self.budgets.mark(worker, partition)
-    }
-
-    fn positions(&mut self, worker: &str) -> Result<Positions, Fault> {
-        self.budgets.positions(worker)
+    fn offsets(&mut self) -> &mut dyn Offsets {
+        &mut *self.budgets
     }
 
     fn commit(&mut self, step: Step<'_>) -> Result<Outcome<()>, Fault> {

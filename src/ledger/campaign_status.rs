@@ -16,12 +16,12 @@ use tracing::info;
 
 use super::announcement::ANNOUNCER;
 use super::drive::Work;
-use super::feed::{Mark, Partition, Positions, Record};
+use super::feed::Record;
 use super::letter::Unfit;
 use super::outbox::Outbox;
 use super::record::Reader;
 use super::stats::WorkerStats;
-use super::store::{Announcement, Campaign, Decision, Ledger, Outcome, OwnerState, Step, Told};
+use super::store::{Announcement, Campaign, Decision, Ledger, Offsets, Outcome, OwnerState, Step, Told};
 use crate::connect::Fault;
 
 /// Looks after the campaigns.
@@ -84,22 +84,8 @@ impl Work for CampaignStatus {
         self.told = Told::default();
     }
 
-    fn claim(
-        &mut self,
-        worker: &str,
-        owner: &str,
-        partition: &Partition,
-        earliest: u64,
-    ) -> Result<u64, Fault> {
-        self.ledger.claim(worker, owner, partition, earliest)
-    }
-
-    fn mark(&mut self, worker: &str, partition: &Partition) -> Result<Option<Mark>, Fault> {
-        self.ledger.mark(worker, partition)
-    }
-
-    fn positions(&mut self, worker: &str) -> Result<Positions, Fault> {
-        self.ledger.positions(worker)
+    fn offsets(&mut self) -> &mut dyn Offsets {
+        &mut *self.ledger
     }
 
     fn commit(&mut self, step: Step<'_>) -> Result<Outcome<()>, Fault> {

@@ -9,10 +9,10 @@ use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::dead_letters::DeadLetters;
-use super::feed::{Change, Feed, Mark, Partition, Positions, Record, Start};
+use super::feed::{Change, Feed, Partition, Record, Start};
 use super::letter::{Letter, Unfit};
 use super::stats::WorkerStats;
-use super::store::{Advance, Outcome, Step};
+use super::store::{Advance, Offsets, Outcome, Step};
 use crate::connect::{Fault, persist_unless};
 
 /// How long records are gathered for one commit.
@@ -48,29 +48,8 @@ pub trait Work {
     /// Drops the batch.
     fn clear(&mut self);
 
-    /// See [`Offsets::claim`](super::store::Offsets::claim).
-    ///
-    /// # Errors
-    /// The store can't do it.
-    fn claim(
-        &mut self,
-        worker: &str,
-        owner: &str,
-        partition: &Partition,
-        earliest: u64,
-    ) -> Result<u64, Fault>;
-
-    /// See [`Offsets::mark`](super::store::Offsets::mark).
-    ///
-    /// # Errors
-    /// The store can't do it.
-    fn mark(&mut self, worker: &str, partition: &Partition) -> Result<Option<Mark>, Fault>;
-
-    /// See [`Offsets::positions`](super::store::Offsets::positions).
-    ///
-    /// # Errors
-    /// The store can't do it.
-    fn positions(&mut self, worker: &str) -> Result<Positions, Fault>;
+    /// Where it is kept how far the worker has got, in the store of its effects.
+    fn offsets(&mut self) -> &mut dyn Offsets;
 
     /// Commits the batch in one step. It is kept, so that a commit that failed can be tried again.
     ///
@@ -373,8 +352,12 @@ impl<'a> Driver<'a> {
         for partition in partitions {
             let place = self.persist("claiming a partition", || {
                 let earliest = feed.earliest(partition)?;
-                let next = work.claim(self.job, &self.owner, partition, earliest)?;
-                Ok(Start { partition: partition.clone(), next, mark: work.mark(self.job, partition)? })
+                let next = work.offsets().claim(self.job, &self.owner, partition, earliest)?;
+                Ok(Start {
+                    partition: partition.clone(),
+                    next,
+                    mark: work.offsets().mark(self.job, partition)?,
+                })
             })?;
             let Some(place) = place else { return Ok(None) };
             info!(worker = self.job, %partition, next = place.next, "partition assigned");
@@ -409,7 +392,7 @@ impl<'a> Driver<'a> {
         let (job, stats) = (self.job, self.stats);
         let mut positions = || {
             stats.set_waits(Some("looking up the offsets".to_owned()));
-            let positions = work.positions(job);
+            let positions = work.offsets().positions(job);
             stats.set_waits(None);
             positions
         };

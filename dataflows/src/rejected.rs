@@ -14,7 +14,7 @@ pub struct DeadLetter {
     pub partition: u32,
     /// Its offset.
     pub offset: u64,
-    /// What it is counted by, [`BadRecord::reason`].
+    /// What it is counted by, [`BadRecord::reason`](crate::record::BadRecord::reason).
     pub reason: String,
     /// What is wrong, in a sentence.
     pub detail: String,

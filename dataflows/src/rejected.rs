@@ -1,4 +1,4 @@
-//! The records that no statement takes, as their topics have them.
+//! Records that are left out: by all statements, as they can't be read, or by one, as they are late.
 
 use serde::{Deserialize, Serialize};
 

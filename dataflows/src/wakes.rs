@@ -1,4 +1,4 @@
-//! Where a partition began anew, because it slept or appeared after the others.
+//! When a partition was idle and became active again, or was found after the others.
 //!
 //! It follows the watermarks that they have reached: what they have closed is closed for it too. Which these
 //! were is not in its records, so it is remembered: a replay follows the same ones from the same record on,

@@ -125,15 +125,12 @@ pub fn run(monitor: &Monitor, used: &Used, engine: &EngineConfig) {
     print_fields(fields.into_iter().chain(results.map(|results| ("results", results))));
 }
 
-/// Prints what each of these names stands for, a name a line; where the terminal is too narrow for that,
-/// more.
+/// Prints a name and its value a line, and wraps values where the terminal is too narrow.
 fn print_fields(fields: impl Iterator<Item = (&'static str, String)>) {
-    /// How far the texts are to the right.
-    const INDENT: u16 = 11;
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    for (name, text) in fields {
-        table.add_row([format!("{name:0$}", usize::from(INDENT)), text]);
+    for (name, value) in fields {
+        table.add_row([format!("{name:11}"), value]);
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 0));

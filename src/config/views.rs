@@ -1,4 +1,4 @@
-//! What each part of the program is told of the configuration.
+//! The configuration as each part of the program takes it.
 
 use std::path::Path;
 use std::time::Duration;
@@ -157,7 +157,8 @@ impl Config {
     pub fn worker(&self) -> anyhow::Result<WorkerConfig> {
         ensure!(
             self.reads_kafka() == self.writes_services() && self.sink.kind != SinkKind::None,
-            "workers need source.kind = \"files\" with sink.kind = \"embedded\", or \"kafka\" with \"services\"; set both"
+            "workers need source.kind = \"files\" with sink.kind = \"embedded\", \
+             or \"kafka\" with \"services\"; set both"
         );
         ensure!(
             self.reads_kafka() || self.from().is_some(),

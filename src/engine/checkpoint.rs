@@ -205,7 +205,7 @@ impl Checkpointer {
     /// care.
     pub fn has_left(&self) -> bool {
         let coordinator = self.keeping.as_ref().and_then(|keeping| keeping.coordinator.as_ref());
-        self.control.is_closed() && coordinator.is_none_or(|coordinator| coordinator.writing.is_none())
+        self.control.is_closed() && coordinator.is_none_or(|coordinator| !coordinator.is_writing())
     }
 }
 

@@ -50,39 +50,29 @@ impl Accounts {
 
     /// The entry that a record makes; None if it makes none.
     fn entry(&mut self, record: &Record<'_>, value: &[u8]) -> Result<Option<Entry>, Unfit> {
-        let entry_type = self.entry_type;
-        let (partition, offset) = (record.partition.clone(), record.offset);
-        Ok(match entry_type {
-            EntryType::Debit => self.reader.click(record, value)?.map(|click| {
-                let Click { advertiser_id, campaign_id, price: amount, time: event_time } = click;
-                let compensation_id = None;
-                Entry {
-                    entry_type,
-                    advertiser_id,
-                    campaign_id,
-                    amount,
-                    event_time,
-                    partition,
-                    offset,
-                    compensation_id,
-                }
-            }),
+        let (entry_type, partition, offset) = (self.entry_type, record.partition.clone(), record.offset);
+        let (advertiser_id, campaign_id, amount, event_time, compensation_id) = match entry_type {
+            EntryType::Debit => {
+                let Some(click) = self.reader.click(record, value)? else { return Ok(None) };
+                let Click { advertiser_id, campaign_id, price, time } = click;
+                (advertiser_id, campaign_id, price, time, None)
+            }
             EntryType::Credit => {
                 let refund = record::refund(value)?;
-                let Refund { advertiser_id, campaign_id, amount, window_start: event_time, .. } = refund;
-                let compensation_id = Some(refund.compensation_id);
-                Some(Entry {
-                    entry_type,
-                    advertiser_id,
-                    campaign_id,
-                    amount,
-                    event_time,
-                    partition,
-                    offset,
-                    compensation_id,
-                })
+                let Refund { advertiser_id, campaign_id, amount, window_start, compensation_id, .. } = refund;
+                (advertiser_id, campaign_id, amount, window_start, Some(compensation_id))
             }
-        })
+        };
+        Ok(Some(Entry {
+            entry_type,
+            advertiser_id,
+            campaign_id,
+            amount,
+            event_time,
+            partition,
+            offset,
+            compensation_id,
+        }))
     }
 
     fn count(&self, posted: Posted) {

@@ -79,9 +79,9 @@ struct Writer {
 
 impl Writer {
     fn new(committer: Box<dyn Committer>, rewrites_rankings: bool) -> Writer {
-        // What a checkpoint gives back is in every sink that has committed anything: it would store it as the
-        // progress of an epoch that is before all others. One that is new in the middle of a run takes no
-        // half of it.
+        // Restored rows are in every sink that has committed anything. Committing them again would store RESTORED
+        // as its epoch, and a replay from the start would bring it everything once more. A sink that is new in
+        // the middle of a run takes no half of them.
         let committed = committer.committed().map(|committed| committed.max(RESTORED));
         let committed = committed.or(rewrites_rankings.then_some(RESTORED));
         Writer {

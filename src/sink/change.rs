@@ -11,6 +11,7 @@ use adtide_dataflows::performance_aggregator::PerformanceRow;
 use adtide_dataflows::rtb_cache_updater::RankingRow;
 use adtide_dataflows::{DeadLetter, HashMap, LateEvent, Outputs, Settings};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use timely::PartialOrder;
 use timely::dataflow::StreamVec;
 use timely::dataflow::operators::Concatenate;
 use timely::dataflow::operators::vec::{Filter, Map};
@@ -118,7 +119,7 @@ impl Progress {
     /// Whether it is nowhere behind another.
     pub fn covers(&self, other: &Progress) -> bool {
         let watermarks = |progress: &Progress| progress.watermarks.unwrap_or(Watermarks::MIN);
-        watermarks(self).max(watermarks(other)) == watermarks(self)
+        watermarks(other).less_equal(&watermarks(self))
             && other.partitions.iter().all(|(key, report)| {
                 self.partitions.get(key).is_some_and(|own| own.next_offset >= report.next_offset)
             })

@@ -103,8 +103,8 @@ fn read_progress(connection: &Connection) -> anyhow::Result<Option<Progress>> {
         .optional()?;
     let Some((epoch, watermarks)) = stored else { return Ok(None) };
     let mut statement = connection.prepare(
-        "SELECT topic, partition, next_offset, greatest, watermarks, state, wakes, file, judgements FROM adtide_progress_partitions
-         WHERE sink = ?1",
+        "SELECT topic, partition, next_offset, greatest, watermarks, state, wakes, file, judgements
+         FROM adtide_progress_partitions WHERE sink = ?1",
     )?;
     let mut rows = statement.query([NAME])?;
     let mut progress = Progress { epoch: u64::try_from(epoch)?, ..Progress::default() };

@@ -430,7 +430,8 @@ fn up_to(watermark: i64) -> Watermarks {
 fn at_a_cut_only_what_was_read_counts_and_only_what_was_closed_is_final() {
     // One click fewer has been read, and no window is closed: no refund is owed, the row is not final.
     let lines = 3;
-    let sql = "UPDATE ad_performance_metrics_realtime SET click_count = 2, total_spend = '3.00', ctr = 200, is_final = 0";
+    let sql = "UPDATE ad_performance_metrics_realtime SET click_count = 2, total_spend = '3.00', ctr = 200, \
+               is_final = 0";
     let open = progress(lines, up_to(299_999));
     let report = verified_at(ADS, sql, &[], "", "", &open);
     assert!(report.ok(), "{report}");

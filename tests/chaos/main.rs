@@ -6,7 +6,7 @@
 //!
 //! | variable | what |
 //! |---|---|
-//! | `ADTIDE_CHAOS_ROUNDS` | how many rounds of kills, 10 if not set; of a cluster's processes, 3; 30 and 10 before a release |
+//! | `ADTIDE_CHAOS_ROUNDS` | rounds of kills, 10 if not set, 30 before a release; of a cluster, 3 and 10 |
 //! | `ADTIDE_CHAOS_SEED` | only this round, or as many as are set from this one on |
 //! | `ADTIDE_CHAOS_OUTAGE` | for how many seconds a server is away, 20 if not set |
 //! | `ADTIDE_CHAOS_FREEZE` | for how many seconds each server is frozen, 12 if not set; 60 and 180 before a release |

@@ -68,7 +68,8 @@ fn ranked(deployment: &Deployment) -> BTreeSet<i64> {
 
 /// The campaigns that have spent their budget, of which `campaign-events` has been told.
 fn exhausted(deployment: &Deployment) -> BTreeSet<i64> {
-    let told = "SELECT campaign_id FROM campaigns WHERE budget_status = 'BUDGET_EXHAUSTED' AND announced = 'CAMPAIGN_PAUSE'";
+    let told = "SELECT campaign_id FROM campaigns WHERE budget_status = 'BUDGET_EXHAUSTED' \
+                AND announced = 'CAMPAIGN_PAUSE'";
     deployment.postgres().query(told, &[]).unwrap().iter().map(|row| row.get(0)).collect()
 }
 

@@ -96,7 +96,8 @@ fn each_worker_has_its_effect_and_a_repeat_has_none() {
         place.rows("SELECT count(*), sum(amount) FROM balance_ledger WHERE entry_type = 'DEBIT'"),
         ["9 4.25"]
     );
-    let credits = "SELECT compensation_id, amount, count(*) FROM balance_ledger WHERE entry_type = 'CREDIT' GROUP BY 1, 2";
+    let credits = "SELECT compensation_id, amount, count(*) FROM balance_ledger \
+                   WHERE entry_type = 'CREDIT' GROUP BY 1, 2";
     assert_eq!(place.rows(credits), ["r-1 0.50 1"]);
     assert_eq!(place.rows("SELECT balance FROM advertisers"), ["6.25"]);
     assert_balanced(&place);
@@ -377,7 +378,8 @@ fn a_demonstration_is_filled_in_once() {
     let Some(place) = Place::new(1) else { return };
     place.produce("ad-events", &[click(0, 1, 1)]);
     place.run("worker balance --until-end");
-    let init = "init-demo --set generator.ad_events=20000 --set generator.campaigns=300 --set generator.campaign_events=300";
+    let init = "init-demo --set generator.ad_events=20000 --set generator.campaigns=300 \
+                --set generator.campaign_events=300";
     place.run(init);
     let tables = || {
         ["advertisers", "campaigns", "product_metrics_cache", "product_meta_data"].map(|table| {

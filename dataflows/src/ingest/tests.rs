@@ -42,7 +42,8 @@ impl Reader {
             let before = late(&self.ingest);
             let time = EventTime(minute * MINUTE);
             let click = format!(
-                r#"{{"event_type":"CLICK","timestamp_field":"{time}","campaign_id":1,"product_id":1,"advertiser_id":1,"placement":"top","device_id":"d","ad_id":"a","actual_price":"1.00"}}"#
+                r#"{{"event_type":"CLICK","timestamp_field":"{time}","campaign_id":1,"product_id":1,"advertiser_id":1,
+                    "placement":"top","device_id":"d","ad_id":"a","actual_price":"1.00"}}"#
             );
             self.ingest.record(self.partition, offset as u64, click.as_bytes());
             if late(&self.ingest) > before {

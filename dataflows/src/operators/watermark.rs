@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
+use timely::PartialOrder;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::StreamVec;
 use timely::dataflow::channels::pact::Pipeline;
@@ -28,7 +29,7 @@ pub enum PartitionState {
 }
 
 /// How far a source has read a partition by the end of an epoch.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionReport {
     /// The partition's topic.
     pub topic: Topic,
@@ -109,7 +110,7 @@ pub struct FileMark {
 }
 
 /// A partition that slept, or appeared after the others, has followed them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wake {
     /// The first record that it could bring then.
     pub offset: u64,
@@ -119,7 +120,7 @@ pub struct Wake {
 
 /// A watermark for each statement that has one: no record of an earlier event time is expected, and one that
 /// comes all the same is late.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Watermarks {
     /// Statement 2.
     pub performance: EventTime,
@@ -177,6 +178,13 @@ impl Watermarks {
             conversions: pick(self.conversions, other.conversions),
             duplicates: pick(self.duplicates, other.duplicates),
         }
+    }
+}
+
+impl PartialOrder for Watermarks {
+    /// Whether they are no later for any statement.
+    fn less_equal(&self, other: &Watermarks) -> bool {
+        self.max(*other) == *other
     }
 }
 

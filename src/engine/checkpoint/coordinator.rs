@@ -22,7 +22,7 @@ use crate::sink::{Progress, Run};
 const RETRY: Duration = Duration::from_secs(5);
 
 /// What came of a checkpoint.
-pub(super) struct Completed {
+struct Completed {
     /// The segments that the next one continues.
     segments: Vec<Segment>,
     /// Whether it is there.
@@ -60,7 +60,7 @@ pub struct Coordinator {
     /// What was forgotten by the last checkpoint.
     forgotten: Watermarks,
     last: Option<Progress>,
-    pub(super) writing: Option<Task<Completed>>,
+    writing: Option<Task<Completed>>,
 }
 
 impl Coordinator {
@@ -93,6 +93,11 @@ impl Coordinator {
             last: checkpoint.map(|checkpoint| checkpoint.progress.clone()),
             writing: None,
         }
+    }
+
+    /// Whether a checkpoint is being completed.
+    pub(super) fn is_writing(&self) -> bool {
+        self.writing.is_some()
     }
 
     pub(super) fn hear(&mut self, saved: Saved) {

@@ -39,7 +39,8 @@ pub(super) fn check_same(place: &str, before: &Run, now: &Run, memory: Memory) -
     check_source(place, before, now, otherwise)?;
     if let Some((key, old, new)) = obstacle(&before.settings, &now.settings, memory) {
         bail!(
-            "{place} holds results that were computed with {key} = {old}, and now it is {new}; go on as before, or {otherwise}"
+            "{place} holds results that were computed with {key} = {old}, and now it is {new}; \
+             go on as before, or {otherwise}"
         );
     }
     Ok(())

@@ -41,7 +41,8 @@ const BATCH: Duration = Duration::from_millis(20);
 
 /// What to do where a topic is another one than before. The stores know records by topic, partition and
 /// offset.
-const ANEW: &str = "restore a topic that was created anew, or start over with empty databases (keys postgres.url and redis.url)";
+const ANEW: &str = "restore a topic that was created anew, \
+                    or start over with empty databases (keys postgres.url and redis.url)";
 
 /// As whom a feed joins, and who is woken when there is something to read.
 #[derive(Clone, Debug)]

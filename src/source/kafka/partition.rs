@@ -164,9 +164,9 @@ pub(super) fn recognise(
         let is_same = if before.offset < read.offset { may_be_gone } else { before == read };
         ensure!(
             is_same,
-            "{} [{number}] holds another record at offset {} than the one that was read there: the topic was deleted and \
-             created anew, or restored from a copy; results of the old topic can't be continued: set another name (key name) \
-             to start over",
+            "{} [{number}] holds another record at offset {} than the one that was read there: the topic was \
+             deleted and created anew, or restored from a copy; results of the old topic can't be continued: set \
+             another name (key name) to start over",
             config.topic(topic.name()),
             before.offset
         );

@@ -97,7 +97,8 @@ pub(super) fn follow(transaction: &Transaction<'_>, told: &Told, now: &str) -> a
 /// asked in SQL.
 pub(super) fn campaigns(transaction: &Transaction<'_>) -> anyhow::Result<Vec<Campaign>> {
     let mut select = transaction.prepare_cached(
-        "SELECT campaign_id, status, state_time, advertiser_id, product_id, placement, category, bid_price, budget, debits,
+        "SELECT campaign_id, status, state_time, advertiser_id, product_id, placement, category, bid_price,
+             budget, debits,
              credits, last_entry, budget_status = 'BUDGET_EXHAUSTED', announced, announced_time, is_settled
          FROM campaigns WHERE budget IS NOT NULL OR NOT is_settled OR budget_status = 'BUDGET_EXHAUSTED'
          ORDER BY campaign_id",
@@ -172,7 +173,8 @@ pub(super) fn open_advertisers(
     let mut select = transaction
         .prepare_cached("SELECT opening_balance, balance FROM advertisers WHERE advertiser_id = ?1")?;
     let mut update = transaction.prepare_cached(
-        "UPDATE advertisers SET name = ?2, opening_balance = ?3, balance = ?4, updated_at = ?5 WHERE advertiser_id = ?1",
+        "UPDATE advertisers SET name = ?2, opening_balance = ?3, balance = ?4, updated_at = ?5
+         WHERE advertiser_id = ?1",
     )?;
     for account in &catalogue.accounts {
         let (id, opening) = (account.advertiser_id, account.opening_balance);

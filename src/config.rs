@@ -209,6 +209,8 @@ struct Conversion {
 struct Epoch {
     #[serde(deserialize_with = "duration")]
     catch_up_interval: Duration,
+    #[serde(deserialize_with = "duration")]
+    quiet_interval: Duration,
     max_bytes: u64,
     max_in_flight: usize,
 }
@@ -347,6 +349,7 @@ impl Config {
         let positive = [
             ("epoch_interval", self.epoch_interval),
             ("epoch.catch_up_interval", self.epoch.catch_up_interval),
+            ("epoch.quiet_interval", self.epoch.quiet_interval),
             ("worker.status_interval", self.worker.status_interval),
             ("worker.refund_memory", self.worker.refund_memory),
             ("watchdog.timeout", self.watchdog.timeout),

@@ -236,6 +236,7 @@ impl Config {
             epochs: EpochConfig {
                 interval: self.epoch_interval,
                 catch_up_interval: self.epoch.catch_up_interval,
+                quiet_interval: self.epoch.quiet_interval,
                 max_bytes: self.epoch.max_bytes,
                 max_in_flight: self.epoch.max_in_flight,
             },

@@ -6,6 +6,17 @@ use adtide_dataflows::model::Epoch;
 
 use super::EpochConfig;
 
+/// What an epoch's length depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// All its reads found more.
+    Busy,
+    /// The input is caught up, and something was read.
+    Fresh,
+    /// Nothing has been read for a while by any worker.
+    Quiet,
+}
+
 /// Says when an epoch ends and what the next one is called.
 ///
 /// Epochs are named by the wall clock, in milliseconds, at multiples of their interval, so that workers which
@@ -14,6 +25,7 @@ use super::EpochConfig;
 /// pace while the machine's clock is set.
 pub struct EpochClock {
     interval: u64,
+    quiet_interval: u64,
     catch_up_interval: u64,
     max_bytes: u64,
 }
@@ -24,15 +36,19 @@ impl EpochClock {
         let ms = |duration: Duration| (duration.as_millis() as u64).max(1);
         EpochClock {
             interval: ms(config.interval),
+            quiet_interval: ms(config.quiet_interval.max(config.interval)),
             catch_up_interval: ms(config.catch_up_interval.max(config.interval)),
             max_bytes: config.max_bytes,
         }
     }
 
-    /// The epoch that follows `epoch`, if that one ends at `now` (ms): `busy` while all its reads found more,
-    /// having read `bytes`.
-    pub fn next(&self, epoch: Epoch, now: u64, busy: bool, bytes: u64) -> Option<Epoch> {
-        let grid = if busy { self.catch_up_interval } else { self.interval };
+    /// The epoch that follows `epoch`, if that one ends at `now` (ms), having read `bytes`.
+    pub fn next(&self, epoch: Epoch, now: u64, pace: Pace, bytes: u64) -> Option<Epoch> {
+        let grid = match pace {
+            Pace::Busy => self.catch_up_interval,
+            Pace::Fresh => self.interval,
+            Pace::Quiet => self.quiet_interval,
+        };
         let tick = now / grid * grid;
         if tick > epoch {
             return Some(tick);
@@ -40,7 +56,8 @@ impl EpochClock {
         (bytes >= self.max_bytes).then_some(epoch + 1)
     }
 
-    /// How long after `now` (ms) a quiet epoch ends.
+    /// How long after `now` (ms) an epoch ends if something was read in it: a worker that has nothing to do
+    /// looks for records at this pace.
     pub fn until_tick(&self, now: u64) -> Duration {
         Duration::from_millis(self.interval - now % self.interval)
     }
@@ -56,6 +73,7 @@ mod tests {
     fn clock() -> EpochClock {
         let config = EpochConfig {
             interval: Duration::from_millis(100),
+            quiet_interval: Duration::from_millis(1000),
             catch_up_interval: Duration::from_millis(500),
             max_bytes: 1000,
             max_in_flight: 8,
@@ -64,30 +82,32 @@ mod tests {
     }
 
     #[test]
-    fn quiet_epochs_end_at_each_interval_and_busy_ones_at_the_longer_one() {
-        assert_eq!(clock().next(1000, 1099, false, 0), None);
-        assert_eq!(clock().next(1000, 1101, false, 0), Some(1100));
-        assert_eq!(clock().next(1000, 1499, true, 0), None);
-        assert_eq!(clock().next(1000, 1502, true, 0), Some(1500));
+    fn epochs_end_at_each_interval_and_busy_or_quiet_ones_at_longer_ones() {
+        let next = |now, pace| clock().next(1000, now, pace, 0);
+        assert_eq!((next(1099, Pace::Fresh), next(1101, Pace::Fresh)), (None, Some(1100)));
+        assert_eq!((next(1499, Pace::Busy), next(1502, Pace::Busy)), (None, Some(1500)));
+        assert_eq!((next(1999, Pace::Quiet), next(2001, Pace::Quiet)), (None, Some(2000)));
+        // What was quiet ends with the next look that finds something.
+        assert_eq!(next(1601, Pace::Fresh), Some(1600));
     }
 
     #[test]
     fn an_epoch_that_read_much_ends_early() {
-        assert_eq!(clock().next(1000, 1010, true, 1000), Some(1001));
+        assert_eq!(clock().next(1000, 1010, Pace::Busy, 1000), Some(1001));
     }
 
-    /// The epoch that a quiet one is followed by, of a clock that is set.
-    fn quiet(steady: &mut SteadyClock, epoch: Epoch, now: Moment) -> Option<Epoch> {
-        clock().next(epoch, steady.read(now), false, 0)
+    /// The epoch that follows one in which something was read, of a clock that is set.
+    fn fresh(steady: &mut SteadyClock, epoch: Epoch, now: Moment) -> Option<Epoch> {
+        clock().next(epoch, steady.read(now), Pace::Fresh, 0)
     }
 
     #[test]
-    fn quiet_epochs_end_when_the_clock_is_set_back() {
+    fn epochs_end_when_the_clock_is_set_back() {
         let start = Instant::now();
         let at = |wall, ms| Moment { wall, instant: start + Duration::from_millis(ms) };
         let mut steady = SteadyClock::new(at(3_600_000, 0), 0);
-        assert_eq!(quiet(&mut steady, 3_600_000, at(50, 50)), None);
-        assert_eq!(quiet(&mut steady, 3_600_000, at(100, 100)), Some(3_600_100));
+        assert_eq!(fresh(&mut steady, 3_600_000, at(50, 50)), None);
+        assert_eq!(fresh(&mut steady, 3_600_000, at(100, 100)), Some(3_600_100));
     }
 
     #[test]
@@ -95,7 +115,7 @@ mod tests {
         let start = Instant::now();
         let at = |ms| Moment { wall: 1000 + ms, instant: start + Duration::from_millis(ms) };
         let mut steady = SteadyClock::new(at(0), 5000);
-        assert_eq!(quiet(&mut steady, 5001, at(50)), None);
-        assert_eq!(quiet(&mut steady, 5001, at(100)), Some(5100));
+        assert_eq!(fresh(&mut steady, 5001, at(50)), None);
+        assert_eq!(fresh(&mut steady, 5001, at(100)), Some(5100));
     }
 }

@@ -12,7 +12,7 @@ use timely::dataflow::operators::probe::Handle;
 use tracing::{debug, warn};
 
 use super::checkpoint::Checkpointer;
-use super::clock::EpochClock;
+use super::clock::{EpochClock, Pace};
 use super::restore::{Loader, Piece};
 use super::{EpochConfig, Held, Monitor, Phase, Plan, WorkerStatus};
 use crate::clock::{Moment, SteadyClock};
@@ -57,11 +57,13 @@ pub struct Driver {
     checkpointer: Checkpointer,
     monitor: Arc<Monitor>,
     clock: EpochClock,
+    quiet_interval: Duration,
     steady: SteadyClock,
     max_bytes: u64,
     max_in_flight: usize,
-    /// Ended epochs that are not committed everywhere yet.
-    in_flight: VecDeque<Epoch>,
+    /// Ended epochs that are not committed everywhere yet, and since when what was read in them may have been
+    /// there to read (ms); None of those in which nothing new was read.
+    in_flight: VecDeque<(Epoch, Option<u64>)>,
     stage: Stage,
     now: Moment,
     last_report: u64,
@@ -101,7 +103,7 @@ enum Stage {
     /// there.
     Replaying { cut: usize, bytes_before: u64 },
     /// It reads what is new, epoch by epoch.
-    Running { busy: bool, bytes_before: u64 },
+    Running(Filling),
     /// It waits for the sinks to commit the last epochs, and for the frontier that says so.
     Stopping { frontier: Option<Epoch> },
     /// It waits for the last checkpoint.
@@ -109,6 +111,18 @@ enum Stage {
     /// It waits until all workers know that they are to stop: one that goes away before looks dead to the
     /// others.
     Abandoning,
+}
+
+/// An epoch of new records that is being filled.
+#[derive(Clone, Copy, Debug)]
+struct Filling {
+    /// Whether all its reads found more.
+    busy: bool,
+    /// What had been read before it.
+    bytes_before: u64,
+    /// Whether anything was found in it, and when one last looked before and found nothing (ms).
+    found: bool,
+    since: u64,
 }
 
 impl Driver {
@@ -130,6 +144,7 @@ impl Driver {
             checkpointer,
             monitor,
             clock: EpochClock::new(epochs),
+            quiet_interval: epochs.quiet_interval,
             steady,
             max_bytes: epochs.max_bytes,
             max_in_flight: epochs.max_in_flight.max(1),
@@ -166,7 +181,7 @@ impl Driver {
         match self.stage {
             Stage::Restoring => self.restore(now),
             Stage::Replaying { cut, bytes_before } => self.replay(cut, bytes_before, now),
-            Stage::Running { busy, bytes_before } => self.run(busy, bytes_before, now, stop),
+            Stage::Running(filling) => self.run(filling, now, stop),
             Stage::Stopping { frontier } => Ok(self.wait_for_sinks(frontier, now)),
             Stage::Abandoning => {
                 Ok(if self.checkpointer.has_left() { Next::Abandoned } else { Next::Wait(PAUSE) })
@@ -217,7 +232,7 @@ impl Driver {
         self.source.start(&mut self.ingest, &start)?;
         self.inputs.send(self.ingest.batch());
         if self.plan.cuts.is_empty() {
-            self.go_live();
+            self.go_live(now);
             let first = now.max(self.plan.last_epoch() + 1).max(self.plan.start() + 1);
             self.inputs.advance_to(first);
         } else {
@@ -241,12 +256,18 @@ impl Driver {
     }
 
     /// From here on everything is new.
-    fn go_live(&mut self) {
+    fn go_live(&mut self, now: u64) {
         if let Some(last) = self.plan.last_progress() {
             self.source.replay_to(None);
             self.source.resume(&mut self.ingest, last);
         }
-        self.stage = Stage::Running { busy: true, bytes_before: self.source.bytes_read() };
+        self.fill(now);
+    }
+
+    /// Begins to fill an epoch.
+    fn fill(&mut self, now: u64) {
+        let bytes_before = self.source.bytes_read();
+        self.stage = Stage::Running(Filling { busy: true, bytes_before, found: false, since: now });
     }
 
     fn replay(&mut self, at: usize, bytes_before: u64, now: u64) -> anyhow::Result<Next> {
@@ -260,7 +281,7 @@ impl Driver {
             if at + 1 < self.plan.cuts.len() {
                 self.replay_to(at + 1)
             } else {
-                self.go_live()
+                self.go_live(now)
             }
             return Ok(Next::Step);
         }
@@ -273,23 +294,39 @@ impl Driver {
     }
 
     /// Fills an epoch, and ends it when it is time.
-    fn run(&mut self, busy: bool, bytes_before: u64, now: u64, stop: bool) -> anyhow::Result<Next> {
+    fn run(&mut self, mut filling: Filling, now: u64, stop: bool) -> anyhow::Result<Next> {
         let poll = self.poll()?;
         if poll == Poll::Finished || stop {
             self.stop(now);
             return Ok(Next::Step);
         }
-        let busy = busy && poll == Poll::Ready;
-        let bytes = self.source.bytes_read() - bytes_before;
-        self.stage = Stage::Running { busy, bytes_before };
+        filling.busy &= poll == Poll::Ready;
+        if poll == Poll::Ready || self.source.has_news() {
+            filling.found = true;
+            self.monitor.has_read(self.now.instant);
+        } else if !filling.found {
+            filling.since = now;
+        }
+        self.stage = Stage::Running(filling);
+        let bytes = self.source.bytes_read() - filling.bytes_before;
         if !self.is_behind()
-            && let Some(next) = self.clock.next(self.inputs.epoch(), now, busy, bytes)
+            && let Some(next) = self.clock.next(self.inputs.epoch(), now, self.pace(filling.busy), bytes)
         {
-            self.end_epoch(next, now);
-            self.stage = Stage::Running { busy: true, bytes_before: self.source.bytes_read() };
+            self.end(next, filling.found.then_some(filling.since), now);
+            self.fill(now);
             return Ok(Next::Step);
         }
         Ok(if poll == Poll::Ready { Next::Step } else { Next::Wait(self.clock.until_tick(now)) })
+    }
+
+    fn pace(&self, busy: bool) -> Pace {
+        if busy {
+            Pace::Busy
+        } else if self.monitor.quiet_for(self.now.instant) < self.quiet_interval {
+            Pace::Fresh
+        } else {
+            Pace::Quiet
+        }
     }
 
     /// Reads a little, unless the sinks are behind.
@@ -302,23 +339,27 @@ impl Driver {
 
     /// Whether as many epochs wait for the sinks as may.
     fn is_behind(&mut self) -> bool {
-        while let Some(&epoch) = self.in_flight.front()
+        while let Some(&(epoch, since)) = self.in_flight.front()
             && !self.probe.less_equal(&epoch)
         {
             self.in_flight.pop_front();
             self.monitor.beat();
-            if epoch > self.plan.last_epoch() && epoch > RESTORED {
-                // An epoch is called by the time at which it began or a little later, so this is how old its
-                // oldest event is.
-                self.monitor.committed(Duration::from_millis(self.now.wall.saturating_sub(epoch)));
+            if let Some(since) = since {
+                self.monitor.committed(Duration::from_millis(self.now.wall.saturating_sub(since)));
             }
         }
         self.in_flight.len() >= self.max_in_flight
     }
 
+    /// Ends an epoch in which nothing new was read.
     fn end_epoch(&mut self, next: Epoch, now: u64) {
+        self.end(next, None, now);
+    }
+
+    /// Ends an epoch, in which there may have been new records to read since `since`.
+    fn end(&mut self, next: Epoch, since: Option<u64>, now: u64) {
         self.send();
-        self.in_flight.push_back(self.inputs.epoch());
+        self.in_flight.push_back((self.inputs.epoch(), since));
         self.inputs.advance_to(next);
         self.report(now);
     }

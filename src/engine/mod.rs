@@ -125,6 +125,9 @@ pub struct EpochConfig {
     pub interval: Duration,
     /// An epoch's length while it is not: larger epochs cost less an event.
     pub catch_up_interval: Duration,
+    /// An epoch's length while no worker of this process has read anything for a while. [`run`] sets it to
+    /// `interval` if there are other processes, of whose input this one does not know.
+    pub quiet_interval: Duration,
     /// An epoch ends early when it has read so many bytes.
     pub max_bytes: u64,
     /// How many epochs may wait for the sinks before the sources stop reading.
@@ -152,8 +155,12 @@ pub fn run(
         .map(|checkpoints| Store::open(&checkpoints.url, &checkpoints.name))
         .transpose()?;
     let store = store.map(Arc::new);
-    let (config, monitor, stop, others) =
-        (config.clone(), Arc::clone(monitor), Arc::clone(stop), peers.clone());
+    let mut config = config.clone();
+    if peers.is_some() {
+        config.epochs.quiet_interval = config.epochs.interval;
+    }
+    let (monitor, stop, others) =
+        ( Arc::clone(monitor), Arc::clone(stop), peers.clone());
     // A worker that just returned would leave its siblings waiting for it.
     let work = move |worker: &mut Worker| match worker::run(
         worker,

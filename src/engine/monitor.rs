@@ -24,6 +24,8 @@ pub struct Monitor {
     heartbeat: Mutex<Heartbeat>,
     checkpoint: Mutex<Option<CheckpointStatus>>,
     epochs: Histogram,
+    /// When a worker last read anything.
+    last_read: Mutex<Option<Instant>>,
     has_judged_ids: AtomicBool,
 }
 
@@ -126,6 +128,7 @@ impl Default for Monitor {
             heartbeat: Mutex::new(heartbeat),
             checkpoint: Mutex::default(),
             epochs,
+            last_read: Mutex::default(),
             has_judged_ids: AtomicBool::new(false),
         }
     }
@@ -139,6 +142,16 @@ impl Monitor {
             Some(known) => *known = status,
             None => workers.push(status),
         }
+    }
+
+    /// Takes note that a worker has read something.
+    pub fn has_read(&self, now: Instant) {
+        *lock(&self.last_read) = Some(now);
+    }
+
+    /// How long no worker has read anything; for ever before one has.
+    pub fn quiet_for(&self, now: Instant) -> Duration {
+        lock(&self.last_read).map_or(Duration::MAX, |last| now.saturating_duration_since(last))
     }
 
     /// Warns of the ids that none of the first clicks of this process has, once: a statement that matches by
@@ -234,12 +247,12 @@ impl Monitor {
         *lock(&self.checkpoint)
     }
 
-    /// Takes note of an epoch of new records that is committed everywhere, so long after it began.
+    /// Takes note of an epoch of new records that is committed everywhere, so long after they came.
     pub fn committed(&self, after: Duration) {
         self.epochs.observe(after.as_secs_f64());
     }
 
-    /// How long after they began epochs were committed everywhere, in seconds, on each worker.
+    /// How long after their first record came epochs were committed everywhere, in seconds, on each worker.
     pub fn epochs(&self) -> Histogram {
         self.epochs.clone()
     }

@@ -327,6 +327,10 @@ impl Source for FileSource {
         }
     }
 
+    fn has_news(&self) -> bool {
+        self.partitions.iter().any(|partition| partition.life.has_news())
+    }
+
     fn bytes_read(&self) -> u64 {
         self.partitions.iter().map(|partition| partition.lines.bytes_read()).sum()
     }

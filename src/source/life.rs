@@ -47,6 +47,11 @@ impl Life {
         self.stage == Stage::Active
     }
 
+    /// Whether anything is to be reported.
+    pub fn has_news(&self) -> bool {
+        self.changed
+    }
+
     /// Takes note of a record that was read.
     pub fn has_read(&mut self, now: Instant) {
         self.last_read = now;

@@ -43,6 +43,9 @@ pub trait Source {
     /// Reports, at an epoch's end, the partitions that changed in it.
     fn report(&mut self, ingest: &mut Ingest);
 
+    /// Whether any partition has changed since it was last reported: an epoch in which none has may be long.
+    fn has_news(&self) -> bool;
+
     /// How many bytes have been read.
     fn bytes_read(&self) -> u64;
 

@@ -610,6 +610,7 @@ fn config(dice: &mut Dice, settings: Settings) -> EngineConfig {
         epochs: EpochConfig {
             interval: Duration::from_millis(interval),
             catch_up_interval: Duration::from_millis(interval * dice.one_of(&[1, 4])),
+            quiet_interval: Duration::from_millis(dice.one_of(&[1, 100, 1000])),
             max_bytes: dice.one_of(&[500, 5000, 1 << 20]),
             max_in_flight: dice.one_of(&[1, 3, 8]),
         },

@@ -181,6 +181,10 @@ impl Source for LogSource {
         }
     }
 
+    fn has_news(&self) -> bool {
+        self.partitions.values().any(|partition| partition.life.has_news())
+    }
+
     fn bytes_read(&self) -> u64 {
         self.bytes_read
     }

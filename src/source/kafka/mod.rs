@@ -473,6 +473,10 @@ impl Source for KafkaSource {
         }
     }
 
+    fn has_news(&self) -> bool {
+        self.partitions.iter().any(|partition| partition.life.has_news())
+    }
+
     fn bytes_read(&self) -> u64 {
         self.bytes_read
     }

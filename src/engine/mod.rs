@@ -159,8 +159,7 @@ pub fn run(
     if peers.is_some() {
         config.epochs.quiet_interval = config.epochs.interval;
     }
-    let (monitor, stop, others) =
-        ( Arc::clone(monitor), Arc::clone(stop), peers.clone());
+    let (monitor, stop, others) = (Arc::clone(monitor), Arc::clone(stop), peers.clone());
     // A worker that just returned would leave its siblings waiting for it.
     let work = move |worker: &mut Worker| match worker::run(
         worker,

@@ -102,12 +102,14 @@ fn show(monitor: &Monitor, follow: bool, running: &AtomicBool, stop: &AtomicBool
     let mut last_line = Instant::now();
     let mut stopping = false;
     loop {
-        let Reading { done, total, message } = look(monitor, started);
-        bar.set_length(total);
-        bar.set_position(done);
-        bar.set_message(message.clone());
-        if !terminal && last_line.elapsed() >= LINE_INTERVAL {
+        if terminal {
+            let Reading { done, total, message } = look(monitor, started);
+            bar.set_length(total);
+            bar.set_position(done);
+            bar.set_message(message);
+        } else if last_line.elapsed() >= LINE_INTERVAL {
             last_line = Instant::now();
+            let message = look(monitor, started).message;
             if crate::logs_json() {
                 info!("running: {message}");
             } else {

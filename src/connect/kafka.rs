@@ -152,7 +152,7 @@ impl KafkaConfig {
 /// queue is looked at again soon, not after a second. And a request that finds nothing new, as the partitions
 /// with much to read are full just then, holds its connection up for no longer than this, where it would be
 /// half a second: catching up is four times as fast.
-pub const CATCHING_UP: &[(&str, &str)] = &[("fetch.queue.backoff.ms", "20"), ("fetch.wait.max.ms", "100")];
+pub const CATCHING_UP: &[(&str, &str)] = &[("fetch.queue.backoff.ms", "20"), ("fetch.wait.max.ms", "50")];
 
 /// The context of a client whose state is watched elsewhere: what librdkafka has to say of it goes to the
 /// debug log.

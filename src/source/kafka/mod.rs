@@ -7,29 +7,32 @@
 //! was fetched is thrown away, as pausing would.
 
 mod heads;
+mod listener;
 mod partition;
+mod rest;
 mod watch;
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use adtide_dataflows::Ingest;
 use adtide_dataflows::model::{Epoch, EventTime, Topic};
 use adtide_dataflows::operators::WatermarkView;
-use adtide_dataflows::{HashMap, Ingest};
 use anyhow::{Context as _, anyhow, bail, ensure};
-use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::{ClientContext, Message, Offset, Statistics, TopicPartitionList};
+use rdkafka::{Message, Offset, TopicPartitionList};
 use tracing::{info, warn};
 
+use listener::Listener;
 use partition::Partition;
+use rest::Rest;
 
 use super::life::{Life, Stage};
 use super::{PartitionStatus, Poll, Source, SourceStatus, Start};
 use crate::connect::Fault;
-use crate::connect::kafka::{CATCHING_UP, KafkaConfig, log};
+use crate::connect::kafka::{CATCHING_UP, KafkaConfig};
 use crate::sink::Progress;
 use crate::source::Gap;
 
@@ -66,48 +69,11 @@ pub struct KafkaSource {
     worker: usize,
     workers: usize,
     consumer: Option<Arc<BaseConsumer<Listener>>>,
+    rest: Rest,
     partitions: Vec<Partition>,
     bytes_read: u64,
     replaying: bool,
 }
-
-/// Hears from librdkafka up to where each partition has been fetched.
-#[derive(Default)]
-struct Listener {
-    fetched: Mutex<HashMap<(String, i32), u64>>,
-}
-
-impl Listener {
-    /// The offset at which the end of a partition was last reached: nothing readable below it is still to
-    /// come.
-    fn end_reached(&self, topic: &str, partition: u32) -> Option<u64> {
-        let fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
-        fetched.get(&(topic.to_owned(), partition as i32)).copied()
-    }
-}
-
-impl ClientContext for Listener {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        log(level, facility, message);
-    }
-
-    fn error(&self, _error: KafkaError, _reason: &str) {
-        // A broker that is away: the watch says so.
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        let mut fetched = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
-        for (name, topic) in statistics.topics {
-            for (number, partition) in topic.partitions {
-                if let Ok(end) = u64::try_from(partition.eof_offset) {
-                    fetched.insert((name.clone(), number), end);
-                }
-            }
-        }
-    }
-}
-
-impl ConsumerContext for Listener {}
 
 impl KafkaSource {
     /// The source of worker `worker` of `workers`.
@@ -118,6 +84,7 @@ impl KafkaSource {
             worker,
             workers,
             consumer: None,
+            rest: Rest::new(Instant::now()),
             partitions: Vec::new(),
             bytes_read: 0,
             replaying: false,
@@ -159,7 +126,7 @@ impl KafkaSource {
             return Ok(());
         }
         let kafka = &self.config.kafka;
-        let mut client = kafka.client_with(CATCHING_UP);
+        let mut client = kafka.client_with(self.rest.properties());
         let kilobytes = (kafka.prefetch_bytes / 1024 / open.len() as u64).max(1024);
         client
             // It joins no group and commits nothing, but librdkafka insists on a name.
@@ -354,6 +321,22 @@ impl KafkaSource {
             && self.partitions.iter().all(|partition| partition.life.stage() == Stage::Finished)
     }
 
+    /// Lets the consumer rest if nothing has been found for long, and hurry if it keeps a partition waiting. One
+    /// whose brokers do not answer stays as it is.
+    fn pace(&mut self, found: bool) -> anyhow::Result<()> {
+        if !self.config.follow || self.replaying {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let waits = self.partitions.iter().filter_map(|partition| partition.hungry).min();
+        let is_due = self.rest.is_due(found, waits, now);
+        if is_due && (self.rest.rests() || (0..self.partitions.len()).all(|at| self.is_caught_up(at))) {
+            self.rest.turn(now);
+            self.connect()?;
+        }
+        Ok(())
+    }
+
     /// Replaces a consumer that gets nothing for long although the brokers have more for it.
     fn revive(&mut self, at: usize) -> anyhow::Result<()> {
         let partition = &self.partitions[at];
@@ -449,6 +432,7 @@ impl Source for KafkaSource {
             }
             if taken > 0 {
                 self.bytes_read += taken;
+                self.pace(true)?;
                 return Ok(Poll::Ready);
             }
             empty[at] = true;
@@ -463,6 +447,7 @@ impl Source for KafkaSource {
         } else {
             self.finish()
         };
+        self.pace(false)?;
         Ok(if ended { Poll::Finished } else { Poll::Pending })
     }
 

@@ -6,17 +6,6 @@ use adtide_dataflows::model::Epoch;
 
 use super::EpochConfig;
 
-/// What an epoch's length depends on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
-    /// All its reads found more.
-    Busy,
-    /// The input is caught up, and something was read.
-    Fresh,
-    /// Nothing has been read for a while by any worker.
-    Quiet,
-}
-
 /// Says when an epoch ends and what the next one is called.
 ///
 /// Epochs are named by the wall clock, in milliseconds, at multiples of their interval, so that workers which
@@ -42,12 +31,14 @@ impl EpochClock {
         }
     }
 
-    /// The epoch that follows `epoch`, if that one ends at `now` (ms), having read `bytes`.
-    pub fn next(&self, epoch: Epoch, now: u64, pace: Pace, bytes: u64) -> Option<Epoch> {
-        let grid = match pace {
-            Pace::Busy => self.catch_up_interval,
-            Pace::Fresh => self.interval,
-            Pace::Quiet => self.quiet_interval,
+    /// The epoch that follows `epoch`, if that one ends at `now` (ms): `busy` while all its reads found more,
+    /// having read `bytes`; no worker has read anything `quiet_for` so long.
+    pub fn next(&self, epoch: Epoch, now: u64, busy: bool, bytes: u64, quiet_for: Duration) -> Option<Epoch> {
+        let is_quiet = quiet_for.as_millis() >= u128::from(self.quiet_interval);
+        let grid = match (busy, is_quiet) {
+            (true, _) => self.catch_up_interval,
+            (false, false) => self.interval,
+            (false, true) => self.quiet_interval,
         };
         let tick = now / grid * grid;
         if tick > epoch {
@@ -83,22 +74,22 @@ mod tests {
 
     #[test]
     fn epochs_end_at_each_interval_and_busy_or_quiet_ones_at_longer_ones() {
-        let next = |now, pace| clock().next(1000, now, pace, 0);
-        assert_eq!((next(1099, Pace::Fresh), next(1101, Pace::Fresh)), (None, Some(1100)));
-        assert_eq!((next(1499, Pace::Busy), next(1502, Pace::Busy)), (None, Some(1500)));
-        assert_eq!((next(1999, Pace::Quiet), next(2001, Pace::Quiet)), (None, Some(2000)));
+        let next = |now, busy, quiet_for| clock().next(1000, now, busy, 0, Duration::from_millis(quiet_for));
+        assert_eq!((next(1099, false, 999), next(1101, false, 999)), (None, Some(1100)));
+        assert_eq!((next(1499, true, 0), next(1502, true, 0)), (None, Some(1500)));
+        assert_eq!((next(1999, false, 1000), next(2001, false, 1000)), (None, Some(2000)));
         // What was quiet ends with the next look that finds something.
-        assert_eq!(next(1601, Pace::Fresh), Some(1600));
+        assert_eq!(next(1601, false, 0), Some(1600));
     }
 
     #[test]
     fn an_epoch_that_read_much_ends_early() {
-        assert_eq!(clock().next(1000, 1010, Pace::Busy, 1000), Some(1001));
+        assert_eq!(clock().next(1000, 1010, true, 1000, Duration::ZERO), Some(1001));
     }
 
     /// The epoch that follows one in which something was read, of a clock that is set.
     fn fresh(steady: &mut SteadyClock, epoch: Epoch, now: Moment) -> Option<Epoch> {
-        clock().next(epoch, steady.read(now), Pace::Fresh, 0)
+        clock().next(epoch, steady.read(now), false, 0, Duration::ZERO)
     }
 
     #[test]

@@ -12,7 +12,7 @@ use timely::dataflow::operators::probe::Handle;
 use tracing::{debug, warn};
 
 use super::checkpoint::Checkpointer;
-use super::clock::{EpochClock, Pace};
+use super::clock::EpochClock;
 use super::restore::{Loader, Piece};
 use super::{EpochConfig, Held, Monitor, Phase, Plan, WorkerStatus};
 use crate::clock::{Moment, SteadyClock};
@@ -57,7 +57,6 @@ pub struct Driver {
     checkpointer: Checkpointer,
     monitor: Arc<Monitor>,
     clock: EpochClock,
-    quiet_interval: Duration,
     steady: SteadyClock,
     max_bytes: u64,
     max_in_flight: usize,
@@ -120,8 +119,7 @@ struct Filling {
     busy: bool,
     /// What had been read before it.
     bytes_before: u64,
-    /// Whether anything was found in it, and when one last looked before and found nothing (ms).
-    found: bool,
+    /// When the source was last looked at and had nothing (ms): what was read came later.
     since: u64,
 }
 
@@ -144,7 +142,6 @@ impl Driver {
             checkpointer,
             monitor,
             clock: EpochClock::new(epochs),
-            quiet_interval: epochs.quiet_interval,
             steady,
             max_bytes: epochs.max_bytes,
             max_in_flight: epochs.max_in_flight.max(1),
@@ -267,7 +264,7 @@ impl Driver {
     /// Begins to fill an epoch.
     fn fill(&mut self, now: u64) {
         let bytes_before = self.source.bytes_read();
-        self.stage = Stage::Running(Filling { busy: true, bytes_before, found: false, since: now });
+        self.stage = Stage::Running(Filling { busy: true, bytes_before, since: now });
     }
 
     fn replay(&mut self, at: usize, bytes_before: u64, now: u64) -> anyhow::Result<Next> {
@@ -301,32 +298,23 @@ impl Driver {
             return Ok(Next::Step);
         }
         filling.busy &= poll == Poll::Ready;
-        if poll == Poll::Ready || self.source.has_news() {
-            filling.found = true;
+        let has_news = self.source.has_news();
+        if has_news {
             self.monitor.has_read(self.now.instant);
-        } else if !filling.found {
+        } else {
             filling.since = now;
         }
         self.stage = Stage::Running(filling);
         let bytes = self.source.bytes_read() - filling.bytes_before;
+        let quiet_for = self.monitor.quiet_for(self.now.instant);
         if !self.is_behind()
-            && let Some(next) = self.clock.next(self.inputs.epoch(), now, self.pace(filling.busy), bytes)
+            && let Some(next) = self.clock.next(self.inputs.epoch(), now, filling.busy, bytes, quiet_for)
         {
-            self.end(next, filling.found.then_some(filling.since), now);
+            self.end(next, has_news.then_some(filling.since), now);
             self.fill(now);
             return Ok(Next::Step);
         }
         Ok(if poll == Poll::Ready { Next::Step } else { Next::Wait(self.clock.until_tick(now)) })
-    }
-
-    fn pace(&self, busy: bool) -> Pace {
-        if busy {
-            Pace::Busy
-        } else if self.monitor.quiet_for(self.now.instant) < self.quiet_interval {
-            Pace::Fresh
-        } else {
-            Pace::Quiet
-        }
     }
 
     /// Reads a little, unless the sinks are behind.

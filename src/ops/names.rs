@@ -107,7 +107,7 @@ metrics! {
 
     WATERMARK = Gauge "adtide_watermark_seconds" [STATEMENT] "The watermark, in seconds since 1970";
     FRONTIER_LAG = Gauge "adtide_frontier_lag_seconds" [] "Now minus the first epoch that is not committed everywhere";
-    EPOCH_SECONDS = Histogram "adtide_epoch_seconds" [] "How long after its first record came an epoch was committed everywhere";
+    EPOCH_SECONDS = Histogram "adtide_epoch_seconds" [] "From an epoch's first record to its commit everywhere";
     IN_FLIGHT = Gauge "adtide_epochs_in_flight" [] "Ended epochs that wait for a sink";
     STATE_ROWS = Gauge "adtide_state_rows" [STATEMENT, WHAT] "What a statement holds";
     STATE_BYTES = Gauge "adtide_state_bytes" [STATEMENT, WHAT] "How much memory that takes, about";

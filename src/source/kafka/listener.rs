@@ -10,7 +10,7 @@ use rdkafka::{ClientContext, Statistics};
 
 use crate::connect::kafka::log;
 
-/// Hears from librdkafka up to where each partition has been fetched.
+/// Keeps, from librdkafka's statistics, up to where each partition has been fetched.
 #[derive(Default)]
 pub(super) struct Listener {
     fetched: Mutex<HashMap<(String, i32), u64>>,

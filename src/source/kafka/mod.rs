@@ -321,16 +321,16 @@ impl KafkaSource {
             && self.partitions.iter().all(|partition| partition.life.stage() == Stage::Finished)
     }
 
-    /// Lets the consumer rest if nothing has been found for long, and hurry if it keeps a partition waiting. One
-    /// whose brokers do not answer stays as it is.
-    fn pace(&mut self, found: bool) -> anyhow::Result<()> {
-        if !self.config.follow || self.replaying {
-            return Ok(());
-        }
+    /// After a poll that found nothing: lets the consumer rest if that has been so for long, and hurry if it keeps
+    /// a partition waiting. One whose brokers do not answer stays as it is.
+    fn pace(&mut self) -> anyhow::Result<()> {
         let now = Instant::now();
-        let waits = self.partitions.iter().filter_map(|partition| partition.hungry).min();
-        let is_due = self.rest.is_due(found, waits, now);
-        if is_due && (self.rest.rests() || (0..self.partitions.len()).all(|at| self.is_caught_up(at))) {
+        let quiet = self.partitions.iter().map(|known| known.life.quiet_for(now)).min().unwrap_or_default();
+        // One that is at its end may lack the offsets of transactions' markers only.
+        let waiting = self.partitions.iter().filter(|partition| !partition.at_end);
+        let waits = waiting.filter_map(|partition| partition.hungry).min();
+        let may_change = self.config.follow && !self.replaying && self.rest.is_due(quiet, waits, now);
+        if may_change && (self.rest.rests() || (0..self.partitions.len()).all(|at| self.is_caught_up(at))) {
             self.rest.turn(now);
             self.connect()?;
         }
@@ -432,7 +432,6 @@ impl Source for KafkaSource {
             }
             if taken > 0 {
                 self.bytes_read += taken;
-                self.pace(true)?;
                 return Ok(Poll::Ready);
             }
             empty[at] = true;
@@ -447,7 +446,7 @@ impl Source for KafkaSource {
         } else {
             self.finish()
         };
-        self.pace(false)?;
+        self.pace()?;
         Ok(if ended { Poll::Finished } else { Poll::Pending })
     }
 
